@@ -1,0 +1,26 @@
+/* Errors: a number and a text on the caller's stack, so that reporting one cannot fail. */
+#pragma once
+
+#include <stddef.h>
+
+#define ERR_TEXT_MAX 512
+
+struct err {
+        int num; /* positive errno; 0 while untouched */
+        char text[ERR_TEXT_MAX];
+};
+
+#define ERR_INIT { .num = 0 }
+
+/* Each of these answers -errno, so `return err_set(err, EINVAL, "…")` is the idiom. `err` may be NULL. */
+
+/* Sets number and text. Texts that do not fit are cut. */
+int err_set(struct err *err, int num, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+/* As err_set() with the current errno (EIO if it is 0), its description appended after ": ". */
+int err_sys(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* Puts context and ": " before the text that is there; once per layer that adds meaning. */
+int err_wrap(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+int err_oom(struct err *err);
