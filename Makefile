@@ -1,0 +1,70 @@
+# A thin front of Meson: `make help` lists what there is.
+
+BUILD ?= build
+PREFIX ?= /usr/local
+JOBS ?= $(shell nproc)
+FUZZ_SECONDS ?= 60
+MESON_FLAGS ?=
+
+# Meson looks for sources when it configures, so a new or removed file means configuring anew.
+define configure
+@if [ ! -f $(1)/build.ninja ]; then $(3) meson setup $(1) --prefix $(PREFIX) $(2) $(MESON_FLAGS) || exit 1; \
+elif ! tools/glob . all | cmp -s - $(1)/sources.list; then meson setup --reconfigure $(1) > /dev/null || exit 1; fi
+@tools/glob . all > $(1)/sources.list
+endef
+
+.PHONY: all test bench install lint fuzz asan coverage release-check clean help
+
+all:
+	$(call configure,$(BUILD))
+	@ninja -C $(BUILD) -j$(JOBS)
+
+test: all
+	meson test -C $(BUILD) --no-rebuild --print-errorlogs
+	@if [ -x tests/run ]; then MAYFLY_BUILD=$(abspath $(BUILD)) tests/run; fi
+
+bench: all
+	MAYFLY_BUILD=$(abspath $(BUILD)) bench/run
+
+install: all
+	meson install -C $(BUILD) --no-rebuild
+
+lint: all
+	tools/lint -b $(BUILD)
+
+fuzz:
+	$(call configure,$(BUILD)-fuzz,-Dfuzz=true,CC=clang)
+	@ninja -C $(BUILD)-fuzz -j$(JOBS)
+	tools/fuzz $(BUILD)-fuzz $(FUZZ_SECONDS)
+
+asan:
+	$(call configure,$(BUILD)-asan,-Db_sanitize=address$(comma)undefined)
+	@ninja -C $(BUILD)-asan -j$(JOBS)
+	meson test -C $(BUILD)-asan --no-rebuild --print-errorlogs
+
+coverage:
+	$(call configure,$(BUILD)-coverage,-Db_coverage=true -Dbuildtype=debug)
+	@ninja -C $(BUILD)-coverage -j$(JOBS)
+	meson test -C $(BUILD)-coverage --no-rebuild --print-errorlogs
+	@if [ -x tests/run ]; then MAYFLY_BUILD=$(abspath $(BUILD)-coverage) tests/run; fi
+	gcovr --root . --filter src/ --exclude '.*/(test|fuzz)_[^/]*\.c' --exclude src/launcher/gen/ $(BUILD)-coverage
+
+release-check: lint test asan fuzz
+	@if [ -x tests/run ]; then MAYFLY_BUILD=$(abspath $(BUILD)) tests/run --long; fi
+
+clean:
+	rm -rf $(BUILD) $(BUILD)-fuzz $(BUILD)-asan $(BUILD)-coverage
+
+help:
+	@echo 'make                build the programs into $(BUILD)/'
+	@echo 'make test           unit tests, corpus runs, and the tests of the whole program'
+	@echo 'make bench          measure, side by side with what else is on the machine'
+	@echo 'make install        install below PREFIX (and DESTDIR)'
+	@echo 'make lint           layers, headers, format, clang-tidy, cppcheck; tools/lint src/FOLDER for one folder'
+	@echo 'make fuzz           run each fuzzer for FUZZ_SECONDS=$(FUZZ_SECONDS)'
+	@echo 'make asan           all unit tests under the address and undefined behaviour sanitizers'
+	@echo 'make coverage       line coverage of src/'
+	@echo 'make release-check  everything, and what is too long for every day'
+	@echo 'make clean          remove the build directories'
+
+comma := ,
