@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Installs what is missing on Debian 12 and makes the system users. Does nothing where nothing is missing.
+#
+#   tools/setup.sh LIST…      lists: run build demo test bench
+set -euo pipefail
+
+declare -A packages=(
+    [run]="libmicrohttpd12 libsystemd0 libjansson4 libyaml-0-2 libsqlite3-0 libcurl4 libssl3 libmnl0 nftables"
+    [build]="gcc libc6-dev make meson ninja-build pkg-config libmicrohttpd-dev libsystemd-dev libseccomp-dev
+        libmnl-dev libjansson-dev libyaml-dev libarchive-dev libsqlite3-dev libcurl4-openssl-dev libssl-dev
+        zlib1g-dev libzstd-dev nftables python3"
+    [demo]="busybox-static curl"
+    [test]="libcmocka-dev busybox-static curl python3 iproute2 procps util-linux clang libclang-rt-14-dev clang-format
+        clang-tidy cppcheck gcovr umoci skopeo zstd"
+    [bench]="bubblewrap runc crun podman docker.io busybox-static python3"
+)
+
+usage() { sed -n '2,4s/^# \?//p' "$0"; }
+
+[ $# -gt 0 ] || { usage >&2; exit 2; }
+wanted=
+for list in "$@"; do
+    case $list in -h | --help) usage; exit 0 ;; esac
+    [ -n "${packages[$list]:-}" ] || { echo "setup: there is no list '$list'" >&2; usage >&2; exit 2; }
+    wanted+=" ${packages[$list]}"
+done
+[ "$(id -u)" = 0 ] || { echo "setup: run it as root: sudo $0 $*" >&2; exit 1; }
+
+missing=()
+for package in $(tr -s ' \n' '\n' <<<"$wanted" | sort -u); do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+done
+
+if [ ${#missing[@]} -gt 0 ]; then
+    command -v apt-get >/dev/null || { echo "setup: no apt-get here; install: ${missing[*]}" >&2; exit 1; }
+    echo "setup: installing ${missing[*]}"
+    # Services that come with a package stay stopped: policy-rc.d forbids their start while we install.
+    policy=/usr/sbin/policy-rc.d made_policy=
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+        made_policy=1
+    fi
+    log=$(mktemp)
+    trap '[ -z "$made_policy" ] || rm -f "$policy"; rm -f "$log"' EXIT
+    export DEBIAN_FRONTEND=noninteractive
+    install() { apt-get install -y -q --no-install-recommends "${missing[@]}" >"$log" 2>&1; }
+    # The package lists may be absent or old; asking for them first is the slower half, so only when it must be.
+    install || { apt-get update -q >"$log" 2>&1 && install; } || {
+        echo "setup: apt-get failed:" >&2
+        tail -n 20 "$log" >&2
+        exit 1
+    }
+fi
+
+make_user() {
+    getent passwd "$1" >/dev/null && return
+    echo "setup: making the system user $1"
+    useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$1"
+}
+make_user mayfly
+make_user mayfly-net
