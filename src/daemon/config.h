@@ -1,0 +1,46 @@
+/* Configuration: a YAML file and the same keys as flags (`--data /x`, `--network.default nat`); a flag wins. Unknown keys,
+ * wrong types and duplicate keys are errors with their line. */
+#pragma once
+
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define CONFIG_DEFAULT_PATH "/etc/mayfly/mayfly.yaml"
+
+struct config {
+        char name[16];                  /* instance: cgroup, nft table, link prefix; [a-z][a-z0-9-]* */
+        char data[108], run[80];        /* directories */
+        char user[32], net_user[32];    /* mayfly, mayfly-net */
+        char group[32];                 /* who may open the socket: mayfly */
+        char log_level[8];              /* error warn info debug */
+        uint32_t id_base, slots;        /* ids.base 2013265920, ids.slots 512 */
+        struct {
+                uint32_t max_running, max_queued;
+                double overcommit;
+                uint64_t reserve;
+        } tasks;
+        struct {
+                char mode[12];          /* network.default: nat */
+                char pool[20];          /* network.pool: 10.213.0.0/16 */
+                uint32_t stock;         /* network.stock: namespaces kept ready */
+        } network;
+        struct {
+                uint64_t max_tasks, max_bytes, max_age_ms;
+        } history;
+        struct {
+                uint64_t max_layer_bytes, max_archive_bytes;
+        } images;
+};
+
+void config_default(struct config *c);
+/* text: the file's; name: for messages ("mayfly.yaml:12: …"). */
+int config_read_yaml(struct config *c, const char *text, size_t len, const char *name, struct err *err);
+/* One flag without its dashes; -ENOENT: no such key. */
+int config_set(struct config *c, const char *key, const char *value, struct err *err);
+int config_check(const struct config *c, struct err *err);      /* what only the whole can tell */
+
+/* argv of serve: --config FILE, --check, every key. *ret_check: validate only. Reads the file; without --config the default
+ * path if it is there. -EINVAL with a text for the user; 1 after --help was printed. */
+int config_from_args(struct config *c, int argc, char **argv, bool *ret_check, struct err *err);

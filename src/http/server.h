@@ -1,0 +1,65 @@
+/* HTTP/1.1 server (RFC 9110, RFC 9112): libmicrohttpd driven by our loop. Its parser lets pass what could smuggle a second
+ * request; the first callback refuses that: Content-Length together with Transfer-Encoding, two Content-Length, blanks
+ * before a colon, NUL in a header, a Transfer-Encoding other than chunked (400 and close). */
+#pragma once
+
+#include "base/err.h"
+#include "base/str.h"
+#include "loop/loop.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct http_server;
+struct http_request;
+
+/* Told of each request, on the loop, never from within another http function.
+ *
+ *   begin  headers are in. May reply already (the body is then read and dropped up to a bound, or the connection closed)
+ *   body   a piece of the body; answers 0, or -errno after having replied
+ *   end    the body is complete; reply now or later
+ *   gone   the client hung up or the server is closing before the reply was sent whole, or the reply was sent (sent);
+ *          the last event; the request is freed when it returns
+ */
+struct http_handler {
+        void (*begin)(struct http_request *r, void *data);
+        int (*body)(struct http_request *r, const void *piece, size_t len, void *data);
+        void (*end)(struct http_request *r, void *data);
+        void (*gone)(struct http_request *r, bool sent, void *data);
+};
+
+struct http_config {
+        uint64_t max_connections;       /* 0: 4096 */
+        unsigned idle_timeout_s;        /* 0: 60; also for slow headers and bodies */
+        size_t max_header;              /* 0: 16 KiB for line and headers together: 414, 431 */
+};
+
+int http_server_new(struct loop *loop, const struct http_config *config, const struct http_handler *handler, void *data,
+                    struct http_server **ret, struct err *err);
+/* Takes a listening stream socket (unix or TCP). */
+int http_server_listen(struct http_server *s, int fd, struct err *err);
+void http_server_drain(struct http_server *s);  /* accepts no more; open requests go on */
+size_t http_server_open(const struct http_server *s);   /* requests not yet gone */
+void http_server_free(struct http_server *s);           /* closes all; accepts NULL */
+
+/* Peeks, valid until gone(). */
+const char *http_method(const struct http_request *r);
+const char *http_path(const struct http_request *r);    /* percent-decoded segments keep their %2F; starts with '/' */
+const char *http_query(const struct http_request *r, const char *name);         /* decoded; NULL: absent */
+const char *http_header(const struct http_request *r, const char *name);        /* NULL: absent */
+bool http_peer_uid(const struct http_request *r, uid_t *ret);                   /* unix sockets: SO_PEERCRED at accept */
+bool http_has_body(const struct http_request *r);
+int64_t http_content_length(const struct http_request *r);                      /* -1: unknown */
+void http_set_data(struct http_request *r, void *data);
+void *http_data(const struct http_request *r);
+
+/* Before the reply: adds a header (copied). */
+int http_add_header(struct http_request *r, const char *name, const char *value);
+/* The whole answer; copies the body. Once. Answers -errno if the connection is gone. */
+int http_reply(struct http_request *r, int status, const char *content_type, const void *body, size_t len);
+/* As http_reply(), takes the body's memory (malloc). */
+int http_reply_take(struct http_request *r, int status, const char *content_type, char *body, size_t len);
+/* Closes the connection after the reply. */
+void http_close_after(struct http_request *r);

@@ -1,0 +1,83 @@
+/* The image store: an OCI image layout (image-spec, image-layout.md) for blobs and names, and through the workers one
+ * merged read-only tree per image. One thread owns it; hashing and copying go to work threads of the loop. */
+#pragma once
+
+#include "base/err.h"
+#include "base/str.h"
+#include "image/worker.h"
+#include "json/json.h"
+#include "loop/loop.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct image_store;
+
+struct image_store_config {
+        const char *dir;                /* of the layout; made if absent */
+        uint64_t max_layer_bytes;       /* unpacked; 0: 64 GiB */
+        uint64_t max_layer_entries;     /* 0: 2,000,000 */
+        uint64_t max_archive_bytes;     /* spooled by load and import; 0: 64 GiB */
+};
+
+/* One image, immutable; peek, valid until the loop's next turn (copy what is kept). */
+struct image {
+        char digest[80];                /* sha256:… of the manifest: the image's name */
+        char config_digest[80];
+        char tree[65];                  /* name of its tree in the launcher's store */
+        char created[40];
+        char architecture[32], os[32], variant[32];
+        char **entrypoint, **cmd, **env;        /* NULL where the image has none */
+        char *workdir, *user;           /* "" where none */
+        char stop_signal[32];
+        char **names;                   /* normalised references, NULL-terminated */
+        uint64_t size;                  /* bytes of config and layers as stored */
+        char (*layers)[65];             /* diff_ids, lowest first */
+        size_t n_layers;
+        json_t *config;                 /* the whole configuration, for inspect */
+};
+
+/* Opens or makes the layout; repairs what a crash left (temporary files, names of missing blobs: logged). Blocks on a
+ * few small files; call before the loop serves. `workers` is borrowed. */
+int image_store_open(struct loop *loop, const struct image_store_config *config, const struct image_workers *workers,
+                     struct image_store **ret, struct err *err);
+void image_store_close(struct image_store *s);
+
+/* Removes layers and trees that no image names; once, when the workers can be reached. */
+int image_store_sweep(struct image_store *s, image_done_fn fn, void *data, struct err *err);
+
+/* By reference, by digest, or by a unique prefix of at least 4 digits of its hex. NULL: not found (err: -EINVAL text for
+ * a bad reference, ambiguous prefix). */
+const struct image *image_store_find(struct image_store *s, const char *ref, struct err *err);
+const struct image *image_store_by_digest(struct image_store *s, const char *digest);
+const struct image *image_store_next(struct image_store *s, size_t *pos); /* iteration; NULL at the end */
+
+/* An archive that comes in pieces (HTTP body). The sink spools it to disk; finish() starts the work. A failure or a
+ * discard leaves no trace. */
+struct image_sink;
+enum image_sink_kind { IMAGE_IMPORT, IMAGE_LOAD };
+typedef void (*image_loaded_fn)(int r, const char *const *digests, size_t n, const struct err *err, void *data);
+
+/* ref: for IMPORT, the name to give (with a tag). changes: NULL-terminated Dockerfile lines of `docker import --change`
+ * (CMD ENTRYPOINT ENV EXPOSE LABEL STOPSIGNAL USER VOLUME WORKDIR), for IMPORT. */
+int image_sink_open(struct image_store *s, enum image_sink_kind kind, const char *ref, char *const *changes,
+                    struct image_sink **ret, struct err *err);
+int image_sink_write(struct image_sink *sink, const void *data, size_t len, struct err *err); /* -EFBIG, -ENOSPC */
+/* Takes the sink. r: -EBADMSG bad archive, -ENOSPC, … */
+int image_sink_finish(struct image_sink *sink, image_loaded_fn fn, void *data, struct err *err);
+void image_sink_discard(struct image_sink *sink);       /* takes; accepts NULL */
+
+/* Removes a name, or by digest the image with all its names; the tree and what no other image needs go with the last
+ * name. -ENOENT, -EBUSY while a container uses it. */
+int image_store_remove(struct image_store *s, const char *ref, image_done_fn fn, void *data, struct err *err);
+
+/* The user that `user` ("", "name", "uid", "name:group", "uid:gid") means in this image, from the image's own passwd and
+ * group as read when it was unpacked: runc's rules (libcontainer/user.GetExecUser), ids at most 65535. */
+struct image_user {
+        uint32_t uid, gid;
+        uint32_t groups[64];
+        size_t n_groups;
+        char home[256];
+};
+int image_user_resolve(struct image_store *s, const struct image *image, const char *user, struct image_user *ret,
+                       struct err *err);

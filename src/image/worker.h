@@ -1,0 +1,41 @@
+/* Image workers as the store sees them: confined processes that read what comes from outside and own the layers and
+ * trees. The engine that can start them fills this in. Callbacks come on the loop, exactly once. */
+#pragma once
+
+#include "base/err.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* r 0: it went well; -EBADMSG: the input is bad, the report says why; -ENOMEM, -ETIMEDOUT, -EIO: the worker failed. `token`
+ * names what UNPACK and MERGE made, until commit() or discard(). */
+typedef void (*image_work_fn)(int r, uint32_t token, const struct err *err, void *data);
+typedef void (*image_done_fn)(int r, const struct err *err, void *data);
+/* names: n × 64 hex digits, borrowed. */
+typedef void (*image_names_fn)(int r, const char (*names)[65], size_t n, const struct err *err, void *data);
+
+enum image_kind { IMAGE_LAYER = 1, IMAGE_TREE };
+
+struct image_workers {
+        void *context;
+        /* Descriptors are borrowed. The report is JSON text in report_fd (a memfd). */
+        int (*index)(void *context, int archive_fd, int plain_fd, int report_fd, uint64_t max_bytes,
+                     uint64_t max_entries, image_work_fn fn, void *data, struct err *err);
+        int (*unpack)(void *context, int blob_fd, int report_fd, uint64_t max_bytes, uint64_t max_entries,
+                      image_work_fn fn, void *data, struct err *err);
+        int (*merge)(void *context, const char (*layers)[65], size_t n_layers, int report_fd, image_work_fn fn,
+                     void *data, struct err *err);
+        int (*commit)(void *context, uint32_t token, enum image_kind kind, const char *name, image_done_fn fn,
+                      void *data, struct err *err); /* -EEXIST: it is there already */
+        int (*discard)(void *context, uint32_t token, struct err *err);
+        int (*remove)(void *context, enum image_kind kind, const char *name, image_done_fn fn, void *data,
+                      struct err *err); /* -EBUSY: a container uses it */
+        int (*list)(void *context, enum image_kind kind, image_names_fn fn, void *data, struct err *err);
+};
+
+/* The reports, one JSON object each:
+ *   any failure   {"error": "text that names the entry"}
+ *   INDEX         {"compression": "none"|"gzip"|"zstd", "entries": [{"name", "type": "file"|"dir"|"symlink"|"link",
+ *                  "offset", "size", "target"}]}   offsets into the plain copy if compressed, else into the archive
+ *   UNPACK        {"diff_id": "sha256:…", "compression", "entries": n, "bytes": n}
+ *   MERGE         {"entries": n, "passwd": "base64 of etc/passwd", "group": "base64 of etc/group"}  at most 1 MiB each */
