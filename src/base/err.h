@@ -20,7 +20,7 @@ int err_set(struct err *err, int num, const char *fmt, ...) __attribute__((forma
 /* As err_set() with the current errno (EIO if it is 0), its description appended after ": ". */
 int err_sys(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* Puts context and ": " before the text that is there; once per layer that adds meaning. */
+/* Puts context and ": " before the text that is there; once per layer that adds meaning. -EIO where err is NULL. */
 int err_wrap(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 int err_oom(struct err *err);

@@ -24,14 +24,15 @@ void fd_replace(int *fd, int with); /* closes *fd, takes `with` */
 
 int fd_write_all(int fd, const void *data, size_t len);                  /* 0 or -errno; retries EINTR and short writes */
 int fd_read_full(int fd, void *data, size_t len);                        /* 0, -EPIPE at an early end, -errno */
+/* ret is an initialised buffer; its content is replaced. */
 int fd_read_file(int dirfd, const char *name, size_t max, struct str *ret, struct err *err); /* -EFBIG above max */
 
-/* Writes name atomically: temporary file, fsync, rename, fsync of the directory. */
+/* Writes name atomically: temporary file NAME.tmp, fsync, rename, fsync of the directory. */
 int fd_write_file(int dirfd, const char *name, mode_t mode, const void *data, size_t len, struct err *err);
 
 /* One write to a kernel file (sysctl, cgroup); O_NOFOLLOW. */
 int fd_write_knob(int dirfd, const char *name, const char *text, struct err *err);
-int fd_read_knob_u64(int dirfd, const char *name, uint64_t *ret);
+int fd_read_knob_u64(int dirfd, const char *name, uint64_t *ret); /* "max" is UINT64_MAX; -errno */
 
 int fd_set_nonblock(int fd, bool on);
 
@@ -48,7 +49,7 @@ int fd_send(int sock, const void *data, size_t len, const int *fds, size_t n_fds
  * than max, or with more descriptors than *ret_n allows, is -EMSGSIZE and closes what came with it. */
 int fd_recv(int sock, void *data, size_t max, size_t *ret_len, int *fds, size_t *ret_n);
 
-/* SOCK_SEQPACKET listener at a path (replaces a stale one), with owner and mode. */
+/* Non-blocking listener at a path, with owner and mode. Replaces a socket that is there, but no other file. */
 int fd_listen_unix(const char *path, int type, uid_t uid, gid_t gid, mode_t mode, int *ret, struct err *err);
-int fd_connect_unix(const char *path, int type, int *ret, struct err *err);
+int fd_connect_unix(const char *path, int type, int *ret, struct err *err); /* blocks while the backlog is full */
 int fd_peer_uid(int fd, uid_t *ret);    /* SO_PEERCRED */

@@ -19,16 +19,18 @@ void json_cleanup(json_t **v);
 
 /* RFC 8259 text; any trailing byte is an error. The caller owns *ret. Strings may hold \u0000 (checked by getters). */
 int json_read(const char *text, size_t len, json_t **ret, struct err *err);
-int json_write(const json_t *v, struct str *out);       /* compact; -ENOMEM */
+int json_write(const json_t *v, struct str *out);       /* compact, reals with 15 digits; -ENOMEM */
 
-/* Appends a JSON string with quotes; bytes must be valid UTF-8. */
+/* Appends a JSON string with quotes; bytes must be valid UTF-8. -ENOMEM. */
 int json_add_string(struct str *out, const char *s, size_t len);
 
 struct json_fault {
         char *pointer, *detail;
 };
 
-/* All faults of one document; zero-initialised is empty. At most 64 are kept. */
+#define JSON_FAULTS_MAX 64
+
+/* All faults of one document; zero-initialised is empty. More than JSON_FAULTS_MAX are not kept. */
 struct json_faults {
         struct json_fault *items;
         size_t len;
