@@ -1,13 +1,17 @@
 /* Configuration: a YAML file and the same keys as flags (`--data /x`, `--network.default nat`); a flag wins. Unknown keys,
- * wrong types and duplicate keys are errors with their line. */
+ * wrong types and duplicate keys are errors with their line. Needs base and libyaml only, so that the supervisor stays
+ * small. */
 #pragma once
 
 #include "base/err.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define CONFIG_DEFAULT_PATH "/etc/mayfly/mayfly.yaml"
+#define CONFIG_FILE_MAX (256 * 1024)
+#define CONFIG_ID_RANGE 65536u /* ids of one slot */
 
 struct config {
         char name[16];                  /* instance: cgroup, nft table, link prefix; [a-z][a-z0-9-]* */
@@ -35,12 +39,24 @@ struct config {
 };
 
 void config_default(struct config *c);
-/* text: the file's; name: for messages ("mayfly.yaml:12: …"). */
+/* text: the file's; name: for messages ("mayfly.yaml:12: …"). Fails at the first fault and leaves *c alone. */
 int config_read_yaml(struct config *c, const char *text, size_t len, const char *name, struct err *err);
 /* One flag without its dashes; -ENOENT: no such key. */
 int config_set(struct config *c, const char *key, const char *value, struct err *err);
 int config_check(const struct config *c, struct err *err);      /* what only the whole can tell */
 
-/* argv of serve: --config FILE, --check, every key. *ret_check: validate only. Reads the file; without --config the default
- * path if it is there. -EINVAL with a text for the user; 1 after --help was printed. */
+/* argv of serve, without the program's name: --config FILE, --check, every key. *ret_check: validate only. Reads the file;
+ * without --config the default path if it is there. -EINVAL with a text for the user; 1 after --help was printed. */
 int config_from_args(struct config *c, int argc, char **argv, bool *ret_check, struct err *err);
+
+/* The flags that make `c` out of the defaults, NULL-terminated: a child gets exactly what was checked, and needs no right
+ * to read the file. The caller owns *ret: strv_free(). */
+int config_to_args(const struct config *c, char ***ret, struct err *err);
+
+/* The table of keys. */
+const char *config_key(size_t i);                       /* NULL after the last */
+const char *config_key_help(size_t i);
+int config_key_find(const char *name, struct err *err); /* its index; -ENOENT, err names the nearest */
+bool config_is_section(const char *name);               /* "tasks" */
+struct str;
+int config_format(const struct config *c, size_t i, struct str *out); /* a value as a file has it; -ENOMEM */

@@ -1,0 +1,411 @@
+#include "daemon/config.h"
+
+#include "base/str.h"
+#include "base/time.h"
+#include "base/units.h"
+
+#include <arpa/inet.h>
+#include <ctype.h>
+#include <errno.h>
+#include <math.h>
+
+enum kind { KIND_NAME, KIND_USER, KIND_PATH, KIND_WORD, KIND_CIDR, KIND_U32, KIND_RATIO, KIND_BYTES, KIND_AGE };
+
+struct key {
+        const char *name;
+        enum kind kind;
+        size_t offset, size;
+        uint64_t min, max;      /* of numbers; RATIO in thousandths */
+        const char *const *words;
+        const char *help;
+};
+
+static const char *const log_levels[] = { "error", "warn", "info", "debug", NULL };
+static const char *const networks[] = { "none", "nat", "internet", NULL };
+
+#define TEXT(member) offsetof(struct config, member), sizeof(((struct config *)NULL)->member), 0, 0, NULL
+#define WORD(member, words) offsetof(struct config, member), sizeof(((struct config *)NULL)->member), 0, 0, words
+#define NUMBER(member, min, max) offsetof(struct config, member), sizeof(((struct config *)NULL)->member), min, max, NULL
+
+#define KIB (UINT64_C(1) << 10)
+#define MIB (UINT64_C(1) << 20)
+#define GIB (UINT64_C(1) << 30)
+#define TIB (UINT64_C(1) << 40)
+#define SECOND_MS UINT64_C(1000)
+#define DAY_MS (24 * 3600 * SECOND_MS)
+
+static const struct key keys[] = {
+        { "name", KIND_NAME, TEXT(name), "instance: names its cgroup, nft table and links" },
+        { "data", KIND_PATH, TEXT(data), "directory of images and history" },
+        { "run", KIND_PATH, TEXT(run), "directory of the sockets" },
+        { "user", KIND_USER, TEXT(user), "user of mayflyd" },
+        { "net_user", KIND_USER, TEXT(net_user), "user of mayfly-netd" },
+        { "group", KIND_USER, TEXT(group), "group that may use the API's socket" },
+        { "log_level", KIND_WORD, WORD(log_level, log_levels), "error, warn, info or debug" },
+        { "ids.base", KIND_U32, NUMBER(id_base, CONFIG_ID_RANGE, UINT32_MAX), "first user id of containers" },
+        { "ids.slots", KIND_U32, NUMBER(slots, 1, 16384), "ranges of 65,536 ids, one a container" },
+        { "tasks.max_running", KIND_U32, NUMBER(tasks.max_running, 1, 16384), "tasks at once" },
+        { "tasks.max_queued", KIND_U32, NUMBER(tasks.max_queued, 1, 1000000), "tasks waiting, more are refused" },
+        { "tasks.overcommit", KIND_RATIO, NUMBER(tasks.overcommit, 10, 1000000), "sum of limits, in parts of the RAM" },
+        { "tasks.reserve", KIND_BYTES, NUMBER(tasks.reserve, 0, TIB), "available memory below which nothing starts" },
+        { "network.default", KIND_WORD, WORD(network.mode, networks), "none, nat or internet" },
+        { "network.pool", KIND_CIDR, TEXT(network.pool), "IPv4 addresses of containers" },
+        { "network.stock", KIND_U32, NUMBER(network.stock, 0, 1024), "network namespaces kept ready" },
+        { "history.max_tasks", KIND_U32, NUMBER(history.max_tasks, 1, 100000000), "ended tasks kept" },
+        { "history.max_bytes", KIND_BYTES, NUMBER(history.max_bytes, MIB, 64 * TIB), "output kept" },
+        { "history.max_age", KIND_AGE, NUMBER(history.max_age_ms, SECOND_MS, 3650 * DAY_MS), "age of what is kept" },
+        { "images.max_layer_bytes", KIND_BYTES, NUMBER(images.max_layer_bytes, KIB, 64 * TIB), "a layer, unpacked" },
+        { "images.max_archive_bytes", KIND_BYTES, NUMBER(images.max_archive_bytes, KIB, 64 * TIB), "an uploaded archive" },
+};
+
+const char *config_key(size_t i)
+{
+        return i < ARRAY_LEN(keys) ? keys[i].name : NULL;
+}
+
+const char *config_key_help(size_t i)
+{
+        return i < ARRAY_LEN(keys) ? keys[i].help : NULL;
+}
+
+static void copy_text(char *out, size_t size, const char *text)
+{
+        size_t n = MIN(strlen(text), size - 1);
+
+        memcpy(out, text, n);
+        out[n] = '\0';
+}
+
+void config_default(struct config *c)
+{
+        *c = (struct config){
+                .id_base = UINT32_C(2013265920),
+                .slots = 512,
+                .tasks = { .max_running = 512, .max_queued = 10000, .overcommit = 4, .reserve = 128 * MIB },
+                .network.stock = 32,
+                .history = { .max_tasks = 100000, .max_bytes = GIB, .max_age_ms = 7 * DAY_MS },
+                .images = { .max_layer_bytes = 64 * GIB, .max_archive_bytes = 64 * GIB },
+        };
+        copy_text(c->name, sizeof(c->name), "mayfly");
+        copy_text(c->data, sizeof(c->data), "/var/lib/mayfly");
+        copy_text(c->run, sizeof(c->run), "/run/mayfly");
+        copy_text(c->user, sizeof(c->user), "mayfly");
+        copy_text(c->net_user, sizeof(c->net_user), "mayfly-net");
+        copy_text(c->group, sizeof(c->group), "mayfly");
+        copy_text(c->log_level, sizeof(c->log_level), "info");
+        copy_text(c->network.mode, sizeof(c->network.mode), "nat");
+        copy_text(c->network.pool, sizeof(c->network.pool), "10.213.0.0/16");
+}
+
+/* ── values ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static bool name_valid(const char *s)
+{
+        if (!islower((unsigned char)*s))
+                return false;
+        for (; *s; s++)
+                if (!islower((unsigned char)*s) && !isdigit((unsigned char)*s) && *s != '-')
+                        return false;
+        return true;
+}
+
+/* What useradd(8) takes. */
+static bool user_valid(const char *s)
+{
+        if (!islower((unsigned char)*s) && *s != '_')
+                return false;
+        for (; *s; s++)
+                if (!islower((unsigned char)*s) && !isdigit((unsigned char)*s) && *s != '-' && *s != '_')
+                        return false;
+        return true;
+}
+
+/* Absolute, plain: no empty, "." or ".." component, no control bytes. */
+static bool path_valid(const char *s)
+{
+        if (*s != '/' || !s[1])
+                return false;
+        while (*s) {
+                const char *end = s + 1;
+
+                while (*end && *end != '/') {
+                        if (iscntrl((unsigned char)*end))
+                                return false;
+                        end++;
+                }
+                if (end == s + 1 || (end == s + 2 && s[1] == '.') || (end == s + 3 && s[1] == '.' && s[2] == '.'))
+                        return false;
+                s = end;
+        }
+        return true;
+}
+
+/* Private space only (RFC 1918, RFC 6598): netd answers for the whole range. */
+static bool cidr_valid(const char *s)
+{
+        static const struct {
+                uint32_t net;
+                unsigned bits;
+        } allowed[] = {
+                { 0x0a000000, 8 },
+                { 0xac100000, 12 },
+                { 0xc0a80000, 16 },
+                { 0x64400000, 10 },
+        };
+        const char *slash = strchr(s, '/');
+        struct in_addr addr;
+        char text[20];
+        uint32_t bits, host;
+
+        if (!slash || (size_t)(slash - s) >= sizeof(text) || parse_u32(slash + 1, &bits) < 0 || bits < 8 || bits > 24)
+                return false;
+        memcpy(text, s, (size_t)(slash - s));
+        text[slash - s] = '\0';
+        if (inet_pton(AF_INET, text, &addr) != 1)
+                return false;
+        host = ntohl(addr.s_addr);
+        if (host & (UINT32_MAX >> bits))
+                return false;
+        for (size_t i = 0; i < ARRAY_LEN(allowed); i++)
+                if (bits >= allowed[i].bits && (host & ~(UINT32_MAX >> allowed[i].bits)) == allowed[i].net)
+                        return true;
+        return false;
+}
+
+/* Digits with at most one point; strtod(3) alone would take "inf" and "0x1p3". */
+static bool ratio_read(const char *s, double *ret)
+{
+        unsigned points = 0;
+
+        if (!isdigit((unsigned char)*s) || strlen(s) > 16)
+                return false;
+        for (const char *p = s; *p; p++) {
+                if (*p == '.')
+                        points++;
+                else if (!isdigit((unsigned char)*p))
+                        return false;
+        }
+        if (points > 1)
+                return false;
+        *ret = strtod(s, NULL);
+        return isfinite(*ret);
+}
+
+static int set_text(const struct key *k, void *to, const char *value, struct err *err)
+{
+        static const struct {
+                bool (*valid)(const char *s);
+                const char *what;
+        } grammar[] = {
+                [KIND_NAME] = { name_valid, "a name of a-z, 0-9 and -, beginning with a letter" },
+                [KIND_USER] = { user_valid, "a user or group name" },
+                [KIND_PATH] = { path_valid, "an absolute path without . and .." },
+                [KIND_CIDR] = { cidr_valid, "a private IPv4 range of /8 to /24, as 10.213.0.0/16" },
+        };
+
+        if (!grammar[k->kind].valid(value))
+                return err_set(err, EINVAL, "'%s' is not %s", value, grammar[k->kind].what);
+        if (strlen(value) >= k->size)
+                return err_set(err, EINVAL, "'%s' is longer than %zu bytes", value, k->size - 1);
+        copy_text(to, k->size, value);
+        return 0;
+}
+
+static int set_word(const struct key *k, void *to, const char *value, struct err *err)
+{
+        for (size_t i = 0; k->words[i]; i++) {
+                if (str_eq(k->words[i], value)) {
+                        copy_text(to, k->size, value);
+                        return 0;
+                }
+        }
+        return err_set(err, EINVAL, "'%s' is not one of: %s", value, k->help);
+}
+
+static int set_number(const struct key *k, void *to, const char *value, struct err *err)
+{
+        static const char *const what[] = {
+                [KIND_U32] = "a whole number",
+                [KIND_BYTES] = "a size, as 512m or 1.5g",
+                [KIND_AGE] = "a duration, as 36h or 90s",
+        };
+        uint64_t number;
+        int64_t wide = 0;
+        int r;
+
+        switch (k->kind) {
+        case KIND_BYTES:
+                r = units_parse_bytes(value, &wide);
+                number = (uint64_t)wide;
+                break;
+        case KIND_AGE:
+                r = time_parse_duration(value, &wide);
+                number = wide < 0 ? 0 : (uint64_t)wide / NS_PER_MS;
+                break;
+        default:
+                r = parse_u64(value, &number);
+                break;
+        }
+        if (r == -ERANGE)
+                return err_set(err, EINVAL, "'%s' is out of range", value);
+        if (r < 0 || wide < 0)
+                return err_set(err, EINVAL, "'%s' is not %s", value, what[k->kind]);
+        if (number < k->min)
+                return err_set(err, EINVAL, "'%s' is too small", value);
+        if (number > k->max)
+                return err_set(err, EINVAL, "'%s' is too large", value);
+        if (k->size == sizeof(uint32_t))
+                *(uint32_t *)to = (uint32_t)number;
+        else
+                *(uint64_t *)to = number;
+        return 0;
+}
+
+static int set_ratio(const struct key *k, void *to, const char *value, struct err *err)
+{
+        double ratio;
+
+        if (!ratio_read(value, &ratio))
+                return err_set(err, EINVAL, "'%s' is not a number, as 4 or 1.5", value);
+        if (ratio * 1000 < (double)k->min)
+                return err_set(err, EINVAL, "'%s' is too small", value);
+        if (ratio * 1000 > (double)k->max)
+                return err_set(err, EINVAL, "'%s' is too large", value);
+        *(double *)to = ratio;
+        return 0;
+}
+
+static int key_set(const struct key *k, struct config *c, const char *value, struct err *err)
+{
+        void *to = (char *)c + k->offset;
+        int r;
+
+        if (k->kind == KIND_WORD)
+                r = set_word(k, to, value, err);
+        else if (k->kind == KIND_RATIO)
+                r = set_ratio(k, to, value, err);
+        else if (k->kind == KIND_U32 || k->kind == KIND_BYTES || k->kind == KIND_AGE)
+                r = set_number(k, to, value, err);
+        else
+                r = set_text(k, to, value, err);
+        return r < 0 ? err_wrap(err, "%s", k->name) : 0;
+}
+
+/* ── names ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+#define KEY_MAX 64 /* longer than any key with its section */
+
+bool config_is_section(const char *name)
+{
+        size_t n = strlen(name);
+
+        for (size_t i = 0; i < ARRAY_LEN(keys); i++)
+                if (strncmp(keys[i].name, name, n) == 0 && keys[i].name[n] == '.')
+                        return true;
+        return false;
+}
+
+/* Levenshtein's distance; both are shorter than KEY_MAX. */
+static size_t distance(const char *a, const char *b)
+{
+        size_t row[KEY_MAX + 1], n = strlen(b);
+
+        for (size_t j = 0; j <= n; j++)
+                row[j] = j;
+        for (size_t i = 1; a[i - 1]; i++) {
+                size_t diagonal = row[0];
+
+                row[0] = i;
+                for (size_t j = 1; j <= n; j++) {
+                        size_t change = diagonal + (a[i - 1] != b[j - 1]);
+
+                        diagonal = row[j];
+                        row[j] = MIN(change, MIN(row[j], row[j - 1]) + 1);
+                }
+        }
+        return row[n];
+}
+
+static int unknown_key(const char *name, struct err *err)
+{
+        const char *best = NULL;
+        size_t least = 4;
+
+        for (size_t i = 0; strlen(name) < KEY_MAX && i < ARRAY_LEN(keys); i++) {
+                size_t d = distance(name, keys[i].name);
+
+                if (d < least && d * 2 < strlen(name)) {
+                        least = d;
+                        best = keys[i].name;
+                }
+        }
+        if (best)
+                return err_set(err, ENOENT, "%s: unknown key (did you mean %s?)", name, best);
+        return err_set(err, ENOENT, "%s: unknown key", name);
+}
+
+int config_key_find(const char *name, struct err *err)
+{
+        for (size_t i = 0; i < ARRAY_LEN(keys); i++)
+                if (str_eq(keys[i].name, name))
+                        return (int)i;
+        return unknown_key(name, err);
+}
+
+int config_set(struct config *c, const char *key, const char *value, struct err *err)
+{
+        int i = config_key_find(key, err);
+
+        return i < 0 ? i : key_set(&keys[i], c, value, err);
+}
+
+int config_format(const struct config *c, size_t i, struct str *out)
+{
+        const struct key *k = &keys[i];
+        const char *at = (const char *)c + k->offset;
+        const void *value = at;
+
+        switch (k->kind) {
+        case KIND_U32:
+                return str_addf(out, "%u", *(const uint32_t *)value);
+        case KIND_BYTES:
+                return str_addf(out, "%llu", (unsigned long long)*(const uint64_t *)value);
+        case KIND_AGE:
+                return str_addf(out, "%llums", (unsigned long long)*(const uint64_t *)value);
+        case KIND_RATIO:
+                return str_addf(out, "%.3f", *(const double *)value);
+        default:
+                return str_adds(out, at);
+        }
+}
+
+/* ── the whole ───────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static bool is_below(const char *path, const char *parent)
+{
+        size_t n = strlen(parent);
+
+        return strncmp(path, parent, n) == 0 && (path[n] == '\0' || path[n] == '/');
+}
+
+int config_check(const struct config *c, struct err *err)
+{
+        uint64_t ids = (uint64_t)(c->slots + 1) * CONFIG_ID_RANGE;
+
+        if (c->id_base % CONFIG_ID_RANGE)
+                return err_set(err, EINVAL, "ids.base: %u is not a multiple of 65536", c->id_base);
+        /* The last id is (uid_t)-1, which means "none" to the kernel. */
+        if ((uint64_t)c->id_base + ids > UINT32_MAX)
+                return err_set(err, EINVAL, "ids.base: %u leaves no room for %u slots of 65536 ids", c->id_base,
+                               c->slots);
+        if (c->tasks.max_running > c->slots)
+                return err_set(err, EINVAL, "tasks.max_running: %u tasks need as many ids.slots, there are %u",
+                               c->tasks.max_running, c->slots);
+        if (is_below(c->run, c->data) || is_below(c->data, c->run))
+                return err_set(err, EINVAL, "run: %s and data: %s may not lie in one another", c->run, c->data);
+        if (str_eq(c->user, "root") || str_eq(c->net_user, "root"))
+                return err_set(err, EINVAL, "user, net_user: may not be root");
+        if (str_eq(c->user, c->net_user))
+                return err_set(err, EINVAL, "net_user: must be another user than user, '%s'", c->user);
+        return 0;
+}
