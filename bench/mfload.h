@@ -1,0 +1,50 @@
+/* The load driver of the benchmark: K requests in flight, the latency of each. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define LOAD_FLIGHT_MAX 512
+#define LOAD_OWNERS_MAX 64
+
+struct load {
+        const char *socket;     /* path of a unix socket */
+        const char *path;       /* of the request */
+        const char *body;       /* JSON */
+        int expect;             /* HTTP status of a good answer */
+        char **argv;            /* exec: the command; each "{}" becomes a serial number */
+        unsigned flight;
+        uint64_t count;         /* measured requests; 0: by time */
+        uint64_t warmup;        /* requests before that, not measured */
+        double seconds;
+        unsigned serial;        /* keeps the names of several processes apart */
+};
+
+/* Latencies of good answers in nanoseconds, in the order of their ends. */
+struct samples {
+        uint64_t *ns;
+        size_t n, size;
+        uint64_t errors;
+        double seconds;         /* from the first measured request to the end of the last one */
+        double cpu_seconds;     /* exec: of the children and all that they waited for */
+        char error[200];        /* of the first one */
+};
+
+uint64_t load_now(void);
+void load_die(const char *what) __attribute__((noreturn));
+void samples_add(struct samples *s, uint64_t ns);
+void samples_error(struct samples *s, const char *text, size_t len);
+
+/* Progress of a run, shared by the drivers: which request is measured, and when it is over. */
+struct pace {
+        const struct load *load;
+        uint64_t started, ended;        /* requests, the warm-up included */
+        uint64_t begin_ns;              /* of the measured part; 0: not yet */
+};
+bool pace_more(struct pace *p);         /* whether to start another; counts it as started */
+bool pace_done(struct pace *p);         /* counts an end; whether that one was measured */
+
+void load_http(const struct load *load, struct samples *ret);   /* keep-alive, one connection a slot */
+void load_docker(const struct load *load, struct samples *ret); /* create, start, wait, remove */
+void load_exec(const struct load *load, struct samples *ret);   /* posix_spawn to waitpid */

@@ -1,0 +1,452 @@
+"""What the whole-program tests share: a client for the unix socket, instances of their own, archives, reports.
+
+Tests that the runner starts find its instance by MAYFLY_HOST; those that kill or reconfigure make an Instance. Standard
+library only.
+"""
+
+import base64
+import contextlib
+import grp
+import hashlib
+import http.client
+import io
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BUILD = os.path.abspath(os.environ.get("MAYFLY_BUILD", os.path.join(ROOT, "build")))
+PROGRAMS = ("mayfly-supervisor", "mayflyd", "mayfly-launcher", "mayfly-netd", "mayfly-worker", "mayfly-init")
+
+
+def program(name):
+    """Path of one of our programs: in the build directory, or where it is installed."""
+    places = [BUILD, os.path.join(BUILD, "../libexec/mayfly")]
+    places += [p + "/libexec/mayfly" for p in ("/usr/local", "/usr")] + ["/usr/lib/mayfly", "/usr/local/bin", "/usr/bin"]
+    for place in places:
+        path = os.path.join(place, name)
+        if os.access(path, os.X_OK) and os.path.isfile(path):
+            return os.path.realpath(path)
+    raise FileNotFoundError(f"{name}: not in {BUILD} and not installed")
+
+
+# ── reports ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Report:
+    """Prints one line per test, as the runner expects: ok, not ok, skip."""
+
+    def __init__(self, prefix=""):
+        self.prefix = prefix
+        self.failed = 0
+        self.passed = 0
+
+    def ok(self, name):
+        self.passed += 1
+        print(f"ok - {self.prefix}{name}", flush=True)
+
+    def not_ok(self, name, why):
+        self.failed += 1
+        print(f"not ok - {self.prefix}{name}: {' '.join(str(why).split())}", flush=True)
+
+    def skip(self, name, reason):
+        print(f"skip - {self.prefix}{name}: {reason}", flush=True)
+
+    def check(self, name, good, why=""):
+        if good:
+            self.ok(name)
+        else:
+            self.not_ok(name, why or "it is not so")
+        return good
+
+    @contextlib.contextmanager
+    def case(self, name):
+        """An assertion or exception inside is the failure of this test, not of the script."""
+        try:
+            yield
+        except Skip as e:
+            self.skip(name, e)
+        except Exception as e:  # noqa: BLE001: whatever a test raises is its failure
+            self.not_ok(name, f"{type(e).__name__}: {e}")
+        else:
+            self.ok(name)
+
+    def exit(self):
+        sys.exit(1 if self.failed else 0)
+
+
+class Skip(Exception):
+    pass
+
+
+# ── client ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path, timeout):
+        super().__init__("localhost", timeout=timeout)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+class Response:
+    def __init__(self, status, headers, body):
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    def json(self):
+        return json.loads(self.body)
+
+    def __repr__(self):
+        return f"{self.status} {self.body[:300]!r}"
+
+
+class Client:
+    """One connection for each request: a daemon that is killed leaves no stale one behind."""
+
+    def __init__(self, path, timeout=60):
+        self.path = path
+        self.timeout = timeout
+
+    def request(self, method, path, body=None, headers=None, timeout=None):
+        connection = UnixConnection(self.path, timeout or self.timeout)
+        try:
+            headers = dict(headers or {})
+            if isinstance(body, (dict, list)):
+                body = json.dumps(body).encode()
+                headers.setdefault("Content-Type", "application/json")
+            connection.request(method, path, body=body, headers=headers)
+            answer = connection.getresponse()
+            return Response(answer.status, answer.headers, answer.read())
+        finally:
+            connection.close()
+
+    def post(self, request, key=None, timeout=None):
+        headers = {"Idempotency-Key": key} if key else {}
+        return self.request("POST", "/v1/tasks", request, headers, timeout)
+
+    def run(self, image, *cmd, key=None, **members):
+        """Runs a task to its end and answers it as a dict; out and err hold the streams as bytes."""
+        answer = self.post({"image": image, "cmd": list(cmd), **members}, key)
+        if answer.status != 201:
+            raise AssertionError(f"POST /v1/tasks: {answer}")
+        return decode(answer.json())
+
+    def get(self, path):
+        return self.request("GET", path)
+
+    def load(self, archive, ref):
+        """Imports a root file system."""
+        return self.request("POST", "/v1/images/import?ref=" + ref, archive, {"Content-Type": "application/x-tar"})
+
+
+def decode(task):
+    for stream, name in (("stdout", "out"), ("stderr", "err")):
+        text = task.get(stream)
+        if text is None:
+            task[name] = None
+        elif task.get(stream + "_encoding") == "base64":
+            task[name] = base64.b64decode(text)
+        else:
+            task[name] = text.encode()
+    return task
+
+
+def runner_client():
+    """The client of the runner's instance, or None outside of the runner."""
+    host = os.environ.get("MAYFLY_HOST", "")
+    return Client(host[len("unix://"):]) if host.startswith("unix://") else None
+
+
+# ── processes ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def read(path, default=""):
+    try:
+        with open(path, "rb") as f:
+            return f.read().decode(errors="replace")
+    except OSError:
+        return default
+
+
+def stat_fields(pid):
+    """/proc/PID/stat after the command's name: [state, ppid, …]; empty if it is gone."""
+    text = read(f"/proc/{pid}/stat")
+    return text[text.rindex(")") + 2:].split() if ")" in text else []
+
+
+def all_pids():
+    return [int(p) for p in os.listdir("/proc") if p.isdigit()]
+
+
+def descendants(root):
+    parents = {}
+    for pid in all_pids():
+        fields = stat_fields(pid)
+        if fields:
+            parents.setdefault(int(fields[1]), []).append(pid)
+    found, todo = [], [root]
+    while todo:
+        for child in parents.get(todo.pop(), []):
+            found.append(child)
+            todo.append(child)
+    return found
+
+
+def alive(pid):
+    fields = stat_fields(pid)
+    return bool(fields) and fields[0] not in "ZX"
+
+
+def exe_name(pid):
+    try:
+        return os.path.basename(os.readlink(f"/proc/{pid}/exe")).split(" ")[0]
+    except OSError:
+        return ""
+
+
+def wait_until(condition, seconds=30, step=0.02):
+    """Polls; the last value. The bound only keeps a broken build from hanging."""
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value or time.monotonic() > end:
+            return value
+        time.sleep(step)
+
+
+def cgroup_dirs(name):
+    """Every cgroup directory of that name, in each hierarchy."""
+    found = []
+    for top, dirs, _ in os.walk("/sys/fs/cgroup"):
+        for d in list(dirs):
+            if d == name:
+                found.append(os.path.join(top, d))
+                dirs.remove(d)
+    return found
+
+
+def cgroup_pids(name):
+    """All processes in the cgroups of that name and below."""
+    pids = set()
+    for top in cgroup_dirs(name):
+        for d, _, files in os.walk(top):
+            if "cgroup.procs" in files:
+                pids.update(int(p) for p in read(os.path.join(d, "cgroup.procs")).split())
+    return pids
+
+
+# ── instances ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Instance:
+    """A `mayfly serve` with directories, a name and a network of its own. Use as a context manager."""
+
+    def __init__(self, name, pool, build=None, **config):
+        self.name = name
+        self.pool = pool
+        self.build = build
+        self.config = config
+        self.dir = tempfile.mkdtemp(prefix=f"{name}-", dir="/tmp")
+        os.chmod(self.dir, 0o755)
+        self.run_dir = os.path.join(self.dir, "run")
+        self.data_dir = os.path.join(self.dir, "data")
+        self.log = os.path.join(self.dir, "log")
+        self.socket = os.path.join(self.run_dir, "mayfly.sock")
+        self.client = Client(self.socket)
+        self.process = None
+
+    def arguments(self):
+        mayfly = os.path.join(self.build, "mayfly") if self.build else program("mayfly")
+        config = {"data": self.data_dir, "run": self.run_dir, "name": self.name, "network.pool": self.pool}
+        config.update({k.replace("__", "."): v for k, v in self.config.items()})
+        arguments = [mayfly, "serve"]
+        for key, value in config.items():
+            arguments += ["--" + key, str(value)]
+        return arguments
+
+    def start(self):
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(self.arguments(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            start_new_session=True, env={**os.environ, "MAYFLY_HOST": ""})
+        self.wait_ready()
+        return self
+
+    def ready(self):
+        try:
+            return self.client.request("GET", "/healthz", timeout=5).status == 200
+        except OSError:
+            return False
+
+    def wait_ready(self, seconds=60):
+        def state():
+            return "ready" if self.ready() else "ended" if self.process.poll() is not None else None
+        if wait_until(state, seconds, 0.05) != "ready":
+            raise RuntimeError(f"mayfly serve does not serve; its log ends: {self.log_tail()}")
+
+    def log_tail(self, n=1500):
+        return read(self.log)[-n:]
+
+    def pids(self):
+        """{program: pid} of what the supervisor started, itself included."""
+        found = {}
+        for pid in [self.process.pid] + descendants(self.process.pid):
+            name = exe_name(pid)
+            if name in PROGRAMS and alive(pid):
+                found.setdefault(name, pid)
+        return found
+
+    def pid(self, name):
+        return wait_until(lambda: self.pids().get(name), 20)
+
+    def cli(self, *arguments, stdin=None):
+        mayfly = os.path.join(self.build, "mayfly") if self.build else program("mayfly")
+        return subprocess.run([mayfly, *arguments], input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              env={**os.environ, "MAYFLY_HOST": "unix://" + self.socket}, check=False)
+
+    def load(self, archive, ref):
+        answer = self.client.load(archive, ref)
+        if answer.status not in (200, 201):
+            raise AssertionError(f"import {ref}: {answer}")
+        return answer
+
+    def stop(self, seconds=60):
+        """SIGTERM; true if all ended in order."""
+        if self.process is None:
+            return True
+        known = [self.process.pid] + descendants(self.process.pid)
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(seconds)
+            clean = self.process.returncode == 0
+        except subprocess.TimeoutExpired:
+            clean = False
+            self.process.kill()
+            self.process.wait()
+        for pid in known:
+            if alive(pid) and exe_name(pid) in PROGRAMS:
+                clean = False
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+        self.process = None
+        return clean
+
+    def close(self):
+        self.stop()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def __enter__(self):
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def users_exist():
+    try:
+        pwd.getpwnam("mayfly"), pwd.getpwnam("mayfly-net")
+        return True
+    except KeyError:
+        return False
+
+
+def mayfly_gid():
+    return grp.getgrnam("mayfly").gr_gid
+
+
+# ── archives ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Archive:
+    """A root file system as a tar in memory."""
+
+    def __init__(self):
+        self.buffer = io.BytesIO()
+        self.tar = tarfile.open(fileobj=self.buffer, mode="w", format=tarfile.PAX_FORMAT)
+
+    def _add(self, name, kind, mode, uid, gid, data=b"", target="", major=0, minor=0):
+        info = tarfile.TarInfo(name)
+        info.type, info.mode, info.uid, info.gid = kind, mode, uid, gid
+        info.size, info.linkname, info.mtime = len(data), target, 1700000000
+        info.devmajor, info.devminor = major, minor
+        self.tar.addfile(info, io.BytesIO(data) if kind == tarfile.REGTYPE else None)
+        return self
+
+    def dir(self, name, mode=0o755, uid=0, gid=0):
+        return self._add(name, tarfile.DIRTYPE, mode, uid, gid)
+
+    def file(self, name, data, mode=0o644, uid=0, gid=0):
+        return self._add(name, tarfile.REGTYPE, mode, uid, gid, data if isinstance(data, bytes) else data.encode())
+
+    def copy(self, name, path, mode=0o755):
+        with open(path, "rb") as f:
+            return self.file(name, f.read(), mode)
+
+    def symlink(self, name, target):
+        return self._add(name, tarfile.SYMTYPE, 0o777, 0, 0, target=target)
+
+    def hardlink(self, name, target):
+        return self._add(name, tarfile.LNKTYPE, 0o644, 0, 0, target=target)
+
+    def device(self, name, kind, major, minor, mode=0o666):
+        return self._add(name, tarfile.CHRTYPE if kind == "c" else tarfile.BLKTYPE, mode, 0, 0, major=major, minor=minor)
+
+    def bytes(self):
+        self.tar.close()
+        return self.buffer.getvalue()
+
+
+def busybox_path():
+    path = shutil.which("busybox")
+    if not path:
+        raise Skip("no busybox here")
+    return path
+
+
+def busybox(links=True):
+    """An archive with the machine's static busybox as /bin/busybox, its applets, passwd and group, to be added to."""
+    a = Archive()
+    path = busybox_path()
+    a.dir("bin").dir("etc").dir("root", 0o700).dir("tmp", 0o1777).copy("bin/busybox", path)
+    if links:
+        for applet in subprocess.run([path, "--list"], stdout=subprocess.PIPE, check=True).stdout.decode().split():
+            if applet != "busybox":
+                a.symlink("bin/" + applet, "busybox")
+    a.file("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")
+    a.file("etc/group", "root:x:0:\nnogroup:x:65534:\n")
+    return a
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def compile_c(sources, out, *flags):
+    """Compiles a helper of the tests; Skip where there is no compiler (an installed system)."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if not compiler:
+        raise Skip("no C compiler here")
+    sources = [sources] if isinstance(sources, str) else sources
+    command = [compiler, "-std=gnu17", "-O2", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", *flags, *sources, "-o", out]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stdout.decode()[-2000:])
+    return out
