@@ -258,7 +258,7 @@ int loop_signal_add(struct loop *loop, int signo, void (*fn)(int signo, void *da
         r = pthread_sigmask(SIG_BLOCK, &mask, NULL);
         if (r != 0)
                 return err_set(err, r, "block signal %d", signo);
-        fd = signalfd(loop->signalfd, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
+        fd = signalfd(loop->signalfd < 0 ? -1 : loop->signalfd, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
         if (fd < 0)
                 return err_sys(err, "signalfd");
         if (loop->signalfd < 0) {

@@ -1,0 +1,138 @@
+#include "json/json.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+static int read_text(const char *text, json_t **ret)
+{
+        struct err err = ERR_INIT;
+        int r = json_read(text, strlen(text), ret, &err);
+
+        if (r < 0)
+                assert_true(err.num == -r && err.text[0]);
+        return r;
+}
+
+static void test_read(void **state)
+{
+        static const char *const bad[] = {
+                "",          "{",          "[1,]",         "{\"a\":1,\"a\":2}", "{\"a\":1} x", "NaN",       "[NaN]",
+                "Infinity",  "01",         "1e999",        "99999999999999999999", "'a'", "\"\\ud800\"", "\"\xff\"",
+                "{\"a\\u0000b\":1}", "\xef\xbb\xbf{}", "nul", "[1] [2]", "\"\n\"", "{a:1}", "// x\n1",
+        };
+        static const char *const good[] = { "{}", "[]", "1", "\"x\"", "null", " [ 1 , 2.5e3 ] \n", "\"\\u0000\"" };
+        struct err err = ERR_INIT;
+        json_t *v = NULL;
+
+        (void)state;
+        for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+                assert_int_equal(read_text(bad[i], &v), -EINVAL);
+        assert_null(v);
+        assert_int_equal(json_read("{}\0", 3, &v, &err), -EINVAL);
+        for (size_t i = 0; i < ARRAY_LEN(good); i++) {
+                assert_int_equal(read_text(good[i], &v), 0);
+                json_decref(v);
+                v = NULL;
+        }
+}
+
+static void nested(struct str *out, size_t depth, const char *open, const char *close)
+{
+        for (size_t i = 0; i < depth; i++)
+                assert_int_equal(str_adds(out, open), 0);
+        assert_int_equal(str_adds(out, "1"), 0);
+        for (size_t i = 0; i < depth; i++)
+                assert_int_equal(str_adds(out, close), 0);
+}
+
+static void test_depth(void **state)
+{
+        auto_str just = STR_INIT;
+        auto_str more = STR_INIT;
+        auto_str far = STR_INIT;
+        struct err err = ERR_INIT;
+        json_t *v = NULL;
+
+        (void)state;
+        nested(&just, JSON_DEPTH_MAX, "[", "]");
+        assert_int_equal(json_read(just.data, just.len, &v, &err), 0);
+        json_decref(v);
+        nested(&more, JSON_DEPTH_MAX + 1, "{\"a\":", "}");
+        assert_int_equal(json_read(more.data, more.len, &v, &err), -EINVAL);
+        nested(&far, 10000, "[", "]");
+        assert_int_equal(json_read(far.data, far.len, &v, &err), -EINVAL);
+        /* Brackets in strings are no depth. */
+        str_clear(&far);
+        assert_int_equal(str_adds(&far, "\"\\\""), 0);
+        for (int i = 0; i < 1000; i++)
+                assert_int_equal(str_addc(&far, '['), 0);
+        assert_int_equal(str_addc(&far, '"'), 0);
+        assert_int_equal(json_read(far.data, far.len, &v, &err), 0);
+        json_decref(v);
+}
+
+static void test_write(void **state)
+{
+        auto_json v = NULL;
+        auto_str out = STR_INIT;
+
+        (void)state;
+        assert_int_equal(read_text("{\"b\": 1, \"a\": [true, null, 0.1, \"x\"] , \"big\": 9223372036854775807}", &v), 0);
+        assert_int_equal(str_adds(&out, "> "), 0);
+        assert_int_equal(json_write(v, &out), 0);
+        assert_string_equal(out.data, "> {\"b\":1,\"a\":[true,null,0.1,\"x\"],\"big\":9223372036854775807}");
+        assert_int_equal(json_write(NULL, &out), -ENOMEM);
+        assert_int_equal(out.len, strlen("> {\"b\":1,\"a\":[true,null,0.1,\"x\"],\"big\":9223372036854775807}"));
+}
+
+static void test_string(void **state)
+{
+        static const char all[] = "plain \"quoted\" \\ \b\f\n\r\t \x01\x1f\x7f \xc3\xa4 \0 end";
+        auto_str out = STR_INIT;
+        auto_json v = NULL;
+
+        (void)state;
+        assert_int_equal(json_add_string(&out, "", 0), 0);
+        assert_string_equal(out.data, "\"\"");
+        str_clear(&out);
+        assert_int_equal(json_add_string(&out, all, sizeof(all) - 1), 0);
+        assert_non_null(strstr(out.data, "\\u0001\\u001f"));
+        assert_non_null(strstr(out.data, "\\b\\f\\n\\r\\t"));
+        assert_int_equal(read_text(out.data, &v), 0);
+        assert_int_equal(json_string_length(v), sizeof(all) - 1);
+        assert_memory_equal(json_string_value(v), all, sizeof(all) - 1);
+        assert_int_equal(json_add_string(&out, all, PTRDIFF_MAX), -ENOMEM);
+}
+
+static void test_faults(void **state)
+{
+        struct json_faults f = { 0 };
+
+        (void)state;
+        for (int i = 0; i < 100; i++)
+                json_faults_add(&f, "/a", "is %d", i);
+        assert_int_equal(f.len, JSON_FAULTS_MAX);
+        assert_string_equal(f.items[63].pointer, "/a");
+        assert_string_equal(f.items[63].detail, "is 63");
+        json_faults_done(&f);
+        assert_int_equal(f.len, 0);
+        json_faults_done(&f);
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test(test_read),   cmocka_unit_test(test_depth),  cmocka_unit_test(test_write),
+                cmocka_unit_test(test_string), cmocka_unit_test(test_faults),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
