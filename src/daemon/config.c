@@ -43,8 +43,8 @@ static const struct key keys[] = {
         { "group", KIND_USER, TEXT(group), "group that may use the API's socket" },
         { "log_level", KIND_WORD, WORD(log_level, log_levels), "error, warn, info or debug" },
         { "ids.base", KIND_U32, NUMBER(id_base, CONFIG_ID_RANGE, UINT32_MAX), "first user id of containers" },
-        { "ids.slots", KIND_U32, NUMBER(slots, 1, 16384), "ranges of 65,536 ids, one a container" },
-        { "tasks.max_running", KIND_U32, NUMBER(tasks.max_running, 1, 16384), "tasks at once" },
+        { "ids.slots", KIND_U32, NUMBER(slots, 1, 4096), "ranges of 65,536 ids, one a container" },
+        { "tasks.max_running", KIND_U32, NUMBER(tasks.max_running, 1, 4096), "tasks at once" },
         { "tasks.max_queued", KIND_U32, NUMBER(tasks.max_queued, 1, 1000000), "tasks waiting, more are refused" },
         { "tasks.overcommit", KIND_RATIO, NUMBER(tasks.overcommit, 10, 1000000), "sum of limits, in parts of the RAM" },
         { "tasks.reserve", KIND_BYTES, NUMBER(tasks.reserve, 0, TIB), "available memory below which nothing starts" },
@@ -120,7 +120,8 @@ static bool user_valid(const char *s)
         return true;
 }
 
-/* Absolute, plain: no empty, "." or ".." component, no control bytes. */
+/* Absolute, plain: no empty, "." or ".." component; no byte that means something to overlay's options, to systemd's
+ * environment files or to a terminal. */
 static bool path_valid(const char *s)
 {
         if (*s != '/' || !s[1])
@@ -129,7 +130,7 @@ static bool path_valid(const char *s)
                 const char *end = s + 1;
 
                 while (*end && *end != '/') {
-                        if (iscntrl((unsigned char)*end))
+                        if (iscntrl((unsigned char)*end) || strchr(" \"'\\$%:,", *end))
                                 return false;
                         end++;
                 }
@@ -199,7 +200,7 @@ static int set_text(const struct key *k, void *to, const char *value, struct err
         } grammar[] = {
                 [KIND_NAME] = { name_valid, "a name of a-z, 0-9 and -, beginning with a letter" },
                 [KIND_USER] = { user_valid, "a user or group name" },
-                [KIND_PATH] = { path_valid, "an absolute path without . and .." },
+                [KIND_PATH] = { path_valid, "an absolute path without ., .., blanks and the bytes \"'\\$%:," },
                 [KIND_CIDR] = { cidr_valid, "a private IPv4 range of /8 to /24, as 10.213.0.0/16" },
         };
 
@@ -359,6 +360,43 @@ int config_set(struct config *c, const char *key, const char *value, struct err 
         return i < 0 ? i : key_set(&keys[i], c, value, err);
 }
 
+/* The largest unit that leaves no rest: 128m, 36h. */
+static int format_exact(struct str *out, uint64_t value, const char *const *units, const uint64_t *sizes, size_t n)
+{
+        for (size_t i = 0; i < n; i++)
+                if (value && value % sizes[i] == 0)
+                        return str_addf(out, "%llu%s", (unsigned long long)(value / sizes[i]), units[i]);
+        return str_addc(out, '0');
+}
+
+static int format_bytes(struct str *out, uint64_t value)
+{
+        static const char *const units[] = { "t", "g", "m", "k", "b" };
+        static const uint64_t sizes[] = { TIB, GIB, MIB, KIB, 1 };
+
+        return format_exact(out, value, units, sizes, ARRAY_LEN(units));
+}
+
+static int format_age(struct str *out, uint64_t ms)
+{
+        static const char *const units[] = { "h", "m", "s", "ms" };
+        static const uint64_t sizes[] = { 3600 * SECOND_MS, 60 * SECOND_MS, SECOND_MS, 1 };
+
+        return format_exact(out, ms, units, sizes, ARRAY_LEN(units));
+}
+
+/* "4", "1.5": without the zeros at the end. */
+static int format_ratio(struct str *out, double ratio)
+{
+        char text[32];
+        size_t n;
+
+        n = (size_t)snprintf(text, sizeof(text), "%.3f", ratio);
+        while (text[n - 1] == '0')
+                n--;
+        return str_add(out, text, text[n - 1] == '.' ? n - 1 : n);
+}
+
 int config_format(const struct config *c, size_t i, struct str *out)
 {
         const struct key *k = &keys[i];
@@ -369,11 +407,11 @@ int config_format(const struct config *c, size_t i, struct str *out)
         case KIND_U32:
                 return str_addf(out, "%u", *(const uint32_t *)value);
         case KIND_BYTES:
-                return str_addf(out, "%llu", (unsigned long long)*(const uint64_t *)value);
+                return format_bytes(out, *(const uint64_t *)value);
         case KIND_AGE:
-                return str_addf(out, "%llums", (unsigned long long)*(const uint64_t *)value);
+                return format_age(out, *(const uint64_t *)value);
         case KIND_RATIO:
-                return str_addf(out, "%.3f", *(const double *)value);
+                return format_ratio(out, *(const double *)value);
         default:
                 return str_adds(out, at);
         }

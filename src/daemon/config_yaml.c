@@ -80,14 +80,15 @@ static int next_event(struct reader *r, yaml_event_t *e, struct err *err)
         return fault(r, line, err, "%s", refused);
 }
 
-static int scalar_text(const struct reader *r, const yaml_event_t *e, const char **ret, struct err *err)
+/* NULL, with err set: the text holds a NUL. */
+static const char *scalar_text(const struct reader *r, const yaml_event_t *e, struct err *err)
 {
         const char *text = (const char *)e->data.scalar.value;
 
-        if (strlen(text) != e->data.scalar.length)
-                return fault(r, event_line(e), err, "a value holds a NUL");
-        *ret = text;
-        return 0;
+        if (strlen(text) == e->data.scalar.length)
+                return text;
+        (void)fault(r, event_line(e), err, "a value holds a NUL");
+        return NULL;
 }
 
 static bool is_null(const yaml_event_t *e)
@@ -101,7 +102,7 @@ static int set_value(struct reader *r, const char *key, size_t key_line, const y
 {
         struct err why = ERR_INIT;
         const char *value;
-        int i, rc;
+        int i;
 
         i = config_key_find(key, &why);
         if (i < 0)
@@ -110,9 +111,9 @@ static int set_value(struct reader *r, const char *key, size_t key_line, const y
                 return fault(r, key_line, err, "%s: set twice, first in line %zu", key, r->lines[i]);
         if (e->type != YAML_SCALAR_EVENT)
                 return fault(r, key_line, err, "%s: takes one value, not a mapping", key);
-        rc = scalar_text(r, e, &value, err);
-        if (rc < 0)
-                return rc;
+        value = scalar_text(r, e, err);
+        if (!value)
+                return -EINVAL;
         if (is_null(e))
                 return fault(r, key_line, err, "%s: has no value", key);
         if (config_set(&r->config, key, value, &why) < 0)
@@ -167,33 +168,41 @@ static int read_value(struct reader *r, const char *section, const char *key, si
         return rc;
 }
 
+static int copy_key(const struct reader *r, const yaml_event_t *e, char key[KEY_LEN_MAX], struct err *err)
+{
+        const char *text;
+
+        if (e->type != YAML_SCALAR_EVENT)
+                return fault(r, event_line(e), err, "a key must be a word");
+        text = scalar_text(r, e, err);
+        if (!text)
+                return -EINVAL;
+        if ((size_t)snprintf(key, KEY_LEN_MAX, "%s", text) >= KEY_LEN_MAX)
+                return fault(r, event_line(e), err, "unknown key of %zu bytes", strlen(text));
+        return 0;
+}
+
 /* Up to the end of a mapping whose start was read; recursion ends at one section. */
 static int read_mapping(struct reader *r, const char *section, struct err *err)
 {
         for (;;) {
                 char key[KEY_LEN_MAX];
-                const char *text;
                 yaml_event_t e;
                 size_t line;
+                bool end;
                 int rc;
 
                 rc = next_event(r, &e, err);
                 if (rc < 0)
                         return rc;
                 line = event_line(&e);
-                if (e.type == YAML_MAPPING_END_EVENT) {
-                        yaml_event_delete(&e);
-                        return 0;
-                }
-                if (e.type != YAML_SCALAR_EVENT)
-                        rc = fault(r, line, err, "a key must be a word");
-                else
-                        rc = scalar_text(r, &e, &text, err);
-                if (rc == 0 && (size_t)snprintf(key, sizeof(key), "%s", text) >= sizeof(key))
-                        rc = fault(r, line, err, "unknown key of %zu bytes", strlen(text));
+                end = e.type == YAML_MAPPING_END_EVENT;
+                if (!end)
+                        rc = copy_key(r, &e, key, err);
                 yaml_event_delete(&e);
-                if (rc == 0)
-                        rc = read_value(r, section, key, line, err);
+                if (rc < 0 || end)
+                        return rc;
+                rc = read_value(r, section, key, line, err);
                 if (rc < 0)
                         return rc;
         }

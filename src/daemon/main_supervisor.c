@@ -1,0 +1,251 @@
+/* mayfly-supervisor: what `mayfly serve` becomes. Root, without a socket and without input: it prepares directories, starts
+ * the launcher, netd and the daemon, restarts what dies and stops all in order. With --prepare it only makes what the
+ * processes need, for service managers that start them themselves. */
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/program.h"
+#include "base/str.h"
+#include "daemon/config.h"
+#include "daemon/notify.h"
+#include "daemon/prepare.h"
+#include "daemon/supervisor.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define AWAIT_OLD_MS 10000
+#define LOCK_FILE_MAX 4096
+
+struct plan {
+        struct config config;
+        struct users users;
+        struct sockets sockets;
+        struct locks locks;
+        bool made_run;
+        char **launcher, **net, **daemon; /* arguments */
+};
+
+static void plan_done(struct plan *p)
+{
+        sockets_done(&p->sockets);
+        locks_done(&p->locks);
+        strv_free(p->launcher);
+        strv_free(p->net);
+        strv_free(p->daemon);
+}
+
+/* ── arguments of the children ───────────────────────────────────────────────────────────────────────────────────── */
+
+static int start_args(char ***args, const char *program, struct err *err)
+{
+        char path[PATH_MAX];
+        int r;
+
+        r = program_find(program, path, err);
+        if (r < 0)
+                return r;
+        return strv_add(args, path) < 0 ? err_oom(err) : 0;
+}
+
+static int add_all(char ***args, char *const *more, struct err *err)
+{
+        for (; *more; more++)
+                if (strv_add(args, *more) < 0)
+                        return err_oom(err);
+        return 0;
+}
+
+static int plan_launcher(struct plan *p, struct err *err)
+{
+        auto_free char *ceiling = str_printf("%s/launcher.conf", p->config.run);
+        char *const more[] = { (char[]){ "--ceiling" }, ceiling, (char[]){ "--die-with-parent" }, NULL };
+        int r;
+
+        if (!ceiling)
+                return err_oom(err);
+        r = start_args(&p->launcher, "mayfly-launcher", err);
+        return r < 0 ? r : add_all(&p->launcher, more, err);
+}
+
+static int plan_net(struct plan *p, struct err *err)
+{
+        char *const own[] = { (char[]){ "--socket-fd" }, (char[]){ "3" }, (char[]){ "--die-with-parent" }, NULL };
+        auto_strv more = NULL;
+        int r;
+
+        r = start_args(&p->net, "mayfly-netd", err);
+        if (r == 0)
+                r = prepare_netd_args(&p->config, &p->users, &more, err);
+        if (r == 0)
+                r = add_all(&p->net, own, err);
+        return r < 0 ? r : add_all(&p->net, more, err);
+}
+
+static int plan_daemon(struct plan *p, struct err *err)
+{
+        char *const own[] = { (char[]){ "--listen-fd=3" }, (char[]){ "--ready-fd=4" }, (char[]){ "--end-tasks" }, NULL };
+        auto_strv more = NULL;
+        int r;
+
+        r = start_args(&p->daemon, "mayflyd", err);
+        if (r == 0)
+                r = config_to_args(&p->config, &more, err);
+        if (r == 0)
+                r = add_all(&p->daemon, own, err);
+        return r < 0 ? r : add_all(&p->daemon, more, err);
+}
+
+/* ── preparation ─────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static int require_root(struct err *err)
+{
+        if (geteuid() != 0)
+                return err_set(err, EPERM, "serve needs root: try `sudo mayfly serve`");
+        return 0;
+}
+
+static int prepare(struct plan *p, struct err *err)
+{
+        int r;
+
+        r = require_root(err);
+        if (r == 0)
+                r = users_find(&p->config, &p->users, err);
+        if (r == 0)
+                r = prepare_dirs(&p->config, &p->users, &p->made_run, err);
+        return r;
+}
+
+static int prepare_only(struct plan *p, struct err *err)
+{
+        int r;
+
+        r = prepare(p, err);
+        if (r == 0)
+                r = prepare_ceiling(&p->config, &p->users, err);
+        if (r == 0)
+                r = prepare_netd_env(&p->config, &p->users, err);
+        return r;
+}
+
+/* A supervisor that was killed leaves pids in the lock file; its children may still be on their way out. */
+static int take_over(struct plan *p, struct err *err)
+{
+        char old[LOCK_FILE_MAX];
+
+        if (locks_read_old(&p->locks, old, sizeof(old)) == 0)
+                supervisor_await_old(old, AWAIT_OLD_MS);
+        return locks_sign(&p->locks, err);
+}
+
+/* ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void announce(void *data)
+{
+        const struct plan *p = data;
+
+        printf("mayfly %s is ready: unix://%s/mayfly.sock\n", MAYFLY_VERSION, p->config.run);
+        (void)fflush(stdout);
+        notify_send("READY=1");
+}
+
+static int supervise(struct plan *p, struct err *err)
+{
+        const struct child_spec specs[] = {
+                { .name = "mayfly-launcher", .argv = p->launcher, .fds = { p->sockets.launcher }, .stop_ms = 15000,
+                  .death_signal = SIGTERM },
+                { .name = "mayfly-netd", .argv = p->net, .fds = { p->sockets.net }, .stop_ms = 10000,
+                  .death_signal = SIGTERM },
+                { .name = "mayflyd", .argv = p->daemon, .fds = { p->sockets.api }, .stop_ms = 20000, .ready_pipe = true,
+                  .drop = true, .uid = p->users.uid, .gid = p->users.gid, .group = p->users.api_gid,
+                  .death_signal = SIGKILL },
+        };
+        /* Stopped from the end: the daemon, then the launcher with its containers, then the network under them. */
+        static const size_t order[] = { 1, 0, 2 };
+        struct supervisor s;
+        int r;
+
+        r = supervisor_init(&s, err);
+        if (r < 0)
+                return r;
+        s.pids_fd = p->locks.run;
+        s.ready = announce;
+        s.data = p;
+        for (size_t i = 0; i < ARRAY_LEN(order) && r == 0; i++)
+                r = supervisor_add(&s, &specs[order[i]], err);
+        if (r == 0)
+                r = supervisor_run(&s, err);
+        supervisor_done(&s);
+        return r;
+}
+
+static int serve(struct plan *p, struct err *err)
+{
+        int r;
+
+        r = prepare(p, err);
+        if (r == 0)
+                r = locks_take(&p->config, &p->locks, err);
+        if (r < 0) {
+                if (p->made_run)
+                        prepare_undo(&p->config, true); /* else what is there is somebody else's */
+                return r;
+        }
+        r = take_over(p, err);
+        if (r == 0)
+                r = prepare_ceiling(&p->config, &p->users, err);
+        if (r == 0)
+                r = prepare_sockets(&p->config, &p->users, &p->sockets, err);
+        if (r == 0)
+                r = plan_launcher(p, err);
+        if (r == 0)
+                r = plan_net(p, err);
+        if (r == 0)
+                r = plan_daemon(p, err);
+        if (r == 0)
+                r = supervise(p, err);
+        notify_send("STOPPING=1");
+        prepare_undo(&p->config, p->made_run);
+        return r;
+}
+
+static enum log_level level_of(const char *word)
+{
+        static const char *const words[] = { "error", "warn", "info", "debug" };
+
+        for (size_t i = 0; i < ARRAY_LEN(words); i++)
+                if (str_eq(words[i], word))
+                        return (enum log_level)i;
+        return LOG_LEVEL_INFO;
+}
+
+int main(int argc, char **argv)
+{
+        struct plan p = { .sockets = SOCKETS_INIT, .locks = LOCKS_INIT };
+        bool only_prepare = argc > 1 && str_eq(argv[1], "--prepare"), check = false;
+        struct err err = ERR_INIT;
+        int skip = only_prepare ? 2 : 1, r;
+
+        log_set_name("mayfly-supervisor");
+        (void)umask(022);
+        r = config_from_args(&p.config, argc - skip, argv + skip, &check, &err);
+        if (r > 0)
+                return EXIT_SUCCESS;
+        if (r == 0 && check) {
+                printf("ok\n");
+                return EXIT_SUCCESS;
+        }
+        if (r == 0) {
+                log_set_level(level_of(p.config.log_level));
+                r = only_prepare ? prepare_only(&p, &err) : serve(&p, &err);
+        }
+        plan_done(&p);
+        if (r < 0) {
+                fprintf(stderr, "mayfly: %s\n", err.text);
+                return EXIT_FAILURE;
+        }
+        return EXIT_SUCCESS;
+}

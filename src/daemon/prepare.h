@@ -1,0 +1,49 @@
+/* What must be there before the processes start: users, directories, the lock, the launcher's ceiling, sockets. All of it
+ * needs root. */
+#pragma once
+
+#include "base/err.h"
+#include "daemon/config.h"
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+struct users {
+        uid_t uid, net_uid;
+        gid_t gid, net_gid;
+        gid_t api_gid; /* of the API's socket */
+};
+
+/* Looks the configuration's users and group up. -ENOENT: one is missing, the text says how to make it. */
+int users_find(const struct config *config, struct users *ret, struct err *err);
+
+struct sockets {
+        int api, launcher, net; /* listening */
+};
+#define SOCKETS_INIT { .api = -EBADF, .launcher = -EBADF, .net = -EBADF }
+void sockets_done(struct sockets *s); /* closes */
+
+/* Data and run directories with their owners. *ret_made_run: the run directory was not there before. */
+int prepare_dirs(const struct config *config, const struct users *users, bool *ret_made_run, struct err *err);
+
+/* <run>/launcher.conf (launcher/ceiling.h), and for service managers <run>/netd.env with the arguments of mayfly-netd. */
+int prepare_ceiling(const struct config *config, const struct users *users, struct err *err);
+int prepare_netd_env(const struct config *config, const struct users *users, struct err *err);
+
+/* Arguments of mayfly-netd after its name, NULL-terminated. The caller owns *ret: strv_free(). */
+int prepare_netd_args(const struct config *config, const struct users *users, char ***ret, struct err *err);
+
+int prepare_sockets(const struct config *config, const struct users *users, struct sockets *ret, struct err *err);
+
+/* Locks an instance: one on a run directory, one on a data directory. -EBUSY names the one that is there. */
+struct locks {
+        int run, data;
+};
+#define LOCKS_INIT { .run = -EBADF, .data = -EBADF }
+int locks_take(const struct config *config, struct locks *ret, struct err *err);
+int locks_read_old(const struct locks *l, char *text, size_t size); /* what the last holder wrote; -errno */
+int locks_sign(const struct locks *l, struct err *err);             /* our pid, for who finds them taken */
+void locks_done(struct locks *l);
+
+/* Removes what is in the run directory, and the directory if `made_run`. */
+void prepare_undo(const struct config *config, bool made_run);
