@@ -417,6 +417,14 @@ int config_format(const struct config *c, size_t i, struct str *out)
         }
 }
 
+enum log_level config_log_level(const struct config *c)
+{
+        for (size_t i = 0; log_levels[i]; i++)
+                if (str_eq(log_levels[i], c->log_level))
+                        return (enum log_level)i; /* the same order */
+        return LOG_LEVEL_INFO;
+}
+
 /* ── the whole ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static bool is_below(const char *path, const char *parent)

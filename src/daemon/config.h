@@ -4,6 +4,8 @@
 #pragma once
 
 #include "base/err.h"
+#include "base/log.h"
+#include "base/str.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -44,6 +46,7 @@ int config_read_yaml(struct config *c, const char *text, size_t len, const char 
 /* One flag without its dashes; -ENOENT: no such key. */
 int config_set(struct config *c, const char *key, const char *value, struct err *err);
 int config_check(const struct config *c, struct err *err);      /* what only the whole can tell */
+enum log_level config_log_level(const struct config *c);
 
 /* argv of serve, without the program's name: --config FILE, --check, every key. *ret_check: validate only. Reads the file;
  * without --config the default path if it is there. -EINVAL with a text for the user; 1 after --help was printed. */
@@ -58,5 +61,4 @@ const char *config_key(size_t i);                       /* NULL after the last *
 const char *config_key_help(size_t i);
 int config_key_find(const char *name, struct err *err); /* its index; -ENOENT, err names the nearest */
 bool config_is_section(const char *name);               /* "tasks" */
-struct str;
 int config_format(const struct config *c, size_t i, struct str *out); /* a value as a file has it; -ENOMEM */

@@ -212,16 +212,6 @@ static int serve(struct plan *p, struct err *err)
         return r;
 }
 
-static enum log_level level_of(const char *word)
-{
-        static const char *const words[] = { "error", "warn", "info", "debug" };
-
-        for (size_t i = 0; i < ARRAY_LEN(words); i++)
-                if (str_eq(words[i], word))
-                        return (enum log_level)i;
-        return LOG_LEVEL_INFO;
-}
-
 int main(int argc, char **argv)
 {
         struct plan p = { .sockets = SOCKETS_INIT, .locks = LOCKS_INIT };
@@ -239,7 +229,7 @@ int main(int argc, char **argv)
                 return EXIT_SUCCESS;
         }
         if (r == 0) {
-                log_set_level(level_of(p.config.log_level));
+                log_set_level(config_log_level(&p.config));
                 r = only_prepare ? prepare_only(&p, &err) : serve(&p, &err);
         }
         plan_done(&p);

@@ -1,0 +1,132 @@
+/* mayflyd: the daemon. Unprivileged; its supervisor or systemd gives it the API's listening socket. */
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "daemon/config.h"
+#include "daemon/node.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define LISTEN_FDS_START 3 /* sd_listen_fds(3) */
+
+/* Flags of this program alone; the rest is the configuration's. */
+struct own_flags {
+        int listen_fd, ready_fd;
+        bool end_tasks;
+};
+
+static int take_fd_flag(const char *value, int *ret, struct err *err)
+{
+        uint32_t fd;
+
+        if (parse_u32(value, &fd) < 0 || fd < LISTEN_FDS_START || fd > 1023 || fcntl((int)fd, F_GETFD) < 0)
+                return err_set(err, EINVAL, "'%s' is no open descriptor", value);
+        (void)fcntl((int)fd, F_SETFD, FD_CLOEXEC);
+        *ret = (int)fd;
+        return 0;
+}
+
+/* Takes our flags out of argv. */
+static int take_own_flags(int *argc, char **argv, struct own_flags *ret, struct err *err)
+{
+        int kept = 1, r = 0;
+
+        for (int i = 1; i < *argc && r == 0; i++) {
+                if (str_starts(argv[i], "--listen-fd="))
+                        r = take_fd_flag(argv[i] + strlen("--listen-fd="), &ret->listen_fd, err);
+                else if (str_starts(argv[i], "--ready-fd="))
+                        r = take_fd_flag(argv[i] + strlen("--ready-fd="), &ret->ready_fd, err);
+                else if (str_eq(argv[i], "--end-tasks"))
+                        ret->end_tasks = true;
+                else
+                        argv[kept++] = argv[i];
+        }
+        *argc = kept;
+        return r;
+}
+
+/* systemd's socket activation. */
+static int take_listen_fds(struct own_flags *flags, struct err *err)
+{
+        const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
+        uint32_t n;
+
+        if (flags->listen_fd >= 0)
+                return 0;
+        if (!pid || !count || parse_u32(pid, &n) < 0 || (pid_t)n != getpid() || !str_eq(count, "1"))
+                return err_set(err, EINVAL, "no listening socket was passed: start it by `mayfly serve` or by systemd");
+        return take_fd_flag("3", &flags->listen_fd, err);
+}
+
+/* What we know is not for core files, nor for other processes of our uid. */
+static int confine(struct err *err)
+{
+        struct rlimit none = { 0, 0 };
+
+        if (geteuid() == 0)
+                return err_set(err, EPERM, "mayflyd does not run as root: start it by `mayfly serve`");
+        if (setrlimit(RLIMIT_CORE, &none) < 0 || prctl(PR_SET_DUMPABLE, 0) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+                return err_sys(err, "confine");
+        (void)signal(SIGPIPE, SIG_IGN);
+        (void)umask(077);
+        return 0;
+}
+
+static int run(const struct config *config, const struct own_flags *flags, struct err *err)
+{
+        const struct node_config nc = {
+                .config = config,
+                .listen_fd = flags->listen_fd,
+                .ready_fd = flags->ready_fd,
+                .end_tasks = flags->end_tasks,
+        };
+        struct node *node = NULL;
+        int r;
+
+        r = node_new(&nc, &node, err);
+        if (r < 0)
+                return r;
+        r = node_run(node, err);
+        node_free(node);
+        return r;
+}
+
+int main(int argc, char **argv)
+{
+        struct own_flags flags = { .listen_fd = -EBADF, .ready_fd = -EBADF };
+        struct err err = ERR_INIT;
+        struct config config;
+        bool check = false;
+        int r;
+
+        log_set_name("mayflyd");
+        r = take_own_flags(&argc, argv, &flags, &err);
+        if (r == 0)
+                r = config_from_args(&config, argc - 1, argv + 1, &check, &err);
+        if (r > 0)
+                return EXIT_SUCCESS;
+        if (r == 0 && check) {
+                printf("ok\n");
+                return EXIT_SUCCESS;
+        }
+        if (r == 0) {
+                log_set_level(config_log_level(&config));
+                r = confine(&err);
+        }
+        if (r == 0)
+                r = take_listen_fds(&flags, &err);
+        if (r == 0)
+                r = run(&config, &flags, &err);
+        if (r < 0) {
+                log_error("%s", err.text);
+                return EXIT_FAILURE;
+        }
+        return EXIT_SUCCESS;
+}

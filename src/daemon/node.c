@@ -1,0 +1,310 @@
+#include "daemon/node.h"
+
+#include "api/api.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/str.h"
+#include "base/time.h"
+#include "daemon/notify.h"
+#include "engine/native/native.h"
+#include "history/history.h"
+#include "image/store.h"
+#include "loop/loop.h"
+#include "task/task.h"
+
+#include <errno.h>
+#include <signal.h>
+
+/* How long a stop waits for tasks and answers, then (with end_tasks) for cancelled ones. */
+#define DRAIN_NS (5 * NS_PER_S)
+#define CANCEL_NS (5 * NS_PER_S)
+#define DRAIN_LOOK_NS (20 * NS_PER_MS)
+
+enum node_state { NODE_STARTING, NODE_ADOPTING, NODE_SERVING, NODE_DRAINING, NODE_STOPPED };
+
+struct node {
+        const struct config *config;
+        enum node_state state;
+        int listen_fd, ready_fd;
+        bool end_tasks, cancelled;
+
+        struct loop *loop;
+        struct history *history;
+        struct engine *engine;
+        struct image_store *store;
+        struct tasks *tasks;
+        struct api *api;
+
+        struct loop_timer drain_timer;
+        uint64_t drain_until_ns;
+        struct err failure;
+};
+
+static void node_move(struct node *n, enum node_state to)
+{
+        static const bool allowed[NODE_STOPPED + 1][NODE_STOPPED + 1] = {
+                [NODE_STARTING] = { [NODE_ADOPTING] = true, [NODE_STOPPED] = true },
+                [NODE_ADOPTING] = { [NODE_SERVING] = true, [NODE_STOPPED] = true },
+                [NODE_SERVING] = { [NODE_DRAINING] = true, [NODE_STOPPED] = true },
+                [NODE_DRAINING] = { [NODE_STOPPED] = true },
+        };
+
+        if (!allowed[n->state][to])
+                log_error("node: from state %d to %d: this cannot be", n->state, to);
+        n->state = to;
+}
+
+/* ── end ─────────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void stop(struct node *n, int code)
+{
+        if (n->state == NODE_STOPPED)
+                return;
+        node_move(n, NODE_STOPPED);
+        loop_stop(n->loop, code);
+}
+
+static void cancel_all(struct node *n)
+{
+        struct task *t;
+        size_t pos = 0;
+
+        log_info("cancelling %zu tasks", tasks_live(n->tasks));
+        while ((t = tasks_next(n->tasks, &pos)))
+                task_cancel(t);
+}
+
+/* With end_tasks nothing runs on, so tasks are waited for and then cancelled, and those who wait get their answers.
+ * Without, what runs is the next daemon's; answers are waited for only. */
+static void drain_look(struct loop_timer *timer, void *data)
+{
+        struct node *n = data;
+        uint64_t now = time_mono_ns();
+        bool done = api_open(n->api) == 0 && (!n->end_tasks || tasks_live(n->tasks) == 0);
+
+        if (!done && now >= n->drain_until_ns && n->end_tasks && !n->cancelled) {
+                n->cancelled = true;
+                n->drain_until_ns = now + CANCEL_NS;
+                cancel_all(n);
+        }
+        if (done || now >= n->drain_until_ns || loop_timer_set(n->loop, timer, now + DRAIN_LOOK_NS, drain_look, n) < 0)
+                stop(n, 0);
+}
+
+static void on_stop_signal(int signo, void *data)
+{
+        struct node *n = data;
+
+        if (n->state != NODE_SERVING) {
+                stop(n, 0);
+                return;
+        }
+        log_info("signal %d: draining", signo);
+        notify_send("STOPPING=1");
+        node_move(n, NODE_DRAINING);
+        api_drain(n->api);
+        tasks_drain(n->tasks);
+        n->drain_until_ns = time_mono_ns() + DRAIN_NS;
+        drain_look(&n->drain_timer, n);
+}
+
+static void fail(struct node *n, const struct err *why)
+{
+        n->failure = *why;
+        stop(n, -(why->num ? why->num : EIO));
+}
+
+/* ── start ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void swept(int r, const struct err *err, void *data)
+{
+        (void)data;
+        if (r < 0)
+                log_warn("sweep images: %s", err->text);
+}
+
+static int serve(struct node *n, struct err *err)
+{
+        const struct api_config config = {
+                .tasks = n->tasks,
+                .store = n->store,
+                .history = n->history,
+                .engine = n->engine,
+        };
+        int r;
+
+        r = api_new(n->loop, &config, &n->api, err);
+        if (r == 0)
+                r = api_listen(n->api, TAKE_FD(n->listen_fd), err);
+        return r;
+}
+
+/* Every task of an earlier daemon is known: only now may a client ask for one. */
+static void adopted(int r, const struct err *err, void *data)
+{
+        struct err why = ERR_INIT;
+        struct node *n = data;
+
+        if (n->state != NODE_ADOPTING)
+                return;
+        if (r < 0) {
+                why = *err;
+                (void)err_wrap(&why, "take over what runs");
+                fail(n, &why);
+                return;
+        }
+        if (serve(n, &why) < 0) {
+                fail(n, &why);
+                return;
+        }
+        if (image_store_sweep(n->store, swept, n, &why) < 0)
+                log_warn("sweep images: %s", why.text);
+        node_move(n, NODE_SERVING);
+        log_info("serving on %s/mayfly.sock, %zu tasks taken over", n->config->run, tasks_live(n->tasks));
+        notify_send("READY=1");
+        if (n->ready_fd >= 0)
+                (void)!write(n->ready_fd, "ready\n", 6);
+        fd_replace(&n->ready_fd, -EBADF);
+}
+
+static enum engine_network network_of(const char *mode)
+{
+        for (int i = ENGINE_NET_NONE; i <= ENGINE_NET_INTERNET; i++)
+                if (str_eq(mode, engine_network_name((enum engine_network)i)))
+                        return (enum engine_network)i;
+        return ENGINE_NET_NAT;
+}
+
+static int open_history(struct node *n, struct err *err)
+{
+        auto_free char *path = str_printf("%s/state/history.db", n->config->data);
+        const struct history_config config = {
+                .path = path,
+                .max_tasks = n->config->history.max_tasks,
+                .max_bytes = n->config->history.max_bytes,
+                .max_age_ms = n->config->history.max_age_ms,
+        };
+
+        if (!path)
+                return err_oom(err);
+        return history_open(n->loop, &config, &n->history, err);
+}
+
+static int open_engine(struct node *n, struct err *err)
+{
+        auto_free char *launcher = str_printf("%s/launcher.sock", n->config->run);
+        auto_free char *netd = str_printf("%s/netd.sock", n->config->run);
+        const struct engine_native_config config = {
+                .launcher_path = launcher,
+                .netd_path = netd,
+                .network = network_of(n->config->network.mode),
+        };
+
+        if (!launcher || !netd)
+                return err_oom(err);
+        return engine_native_new(n->loop, &config, &n->engine, err);
+}
+
+static int open_images(struct node *n, struct err *err)
+{
+        auto_free char *dir = str_printf("%s/state/images", n->config->data);
+        const struct image_store_config config = {
+                .dir = dir,
+                .max_layer_bytes = n->config->images.max_layer_bytes,
+                .max_archive_bytes = n->config->images.max_archive_bytes,
+        };
+        int r;
+
+        if (!dir)
+                return err_oom(err);
+        r = image_store_open(n->loop, &config, engine_native_workers(n->engine), &n->store, err);
+        if (r == 0)
+                engine_native_set_store(n->engine, n->store);
+        return r;
+}
+
+static int make_tasks(struct node *n, struct err *err)
+{
+        const struct tasks_config config = {
+                .max_running = n->config->tasks.max_running,
+                .max_queued = n->config->tasks.max_queued,
+                .overcommit = n->config->tasks.overcommit,
+                .reserve = n->config->tasks.reserve,
+                .network = network_of(n->config->network.mode),
+        };
+
+        return tasks_new(n->loop, n->engine, n->history, &config, &n->tasks, err);
+}
+
+static int wire(struct node *n, struct err *err)
+{
+        static const int signals[] = { SIGTERM, SIGINT };
+        int r;
+
+        r = loop_new(&n->loop, err);
+        for (size_t i = 0; i < ARRAY_LEN(signals) && r == 0; i++)
+                r = loop_signal_add(n->loop, signals[i], on_stop_signal, n, err);
+        if (r == 0)
+                r = open_history(n, err);
+        if (r == 0)
+                r = open_engine(n, err);
+        if (r == 0)
+                r = open_images(n, err);
+        if (r == 0)
+                r = make_tasks(n, err);
+        return r;
+}
+
+int node_new(const struct node_config *config, struct node **ret, struct err *err)
+{
+        struct node *n;
+        int r;
+
+        n = calloc(1, sizeof(*n));
+        if (!n)
+                return err_oom(err);
+        n->config = config->config;
+        n->listen_fd = config->listen_fd;
+        n->ready_fd = config->ready_fd;
+        n->end_tasks = config->end_tasks;
+        r = wire(n, err);
+        if (r < 0)
+                node_free(n);
+        else
+                *ret = n;
+        return r;
+}
+
+int node_run(struct node *n, struct err *err)
+{
+        int r;
+
+        node_move(n, NODE_ADOPTING);
+        r = tasks_adopt(n->tasks, adopted, n, err);
+        if (r < 0)
+                return r;
+        r = loop_run(n->loop, err);
+        if (r < 0 && n->failure.num && err)
+                *err = n->failure;
+        return r;
+}
+
+void node_free(struct node *n)
+{
+        if (!n)
+                return;
+        loop_timer_cancel(&n->drain_timer);
+        api_free(n->api);
+        if (n->tasks)
+                tasks_free(n->tasks);
+        if (n->store)
+                image_store_close(n->store);
+        if (n->engine)
+                n->engine->ops->free(n->engine);
+        if (n->history)
+                history_close(n->history);
+        loop_free(n->loop);
+        fd_replace(&n->listen_fd, -EBADF);
+        fd_replace(&n->ready_fd, -EBADF);
+        free(n);
+}

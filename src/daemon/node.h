@@ -1,0 +1,25 @@
+/* One node: the modules of the daemon wired together on one loop. Alone knows which engine there is.
+ *
+ *     starting ──▶ adopting ──▶ serving ──▶ draining ──▶ stopped
+ */
+#pragma once
+
+#include "base/err.h"
+#include "daemon/config.h"
+
+#include <stdbool.h>
+
+struct node;
+
+struct node_config {
+        const struct config *config;    /* borrowed until node_free() */
+        int listen_fd;                  /* of the API; adopted */
+        int ready_fd;                   /* a line is written to it once the API answers; adopted; -EBADF: none */
+        bool end_tasks;                 /* a stop cancels the tasks that drain does not wait for */
+};
+
+/* Opens history and images; blocks. */
+int node_new(const struct node_config *config, struct node **ret, struct err *err);
+/* Until SIGTERM or SIGINT and the drain after it. 0, or -errno: it could not serve. */
+int node_run(struct node *n, struct err *err);
+void node_free(struct node *n); /* accepts NULL */
