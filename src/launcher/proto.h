@@ -164,7 +164,7 @@ struct launch_exit {
         uint32_t stage;         /* enum launch_stage */
         int32_t error;
         int32_t si_code;        /* CLD_EXITED, CLD_KILLED, CLD_DUMPED (waitid(2)) */
-        int32_t si_status;      /* exit code or signal; with init, init reports its child's as its own where it can */
+        int32_t status;         /* exit code or signal; with init, init reports its child's as its own where it can */
         uint64_t clone_ns;      /* CLOCK_MONOTONIC: START taken up, exec, end noticed */
         uint64_t exec_ns;
         uint64_t exit_ns;
@@ -229,7 +229,7 @@ struct launch_work_done {
         struct launch_header h;
         uint32_t token;         /* of UNPACK and MERGE that went well; 0 otherwise */
         int32_t si_code;
-        int32_t si_status;      /* 0 with CLD_EXITED: it went well; else the report says why */
+        int32_t status;         /* 0 with CLD_EXITED: it went well; else the report says why */
         uint32_t oom;           /* killed for want of memory */
 };
 
