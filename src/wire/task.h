@@ -10,6 +10,30 @@
 
 #define WIRE_BODY_MAX (32 * 1024 * 1024)
 
+/* Bounds on what a request may hold. */
+#define WIRE_IMAGE_MAX 511
+#define WIRE_ARGV_MAX 4096              /* entries of cmd, entrypoint, env each */
+#define WIRE_ARG_MAX (128 * 1024 - 1)   /* bytes of one of them: MAX_ARG_STRLEN of execve(2) */
+#define WIRE_ARGS_MAX (2 * 1024 * 1024) /* bytes of all of them, with their NULs */
+#define WIRE_PATH_MAX 4095
+#define WIRE_NAME_MAX 255               /* one component of a path */
+#define WIRE_USER_MAX 255
+#define WIRE_FILES_MAX 1024
+
+/* Bounds on limits. Less memory than Docker's minimum starts nothing useful. */
+#define WIRE_MEMORY_MIN (6LL << 20)
+#define WIRE_MEMORY_MAX (1LL << 44)
+#define WIRE_DISK_MIN (64LL << 10)
+#define WIRE_SHM_MIN (64LL << 10)
+#define WIRE_OUTPUT_MAX (256LL << 20)
+#define WIRE_PIDS_MAX 4194304           /* PID_MAX_LIMIT */
+#define WIRE_CPU_MILLI_MIN 10
+#define WIRE_CPU_MILLI_MAX 1024000
+#define WIRE_TIMEOUT_MIN_NS INT64_C(1000000)
+#define WIRE_TIMEOUT_MAX_NS (INT64_C(366) * 86400 * 1000000000)
+#define WIRE_QUEUE_TIMEOUT_MAX_NS (INT64_C(86400) * 1000000000)
+#define WIRE_GRACE_MAX_NS (INT64_C(3600) * 1000000000)
+
 enum wire_network { WIRE_NET_DEFAULT, WIRE_NET_NONE, WIRE_NET_NAT, WIRE_NET_INTERNET };
 enum wire_encoding { WIRE_ENC_AUTO, WIRE_ENC_BASE64 };
 
@@ -46,7 +70,8 @@ struct wire_task_request {
 };
 void wire_task_request_done(struct wire_task_request *r);
 
-/* Reads and checks a body; every fault is listed. -EINVAL with faults, -ENOMEM. */
+/* Reads and checks a body; every fault is listed. A file's mode is octal text or the number itself. Members of later
+ * versions are faults of their own. -EINVAL with faults. */
 int wire_task_request_read(json_t *body, struct wire_task_request *ret, struct json_faults *faults);
 int wire_task_request_write(const struct wire_task_request *r, struct str *out); /* members that differ from the default */
 
@@ -95,6 +120,10 @@ struct wire_task {
         struct wire_limits limits;
 };
 int wire_task_write(const struct wire_task *t, struct str *out); /* one JSON object, as in design.md's example */
+
+/* Appends a document that wire_task_write() wrote without streams, with them. */
+int wire_task_add_output(const char *document, size_t len, const void *const data[2], const size_t data_len[2],
+                         struct str *out);
 const char *wire_signal_name(int signo, char out[16]);           /* "SIGKILL", "SIGRTMIN+1" */
 int wire_signal_parse(const char *name);                         /* "KILL", "SIGKILL", "9": number or -EINVAL */
 
