@@ -10,7 +10,9 @@ struct err {
         char text[ERR_TEXT_MAX];
 };
 
-#define ERR_INIT { .num = 0 }
+/* clang-format off */
+#define ERR_INIT { 0 }
+/* clang-format on */
 
 /* Each of these answers -errno, so `return err_set(err, EINVAL, "…")` is the idiom. `err` may be NULL. */
 

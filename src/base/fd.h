@@ -10,7 +10,7 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-void fd_close(int fd);          /* accepts -EBADF; keeps errno */
+void fd_close(int fd); /* accepts -EBADF; keeps errno */
 void fd_cleanup(int *fd);
 #define auto_fd __attribute__((cleanup(fd_cleanup))) int
 #define TAKE_FD(fd)                                                                                                    \
@@ -22,8 +22,8 @@ void fd_cleanup(int *fd);
         })
 void fd_replace(int *fd, int with); /* closes *fd, takes `with` */
 
-int fd_write_all(int fd, const void *data, size_t len);                  /* 0 or -errno; retries EINTR and short writes */
-int fd_read_full(int fd, void *data, size_t len);                        /* 0, -EPIPE at an early end, -errno */
+int fd_write_all(int fd, const void *data, size_t len); /* 0 or -errno; retries EINTR and short writes */
+int fd_read_full(int fd, void *data, size_t len);       /* 0, -EPIPE at an early end, -errno */
 /* ret is an initialised buffer; its content is replaced. */
 int fd_read_file(int dirfd, const char *name, size_t max, struct str *ret, struct err *err); /* -EFBIG above max */
 
@@ -52,4 +52,4 @@ int fd_recv(int sock, void *data, size_t max, size_t *ret_len, int *fds, size_t 
 /* Non-blocking listener at a path, with owner and mode. Replaces a socket that is there, but no other file. */
 int fd_listen_unix(const char *path, int type, uid_t uid, gid_t gid, mode_t mode, int *ret, struct err *err);
 int fd_connect_unix(const char *path, int type, int *ret, struct err *err); /* blocks while the backlog is full */
-int fd_peer_uid(int fd, uid_t *ret);    /* SO_PEERCRED */
+int fd_peer_uid(int fd, uid_t *ret);                                        /* SO_PEERCRED */

@@ -66,8 +66,9 @@ void id_make(char out[ID_LEN + 1])
         } else if (++s->low == 0 && ++s->high == 0) {
                 s->last_ms++;
         }
-        v = (unsigned __int128)(s->last_ms & UINT64_C(0xffffffffffff)) << 80;
-        v |= (unsigned __int128)s->high << 64 | s->low;
+        v = s->last_ms & UINT64_C(0xffffffffffff);
+        v = v << 16 | s->high;
+        v = v << 64 | s->low;
         for (int i = ID_LEN - 1; i >= 0; i--, v >>= 5)
                 out[i] = alphabet[(unsigned)v & 31];
         out[ID_LEN] = '\0';

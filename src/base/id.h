@@ -5,5 +5,5 @@
 
 #define ID_LEN 26
 
-void id_make(char out[ID_LEN + 1]);     /* strictly increasing within one process; one thread only */
+void id_make(char out[ID_LEN + 1]); /* strictly increasing within one process; one thread only */
 bool id_valid(const char *s);

@@ -39,7 +39,6 @@ static inline void list_remove(struct list *node)
 
 /* `it` may be removed in the body. */
 #define LIST_FOREACH(it, head, member)                                                                                 \
-        for (__typeof__(it) it##_next_ = (it = CONTAINER_OF((head)->next, __typeof__(*it), member),                    \
-                                          CONTAINER_OF(it->member.next, __typeof__(*it), member));                     \
-             &it->member != (head);                                                                                    \
-             it = it##_next_, it##_next_ = CONTAINER_OF(it->member.next, __typeof__(*it), member))
+        for (struct list *it##_at_ = (head)->next, *it##_next_ = it##_at_->next;                                       \
+             it##_at_ != (head) && ((it) = CONTAINER_OF(it##_at_, __typeof__(*(it)), member), true);                   \
+             it##_at_ = it##_next_, it##_next_ = it##_at_->next)

@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-bool path_name_valid(const char *name);         /* one component: not empty, ".", "..", no '/', at most 255 bytes */
+bool path_name_valid(const char *name); /* one component: not empty, ".", "..", no '/', at most 255 bytes */
 
 /* openat2(2) with RESOLVE_IN_ROOT and RESOLVE_NO_MAGICLINKS. The caller owns the descriptor; -errno. */
 int path_open_in(int rootfd, const char *path, int flags, mode_t mode);
@@ -16,7 +16,7 @@ int path_open_in(int rootfd, const char *path, int flags, mode_t mode);
 /* mkdir -p below rootfd, each component resolved as above; *ret_fd (may be NULL) is O_PATH of the last one. -errno. */
 int path_mkdirs_in(int rootfd, const char *path, mode_t mode, int *ret_fd);
 
-int path_mkdirs(const char *path, mode_t mode, struct err *err);        /* plain, for our own directories */
+int path_mkdirs(const char *path, mode_t mode, struct err *err); /* plain, for our own directories */
 
 /* Removes name below dirfd with all in it, never following a link nor crossing a mount. -errno of the first failure. */
 int path_remove_tree(int dirfd, const char *name);

@@ -14,7 +14,9 @@ struct str {
         size_t len, cap;
 };
 
-#define STR_INIT { .data = NULL }
+/* clang-format off */
+#define STR_INIT { 0 }
+/* clang-format on */
 
 /* Each answers 0 or -ENOMEM and leaves the buffer as it was on failure. */
 int str_reserve(struct str *s, size_t more);
@@ -23,8 +25,8 @@ int str_adds(struct str *s, const char *text);
 int str_addc(struct str *s, char c);
 int str_addf(struct str *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 int str_addv(struct str *s, const char *fmt, va_list ap) __attribute__((format(printf, 2, 0)));
-void str_clear(struct str *s);          /* empties, keeps the memory */
-char *str_take(struct str *s);          /* the caller owns the text (never NULL unless out of memory) */
+void str_clear(struct str *s); /* empties, keeps the memory */
+char *str_take(struct str *s); /* the caller owns the text (never NULL unless out of memory) */
 void str_done(struct str *s);
 #define auto_str __attribute__((cleanup(str_done))) struct str
 
@@ -42,15 +44,15 @@ void free_cleanup(void *p);
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
-#define CONTAINER_OF(p, type, member) ((type *)((char *)(p) - offsetof(type, member)))
+#define CONTAINER_OF(p, type, member) ((type *)((char *)(p)-offsetof(type, member)))
 
-bool str_eq(const char *a, const char *b);              /* NULL equals only NULL */
+bool str_eq(const char *a, const char *b); /* NULL equals only NULL */
 bool str_starts(const char *s, const char *prefix);
 bool str_ends(const char *s, const char *suffix);
 char *str_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* caller owns; NULL: out of memory */
 
 /* NULL-terminated arrays of owned strings. */
-char **strv_dup(char *const *v);        /* NULL: out of memory (or v is NULL) */
+char **strv_dup(char *const *v); /* NULL: out of memory (or v is NULL) */
 void strv_free(char **v);
 size_t strv_len(char *const *v);
 int strv_add(char ***v, const char *s); /* copies s */
@@ -64,7 +66,7 @@ int parse_u64(const char *s, uint64_t *ret);
 /* RFC 3629: shortest form, no surrogates, at most U+10FFFF. NUL is valid here. */
 bool utf8_valid(const void *data, size_t len);
 
-void hex_encode(const void *data, size_t len, char *out); /* writes 2*len digits, lower case, and a NUL */
+void hex_encode(const void *data, size_t len, char *out);  /* writes 2*len digits, lower case, and a NUL */
 int hex_decode(const char *hex, size_t hexlen, void *out); /* lower case only; -EINVAL */
 bool hex_is_lower(const char *s, size_t len);              /* exactly len lower-case hex digits, then NUL */
 

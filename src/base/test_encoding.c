@@ -21,7 +21,7 @@ static void test_utf8(void **state)
         assert_true(utf8_valid(BYTES("12345678\xc3\xa4 \xe2\x82\xac \xf0\x9f\x98\x80")));
         assert_true(utf8_valid(BYTES("\xed\x9f\xbf\xee\x80\x80\xf4\x8f\xbf\xbf")));
         assert_false(utf8_valid(BYTES("\x80")));
-        assert_false(utf8_valid(BYTES("\xc0\x80")));         /* two bytes for what fits one */
+        assert_false(utf8_valid(BYTES("\xc0\x80"))); /* two bytes for what fits one */
         assert_false(utf8_valid(BYTES("\xc1\xbf")));
         assert_false(utf8_valid(BYTES("\xe0\x9f\xbf")));
         assert_false(utf8_valid(BYTES("\xf0\x8f\xbf\xbf")));
@@ -54,8 +54,12 @@ static void test_hex(void **state)
 /* RFC 4648 section 10. */
 static void test_base64(void **state)
 {
-        static const char *const pairs[][2] = { { "", "" },         { "f", "Zg==" },         { "fo", "Zm8=" },
-                                                { "foo", "Zm9v" },  { "foob", "Zm9vYg==" },  { "fooba", "Zm9vYmE=" },
+        static const char *const pairs[][2] = { { "", "" },
+                                                { "f", "Zg==" },
+                                                { "fo", "Zm8=" },
+                                                { "foo", "Zm9v" },
+                                                { "foob", "Zm9vYg==" },
+                                                { "fooba", "Zm9vYmE=" },
                                                 { "foobar", "Zm9vYmFy" } };
 
         (void)state;
@@ -89,7 +93,8 @@ static void test_base64_all(void **state)
 
 static void test_base64_bad(void **state)
 {
-        static const char *const bad[] = { "Zg", "Zg=", "Zg=a", "Z===", "====", "Zh==", "Zm9=", "Zm 9", "Zm9v\n", "Zg==Zg==", "Zm-_" };
+        static const char *const bad[] = { "Zg",   "Zg=",  "Zg=a",   "Z===",     "====", "Zh==",
+                                           "Zm9=", "Zm 9", "Zm9v\n", "Zg==Zg==", "Zm-_" };
         auto_str out = STR_INIT;
 
         (void)state;

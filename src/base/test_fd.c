@@ -172,9 +172,9 @@ static void test_memfd(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_cleanup),  cmocka_unit_test(test_read_write),
-                cmocka_unit_test(test_files),    cmocka_unit_test(test_write_file_places),
-                cmocka_unit_test(test_knobs),    cmocka_unit_test(test_nonblock),
+                cmocka_unit_test(test_cleanup), cmocka_unit_test(test_read_write),
+                cmocka_unit_test(test_files),   cmocka_unit_test(test_write_file_places),
+                cmocka_unit_test(test_knobs),   cmocka_unit_test(test_nonblock),
                 cmocka_unit_test(test_memfd),
         };
 

@@ -31,14 +31,14 @@ static void test_list(void **state)
                 list_append(&head, &items[i].node);
         }
         assert_ptr_equal(LIST_FIRST(&head, struct item, node), &items[0]);
-        LIST_FOREACH (it, &head, node) {
+        LIST_FOREACH(it, &head, node) {
                 sum = sum * 10 + it->value;
                 if (it->value % 2)
                         list_remove(&it->node);
         }
         assert_int_equal(sum, 1234);
         sum = 0;
-        LIST_FOREACH (it, &head, node)
+        LIST_FOREACH(it, &head, node)
                 sum = sum * 10 + it->value;
         assert_int_equal(sum, 24);
         list_remove(&items[1].node); /* is in no list: nothing happens */

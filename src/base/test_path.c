@@ -179,9 +179,8 @@ static void test_remove_deep(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_name),        cmocka_unit_test(test_open_in),
-                cmocka_unit_test(test_mkdirs_in),   cmocka_unit_test(test_mkdirs),
-                cmocka_unit_test(test_remove_tree), cmocka_unit_test(test_remove_deep),
+                cmocka_unit_test(test_name),   cmocka_unit_test(test_open_in),     cmocka_unit_test(test_mkdirs_in),
+                cmocka_unit_test(test_mkdirs), cmocka_unit_test(test_remove_tree), cmocka_unit_test(test_remove_deep),
         };
 
         return cmocka_run_group_tests(tests, setup, teardown);

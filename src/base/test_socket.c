@@ -99,7 +99,9 @@ static void test_flood_of_fds(void **state)
         (void)state;
         pair(s);
         before = count_fds();
-        *c = (struct cmsghdr){ .cmsg_len = CMSG_LEN(64 * sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS };
+        *c = (struct cmsghdr){ .cmsg_len = CMSG_LEN(64 * sizeof(int)),
+                               .cmsg_level = SOL_SOCKET,
+                               .cmsg_type = SCM_RIGHTS };
         assert_int_equal(sendmsg(s[0], &msg, 0), 1);
         assert_int_equal(fd_recv(s[1], &out, 1, &len, fds, &n), -EMSGSIZE);
         assert_int_equal(count_fds(), before);

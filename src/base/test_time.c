@@ -49,8 +49,8 @@ static void test_duration(void **state)
                 { "10\xc2\xb5s", 10000 },
                 { "10\xce\xbcs", 10000 },
         };
-        static const char *const bad[] = { "",  "-", "+",   ".",   "s",     "1d",  "1s2", "1 s", " 1s",
-                                           "1s ", "1e3", "--1s", "1..5s", "1S", "0x1" };
+        static const char *const bad[] = { "",    "-",   "+",   ".",    "s",     "1d", "1s2", "1 s",
+                                           " 1s", "1s ", "1e3", "--1s", "1..5s", "1S", "0x1" };
         int64_t ns = 7;
 
         (void)state;

@@ -42,9 +42,9 @@ void time_rfc3339(uint64_t real_ms, char out[TIME_RFC3339_MAX])
         month = (unsigned)(mp < 10 ? mp + 3 : mp - 9);
         year = (unsigned)(yoe + era * 400 + (month <= 2 ? 1 : 0));
         /* The remainders change nothing: they show the compiler that all fits. */
-        (void)snprintf(out, TIME_RFC3339_MAX, "%04u-%02u-%02uT%02u:%02u:%02u.%03uZ", year % 10000, month % 100, day % 100,
-                       (unsigned)(ms / 3600000) % 24, (unsigned)(ms / 60000 % 60), (unsigned)(ms / 1000 % 60),
-                       (unsigned)(ms % 1000));
+        (void)snprintf(out, TIME_RFC3339_MAX, "%04u-%02u-%02uT%02u:%02u:%02u.%03uZ", year % 10000, month % 100,
+                       day % 100, (unsigned)(ms / 3600000) % 24, (unsigned)(ms / 60000 % 60),
+                       (unsigned)(ms / 1000 % 60), (unsigned)(ms % 1000));
 }
 
 /* What follows is Go's time.ParseDuration, step by step, so that the same texts give the same nanoseconds. */
@@ -96,8 +96,8 @@ static int leading_unit(const char **s, uint64_t *ret)
                 const char *name;
                 uint64_t ns;
         } units[] = {
-                { "ns", 1 },          { "us", 1000 },    { "\xc2\xb5s", 1000 },  { "\xce\xbcs", 1000 },
-                { "ms", NS_PER_MS },  { "s", NS_PER_S }, { "m", 60 * NS_PER_S }, { "h", 3600 * NS_PER_S },
+                { "ns", 1 },         { "us", 1000 },    { "\xc2\xb5s", 1000 },  { "\xce\xbcs", 1000 },
+                { "ms", NS_PER_MS }, { "s", NS_PER_S }, { "m", 60 * NS_PER_S }, { "h", 3600 * NS_PER_S },
         };
         size_t len = strcspn(*s, ".0123456789");
 

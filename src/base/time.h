@@ -9,8 +9,8 @@
 #define NS_PER_S UINT64_C(1000000000)
 #define TIME_NEVER UINT64_MAX
 
-uint64_t time_mono_ns(void);    /* CLOCK_MONOTONIC */
-uint64_t time_real_ms(void);    /* CLOCK_REALTIME, milliseconds since 1970 */
+uint64_t time_mono_ns(void); /* CLOCK_MONOTONIC */
+uint64_t time_real_ms(void); /* CLOCK_REALTIME, milliseconds since 1970 */
 
 #define TIME_RFC3339_MAX 32
 /* RFC 3339 in UTC with milliseconds: 2026-01-01T00:00:00.000Z */

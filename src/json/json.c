@@ -69,7 +69,8 @@ int json_write(const json_t *v, struct str *out)
 {
         size_t before = out->len;
 
-        if (json_dump_callback(v, write_part, out, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(REAL_DIGITS)) == 0)
+        if (json_dump_callback(v, write_part, out, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(REAL_DIGITS)) ==
+            0)
                 return 0;
         out->len = before;
         if (out->data)

@@ -19,7 +19,7 @@ void json_cleanup(json_t **v);
 
 /* RFC 8259 text; any trailing byte is an error. The caller owns *ret. Strings may hold \u0000 (checked by getters). */
 int json_read(const char *text, size_t len, json_t **ret, struct err *err);
-int json_write(const json_t *v, struct str *out);       /* compact, reals with 15 digits; -ENOMEM */
+int json_write(const json_t *v, struct str *out); /* compact, reals with 15 digits; -ENOMEM */
 
 /* Appends a JSON string with quotes; bytes must be valid UTF-8. -ENOMEM. */
 int json_add_string(struct str *out, const char *s, size_t len);
@@ -46,16 +46,20 @@ struct json_obj {
         char pointer[256];
         json_t *seen; /* names asked for */
 };
-int json_obj_init(struct json_obj *o, json_t *value, const char *pointer, struct json_faults *faults); /* faults if no object */
-void json_obj_done(struct json_obj *o); /* reports members that were not asked for */
+int json_obj_init(struct json_obj *o, json_t *value, const char *pointer,
+                  struct json_faults *faults); /* faults if no object */
+void json_obj_done(struct json_obj *o);        /* reports members that were not asked for */
 
 /* Getters: absent or (for those marked) null leave *ret alone and answer false; a wrong type is a fault and false. */
-bool json_get_str(struct json_obj *o, const char *name, const char **ret, size_t *ret_len); /* borrowed; NUL refused if ret_len is NULL */
+bool json_get_str(struct json_obj *o, const char *name, const char **ret,
+                  size_t *ret_len); /* borrowed; NUL refused if ret_len is NULL */
 bool json_get_bool(struct json_obj *o, const char *name, bool *ret);
 bool json_get_int(struct json_obj *o, const char *name, int64_t min, int64_t max, int64_t *ret);
-bool json_get_enum(struct json_obj *o, const char *name, const char *const *words, int *ret); /* words: NULL-terminated */
+bool json_get_enum(struct json_obj *o, const char *name, const char *const *words,
+                   int *ret);                                                      /* words: NULL-terminated */
 bool json_get_strv(struct json_obj *o, const char *name, size_t max, char ***ret); /* owned; null counts as absent */
-bool json_get_any(struct json_obj *o, const char *name, json_t **ret); /* borrowed */
+bool json_get_any(struct json_obj *o, const char *name, json_t **ret);             /* borrowed */
 bool json_get_bytes(struct json_obj *o, const char *name, int64_t *ret); /* number, or text as units_parse_bytes() */
-bool json_get_duration(struct json_obj *o, const char *name, int64_t *ret_ns); /* number of seconds, or Go's text; not negative */
+bool json_get_duration(struct json_obj *o, const char *name,
+                       int64_t *ret_ns); /* number of seconds, or Go's text; not negative */
 void json_obj_pointer(const struct json_obj *o, const char *name, struct str *out); /* escaped pointer of a member */

@@ -24,9 +24,27 @@ static int read_text(const char *text, json_t **ret)
 static void test_read(void **state)
 {
         static const char *const bad[] = {
-                "",          "{",          "[1,]",         "{\"a\":1,\"a\":2}", "{\"a\":1} x", "NaN",       "[NaN]",
-                "Infinity",  "01",         "1e999",        "99999999999999999999", "'a'", "\"\\ud800\"", "\"\xff\"",
-                "{\"a\\u0000b\":1}", "\xef\xbb\xbf{}", "nul", "[1] [2]", "\"\n\"", "{a:1}", "// x\n1",
+                "",
+                "{",
+                "[1,]",
+                "{\"a\":1,\"a\":2}",
+                "{\"a\":1} x",
+                "NaN",
+                "[NaN]",
+                "Infinity",
+                "01",
+                "1e999",
+                "99999999999999999999",
+                "'a'",
+                "\"\\ud800\"",
+                "\"\xff\"",
+                "{\"a\\u0000b\":1}",
+                "\xef\xbb\xbf{}",
+                "nul",
+                "[1] [2]",
+                "\"\n\"",
+                "{a:1}",
+                "// x\n1",
         };
         static const char *const good[] = { "{}", "[]", "1", "\"x\"", "null", " [ 1 , 2.5e3 ] \n", "\"\\u0000\"" };
         struct err err = ERR_INIT;
@@ -85,7 +103,8 @@ static void test_write(void **state)
         auto_str out = STR_INIT;
 
         (void)state;
-        assert_int_equal(read_text("{\"b\": 1, \"a\": [true, null, 0.1, \"x\"] , \"big\": 9223372036854775807}", &v), 0);
+        assert_int_equal(read_text("{\"b\": 1, \"a\": [true, null, 0.1, \"x\"] , \"big\": 9223372036854775807}", &v),
+                         0);
         assert_int_equal(str_adds(&out, "> "), 0);
         assert_int_equal(json_write(v, &out), 0);
         assert_string_equal(out.data, "> {\"b\":1,\"a\":[true,null,0.1,\"x\"],\"big\":9223372036854775807}");

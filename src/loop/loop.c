@@ -12,9 +12,9 @@
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
 
-#define BATCH 256       /* events in one look at the nested epoll */
-#define BATCHES_MAX 4   /* looks in one turn: others than descriptors get their turn too */
-#define SIGNALS_MAX 16  /* signals in one turn */
+#define BATCH 256      /* events in one look at the nested epoll */
+#define BATCHES_MAX 4  /* looks in one turn: others than descriptors get their turn too */
+#define SIGNALS_MAX 16 /* signals in one turn */
 #define SIGNAL_NUMBERS 65
 
 struct loop_io {

@@ -14,8 +14,8 @@ struct loop;
 struct loop_io;
 
 int loop_new(struct loop **ret, struct err *err);
-void loop_free(struct loop *loop);      /* accepts NULL; finishes all work that was given, `done` included */
-int loop_run(struct loop *loop, struct err *err);       /* until loop_stop(); answers its code */
+void loop_free(struct loop *loop);                /* accepts NULL; finishes all work that was given, `done` included */
+int loop_run(struct loop *loop, struct err *err); /* until loop_stop(); answers its code */
 int loop_turn(struct loop *loop, int timeout_ms, struct err *err); /* one turn, for tests and programs with own loops */
 void loop_stop(struct loop *loop, int code);
 
@@ -23,8 +23,8 @@ void loop_stop(struct loop *loop, int code);
 typedef void (*loop_io_fn)(struct loop_io *io, uint32_t events, void *data);
 int loop_io_add(struct loop *loop, int fd, uint32_t events, loop_io_fn fn, void *data, struct loop_io **ret,
                 struct err *err);
-int loop_io_set(struct loop_io *io, uint32_t events);   /* 0 or -errno; events 0: rests, hang-ups are not told either */
-void loop_io_remove(struct loop_io *io);                /* accepts NULL; before closing the fd */
+int loop_io_set(struct loop_io *io, uint32_t events); /* 0 or -errno; events 0: rests, hang-ups are not told either */
+void loop_io_remove(struct loop_io *io);              /* accepts NULL; before closing the fd */
 
 /* Timers live in their owner: zero-initialised is idle. One descriptor serves all (a heap). Monotonic clock. */
 struct loop_timer {

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 
-#define STACK_SIZE (512U * 1024)
+#define STACK_SIZE ((size_t)512 * 1024)
 
 struct job {
         struct job *next;

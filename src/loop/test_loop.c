@@ -486,11 +486,13 @@ static void test_work_bound(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_io),          cmocka_unit_test(test_io_change),    cmocka_unit_test(test_io_errors),
-                cmocka_unit_test(test_io_stale),    cmocka_unit_test(test_io_many),      cmocka_unit_test(test_timer_order),
-                cmocka_unit_test(test_timer_move),  cmocka_unit_test(test_timer_again),  cmocka_unit_test(test_timer_random),
-                cmocka_unit_test(test_defer),       cmocka_unit_test(test_signal),       cmocka_unit_test(test_work),
-                cmocka_unit_test(test_work_free),   cmocka_unit_test(test_work_bound),
+                cmocka_unit_test(test_io),           cmocka_unit_test(test_io_change),
+                cmocka_unit_test(test_io_errors),    cmocka_unit_test(test_io_stale),
+                cmocka_unit_test(test_io_many),      cmocka_unit_test(test_timer_order),
+                cmocka_unit_test(test_timer_move),   cmocka_unit_test(test_timer_again),
+                cmocka_unit_test(test_timer_random), cmocka_unit_test(test_defer),
+                cmocka_unit_test(test_signal),       cmocka_unit_test(test_work),
+                cmocka_unit_test(test_work_free),    cmocka_unit_test(test_work_bound),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
