@@ -1,0 +1,353 @@
+#!/usr/bin/env python3
+"""POST /v1/tasks over the unix socket, row by row of the API's tables: every member and every outcome that this version
+has, and what it refuses. Written as a client would: HTTP and JSON, nothing of Mayfly's own code."""
+import base64
+import hashlib
+import json
+import os
+import socket
+import sys
+import threading
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import mayfly  # noqa: E402
+
+client = mayfly.runner_client()
+IMAGE = "busybox:demo"
+tests = []
+
+
+def test(function):
+    tests.append(function)
+    return function
+
+
+def task(expect=201, headers=None, **members):
+    members.setdefault("image", IMAGE)
+    members.setdefault("network", "none")
+    answer = client.request("POST", "/v1/tasks", members, headers)
+    assert answer.status == expect, f"expected {expect}: {answer}"
+    return answer.json()
+
+
+def sh(script, **members):
+    return task(cmd=["sh", "-c", script], **members)
+
+
+def problem(reason, expect, **members):
+    answer = task(expect=expect, **members)
+    assert answer["type"] == f"urn:mayfly:problem:{reason}", answer
+    assert answer["status"] == expect and answer["title"] and answer["request_id"], answer
+    return answer
+
+
+def equal(got, want):
+    assert got == want, f"got {got!r}, expected {want!r}"
+
+
+@test
+def answer_has_every_member():
+    t = sh("echo hello; echo oops >&2")
+    equal(sorted(t), sorted([
+        "id", "status", "exit_code", "signal", "reason", "stdout", "stderr", "stdout_encoding", "stderr_encoding",
+        "stdout_bytes", "stderr_bytes", "truncated", "outputs", "usage", "timings", "created_at", "started_at",
+        "finished_at", "image", "engine", "limits", "labels"]))
+    equal((t["status"], t["exit_code"], t["signal"], t["reason"]), ("exited", 0, None, None))
+    equal((t["stdout"], t["stderr"], t["stdout_bytes"], t["stderr_bytes"]), ("hello\n", "oops\n", 6, 5))
+    equal((t["stdout_encoding"], t["truncated"], t["engine"]), ("utf-8", False, "native"))
+    equal(t["image"]["ref"], "docker.io/library/busybox:demo")
+    assert t["image"]["digest"].startswith("sha256:")
+    for name in ("wall_ms", "cpu_ms", "memory_peak"):
+        assert t["usage"][name] > 0, t["usage"]
+    for name in ("queued_ms", "pull_ms", "start_ms", "run_ms"):
+        assert t["timings"][name] >= 0, t["timings"]
+    assert t["created_at"] <= t["started_at"] <= t["finished_at"]
+    equal(t["limits"]["memory"], 512 << 20)
+
+
+@test
+def exit_codes():
+    for code in (1, 2, 125, 126, 127, 128, 137, 139, 143, 255):
+        t = sh(f"exit {code}")
+        equal((t["status"], t["exit_code"], t["signal"], t["reason"]), ("exited", code, None, None))
+
+
+@test
+def died_by_signal():
+    for number, name in ((6, "SIGABRT"), (9, "SIGKILL"), (11, "SIGSEGV"), (15, "SIGTERM")):
+        t = sh(f"kill -{number} $$", init=True)
+        equal((t["status"], t["exit_code"], t["signal"], t["reason"]), ("exited", 128 + number, name, "signal"))
+
+
+@test
+def command_not_found():
+    for cmd in (["/no/such/program"], ["no-such-program"]):
+        t = task(cmd=cmd)
+        equal((t["status"], t["exit_code"], t["signal"], t["reason"]), ("failed", 127, None, "command_not_found"))
+
+
+@test
+def command_not_executable():
+    t = task(cmd=["/etc/passwd"])
+    equal((t["status"], t["exit_code"], t["signal"], t["reason"]), ("failed", 126, None, "command_not_executable"))
+    t = task(cmd=["/etc"])
+    equal((t["status"], t["exit_code"], t["reason"]), ("failed", 126, "command_not_executable"))
+
+
+@test
+def entrypoint_and_cmd():
+    equal(task(entrypoint=["echo", "a"], cmd=["b", "c"])["stdout"], "a b c\n")
+    equal(task(entrypoint=["echo", "alone"])["stdout"], "alone\n")
+
+
+@test
+def env_is_merged():
+    t = sh("echo $A-$B-$PATH", env={"A": "1", "B": "two words"})
+    equal(t["stdout"], "1-two words-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n")
+
+
+@test
+def workdir_is_created():
+    equal(sh("pwd", workdir="/made/for/this")["stdout"], "/made/for/this\n")
+
+
+@test
+def users():
+    for user, want in (("", "0:0"), ("nobody", "65534:65534"), ("12", "12:0"), ("12:34", "12:34"),
+                       ("nobody:root", "65534:0")):
+        equal(sh("echo $(id -u):$(id -g)", user=user)["stdout"], want + "\n")
+
+
+@test
+def unknown_user_is_a_fault():
+    answer = task(expect=400, user="no-such-user", cmd=["true"])
+    assert answer["errors"][0]["pointer"] == "/user", answer
+
+
+@test
+def stdin_text_binary_and_none():
+    equal(task(cmd=["cat"], stdin="words\n")["stdout"], "words\n")
+    data = bytes(range(256)) * 1000
+    t = task(cmd=["sha256sum"], stdin=base64.b64encode(data).decode(), stdin_encoding="base64")
+    equal(t["stdout"].split()[0], hashlib.sha256(data).hexdigest())
+    equal(task(cmd=["cat"])["stdout"], "")
+    equal(sh("cat /dev/stdin", stdin="again", user="nobody")["stdout"], "again")
+
+
+@test
+def files_are_there():
+    t = sh("cat a b/c /abs/d; stat -c '%a %u' b/c", workdir="/work", user="nobody", files=[
+        {"path": "a", "content": "1"},
+        {"path": "b/c", "content": base64.b64encode(b"2").decode(), "encoding": "base64", "mode": "0640"},
+        {"path": "/abs/d", "content": "3"}])
+    equal(t["stdout"], "123640 65534\n")
+
+
+@test
+def files_do_not_leave_the_root():
+    t = sh("cat /escape; ls -d /escape", files=[{"path": "../../../../escape", "content": "inside\n"}])
+    equal(t["stdout"], "inside\n/escape\n")
+    assert not os.path.exists("/escape")
+
+
+@test
+def timeout_keeps_the_output():
+    t = sh("echo before; sleep 30", limits={"timeout": 0.3})
+    equal((t["status"], t["exit_code"], t["signal"], t["reason"], t["stdout"]),
+          ("killed", 137, "SIGKILL", "timeout", "before\n"))
+
+
+@test
+def memory_limit():
+    t = sh("dd if=/dev/zero of=/dev/null bs=200M count=1", limits={"memory": "16m", "disk": "1m", "shm": "1m"})
+    equal((t["status"], t["exit_code"], t["signal"], t["reason"]), ("killed", 137, "SIGKILL", "oom"))
+
+
+@test
+def disk_limit():
+    t = sh("dd if=/dev/zero of=/f bs=1M count=50", limits={"disk": "4m"})
+    equal((t["status"], t["reason"]), ("exited", "disk_limit"))
+    assert t["exit_code"] > 0
+    t = sh("dd if=/dev/zero of=/f bs=1M count=3", limits={"disk": "8m"})
+    equal((t["status"], t["exit_code"], t["reason"]), ("exited", 0, None))
+
+
+@test
+def shm_limit():
+    t = sh("dd if=/dev/zero of=/dev/shm/f bs=1M count=9; df -m /dev/shm | tail -n 1 | awk '{print $2}'",
+           limits={"shm": "4m"})
+    equal(t["stdout"], "4\n")
+
+
+@test
+def pids_limit():
+    t = sh("for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 1 & done; wait", limits={"pids": 5})
+    assert t["exit_code"] != 0 or "fork" in t["stderr"], t
+
+
+@test
+def cpus_limit():
+    t = sh("cat /sys/fs/cgroup/cpu.max 2>/dev/null; nproc", limits={"cpus": 0.5})
+    equal(t["limits"]["cpus"], 0.5)
+
+
+@test
+def output_is_truncated():
+    t = sh("yes | head -c 100000; echo end >&2", limits={"output": 1000})
+    equal((t["status"], t["exit_code"], t["truncated"], len(t["stdout"]), t["stdout_bytes"], t["stderr"]),
+          ("exited", 0, True, 1000, 100000, "end\n"))
+
+
+@test
+def output_limit_kills():
+    t = sh("yes", limits={"output": "64k"}, on_output_limit="kill")
+    equal((t["status"], t["exit_code"], t["reason"], len(t["stdout"]), t["truncated"]),
+          ("killed", 137, "output_limit", 65536, True))
+
+
+@test
+def encodings():
+    t = sh("printf '\\377\\000'; echo text >&2")
+    equal((t["stdout_encoding"], base64.b64decode(t["stdout"]), t["stderr_encoding"], t["stderr"]),
+          ("base64", b"\xff\0", "utf-8", "text\n"))
+    t = sh("printf 'a\\000b'")
+    equal((t["stdout_encoding"], base64.b64decode(t["stdout"])), ("base64", b"a\0b"))
+    t = sh("echo text", encoding="base64")
+    equal((t["stdout_encoding"], base64.b64decode(t["stdout"])), ("base64", b"text\n"))
+
+
+@test
+def networks():
+    equal(sh("ls /sys/class/net", network="none")["stdout"].split(), ["lo"])
+    for mode in ("nat", "internet"):
+        equal(sorted(sh("ls /sys/class/net", network=mode)["stdout"].split()), ["eth0", "lo"])
+        assert "default via" in sh("ip route", network=mode)["stdout"]
+
+
+@test
+def hostname_hosts_and_resolver():
+    t = sh("hostname; cat /etc/hostname; grep -c $(hostname) /etc/hosts; test -e /etc/resolv.conf; echo $?")
+    lines = t["stdout"].split()
+    assert lines[0] == lines[1] and lines[2] == "1" and lines[3] == "0", lines
+
+
+@test
+def init_reaps():
+    equal(sh("cat /proc/1/cmdline | tr '\\0' ' '", init=True)["stdout"].split()[0], "/sbin/init")
+    equal(sh("echo $$")["stdout"], "1\n")
+
+
+@test
+def image_not_found():
+    answer = problem("image_not_found", 404, image="no/such:image")
+    assert answer["task_id"], answer
+    kept = client.get(f"/v1/tasks/{answer['task_id']}").json()
+    equal((kept["status"], kept["exit_code"], kept["reason"]), ("failed", None, "image_not_found"))
+
+
+@test
+def every_fault_is_listed():
+    answer = task(expect=400, cmd="not an array", env=[], limits={"memory": -1, "nonsense": 1}, colour="red")
+    pointers = {e["pointer"] for e in answer["errors"]}
+    equal(pointers, {"/cmd", "/env", "/limits/memory", "/limits/nonsense", "/colour"})
+    equal(answer["type"], "urn:mayfly:problem:bad_request")
+
+
+@test
+def get_and_list():
+    t = sh("echo kept")
+    equal(client.get(f"/v1/tasks/{t['id']}").json()["stdout"], "kept\n")
+    page = client.get("/v1/tasks?limit=2").json()
+    equal(len(page["tasks"]), 2)
+    equal(page["tasks"][0]["id"], t["id"])
+    assert "stdout" not in page["tasks"][0] and page["next_cursor"], page
+    older = client.get(f"/v1/tasks?limit=2&cursor={page['next_cursor']}").json()
+    assert t["id"] not in [x["id"] for x in older["tasks"]]
+    equal(client.get("/v1/tasks/00000000000000000000000000").status, 404)
+
+
+@test
+def idempotency_key():
+    key = {"Idempotency-Key": f"test-{time.time_ns()}"}
+    first = sh("cat /proc/sys/kernel/random/uuid", headers=key)
+    again = sh("cat /proc/sys/kernel/random/uuid", headers=key)
+    equal((again["id"], again["stdout"]), (first["id"], first["stdout"]))
+    answer = sh("echo another", headers=key, expect=422)
+    equal(answer["type"], "urn:mayfly:problem:idempotency_mismatch")
+
+
+@test
+def idempotency_key_joins_a_live_task():
+    key = {"Idempotency-Key": f"live-{time.time_ns()}"}
+    answers = []
+
+    def run():
+        answers.append(client.request("POST", "/v1/tasks", {
+            "image": IMAGE, "network": "none", "cmd": ["sh", "-c", "sleep 1; cat /proc/sys/kernel/random/uuid"]}, key))
+
+    threads = [threading.Thread(target=run) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    equal({a.status for a in answers}, {201})
+    equal(len({a.json()["stdout"] for a in answers}), 1)
+
+
+@test
+def hang_up_cancels():
+    key = f"gone-{time.time_ns()}"
+    body = json.dumps({"image": IMAGE, "network": "none", "cmd": ["sleep", "60"]}).encode()
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(client.path)
+        s.sendall(b"POST /v1/tasks HTTP/1.1\r\nHost: mayfly\r\nContent-Type: application/json\r\n"
+                  b"Idempotency-Key: " + key.encode() + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        time.sleep(0.5)
+    for _ in range(100):
+        newest = client.get("/v1/tasks?limit=1").json()["tasks"][0]
+        if newest["status"] == "killed":
+            break
+        time.sleep(0.1)
+    equal((newest["status"], newest["reason"]), ("killed", "cancelled"))
+
+
+@test
+def health_and_version():
+    for path in ("/healthz", "/v1/health", "/v1/health?full=1"):
+        equal(client.get(path).status, 200)
+    version = client.get("/v1/version")
+    assert version.status == 200 and version.json()["version"] and version.headers["X-Request-Id"]
+    equal(client.request("GET", "/v1/version", headers={"X-Request-Id": "mine-1"}).headers["X-Request-Id"], "mine-1")
+
+
+@test
+def wrong_paths_and_methods():
+    equal(client.get("/nothing").status, 404)
+    answer = client.request("PUT", "/v1/tasks")
+    equal(answer.status, 405)
+    assert "POST" in answer.headers["Allow"] and "GET" in answer.headers["Allow"]
+    equal(client.request("POST", "/v1/tasks", b"{}", {"Content-Type": "text/plain"}).status, 415)
+    try:
+        status = client.request("POST", "/v1/tasks", b"x" * (33 << 20), {"Content-Type": "application/json"}).status
+    except OSError:  # closed while the body was still being sent
+        status = 413
+    equal(status, 413)
+
+
+@test
+def large_streams_are_exact():
+    t = sh("head -c 3000000 /dev/urandom >/tmp/f; cat /tmp/f; sha256sum </tmp/f >&2", limits={"output": "4m"})
+    equal(hashlib.sha256(base64.b64decode(t["stdout"])).hexdigest(), t["stderr"].split()[0])
+
+
+def main():
+    report = mayfly.Report()
+    for function in tests:
+        with report.case(function.__name__):
+            function()
+    report.exit()
+
+
+if __name__ == "__main__":
+    main()

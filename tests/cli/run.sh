@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# The command as a user types it, against the shared instance: streams, exit codes, messages, help.
+set -uo pipefail
+
+mayfly=$MAYFLY_BUILD/mayfly
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+bad=
+
+# expect NAME STATUS STDOUT-REGEX STDERR-REGEX -- COMMAND…   (each regex over the whole stream; "" means empty)
+expect() {
+    local name=$1 status=$2 out=$3 err=$4 got why=
+    shift 5
+    "$@" >"$dir/out" 2>"$dir/err"
+    got=$?
+    [ "$got" = "$status" ] || why="status $got, expected $status"
+    if [ -z "$out" ]; then [ ! -s "$dir/out" ] || why+=" stdout is not empty"; else tr '\n' ' ' <"$dir/out" | grep -qE -- "$out" || why+=" stdout: $(head -c 300 "$dir/out" | tr '\n' ' ')"; fi
+    if [ -z "$err" ]; then [ ! -s "$dir/err" ] || why+=" stderr: $(head -c 300 "$dir/err" | tr '\n' ' ')"; else tr '\n' ' ' <"$dir/err" | grep -qE -- "$err" || why+=" stderr: $(head -c 300 "$dir/err" | tr '\n' ' ')"; fi
+    if [ -z "$why" ]; then echo "ok - $name"; else echo "not ok - $name: $why"; bad=1; fi
+}
+run() { "$mayfly" run --network none "$@"; }
+piped() { printf 'line\n' | "$mayfly" run --network none "$@"; }
+
+expect "run prints stdout" 0 '^hello $' '' -- run busybox:demo echo hello
+expect "run keeps the streams apart" 0 '^out $' '^err $' -- run busybox:demo sh -c 'echo out; echo err >&2'
+expect "run answers the exit code" 42 '' '' -- run busybox:demo sh -c 'exit 42'
+expect "run answers 128+n for a signal" 139 '' '' -- run --init busybox:demo sh -c 'kill -SEGV $$'
+expect "run answers 127 for no such program" 127 '' 'not found|no such' -- run busybox:demo /no/such/program
+expect "run answers 126 for what is not executable" 126 '' 'not executable|permission' -- run busybox:demo /etc/passwd
+expect "run answers 125 when Mayfly refuses" 125 '' 'no.such' -- run no.such/image:tag true
+expect "run sends stdin with -i" 0 '^line $' '' -- piped -i busybox:demo cat
+expect "run sends no stdin without -i" 0 '' '' -- piped busybox:demo cat
+expect "run -e -w -u" 0 '^v /w 65534 $' '' -- run -e A=v -w /w -u nobody busybox:demo sh -c 'echo $A $(pwd) $(id -u)'
+expect "run --entrypoint" 0 '^a b $' '' -- run --entrypoint echo busybox:demo a b
+expect "run --timeout says why it ended" 137 '' 'timeout' -- run --timeout 200ms busybox:demo sleep 5
+expect "run -v names what to use" 125 '' '--copy' -- run -v /a:/b busybox:demo true
+expect "run without an image shows the usage" 125 '' 'usage|Usage' -- "$mayfly" run
+expect "an unknown flag is named" 125 '' 'no-such-flag' -- run --no-such-flag busybox:demo true
+expect "run keeps binary output" 0 '^0000000 +377 +000 +012' '' -- bash -c "'$mayfly' run --network none busybox:demo printf '\\377\\000\\n' | od -b -An -v | sed 's/^/0000000/'"
+expect "images lists the image" 0 'busybox.*demo' '' -- "$mayfly" images
+expect "images --json is JSON" 0 '' '' -- bash -c "'$mayfly' images --json | python3 -m json.tool >/dev/null"
+expect "inspect an image" 0 '"[Ii]d"|"digest"' '' -- "$mayfly" inspect busybox:demo
+expect "inspect nothing" 1 '' 'no.such' -- "$mayfly" inspect no.such/thing:x
+expect "version" 0 '[0-9]+\.[0-9]+' '' -- "$mayfly" version
+expect "help lists the commands" 0 'run.*images|images.*run' '' -- "$mayfly" --help
+for command in serve run images inspect import load rmi version; do
+    expect "$command --help has an example" 0 '[Ee]xample' '' -- "$mayfly" $command --help
+done
+expect "an unknown command is named" 125 '' 'frobnicate' -- "$mayfly" frobnicate
+expect "no daemon: what to do" 125 '' 'mayfly serve' -- env MAYFLY_HOST=unix://"$dir/none.sock" "$mayfly" run busybox:demo true
+expect "import from a pipe, with changes" 0 '' '' -- bash -c "tools/busybox-image.sh | '$mayfly' import --change 'CMD [\"echo\", \"changed\"]' --change 'ENV X=1' - cli:import >/dev/null 2>&1"
+expect "the changes are there" 0 '^changed $' '' -- run cli:import
+expect "rmi" 0 '' '' -- bash -c "'$mayfly' rmi cli:import >/dev/null"
+expect "rmi of what is gone" 1 '' 'cli:import' -- "$mayfly" rmi cli:import
+expect "import of garbage is refused" 1 '' 'archive|tar|format' -- bash -c "head -c 100000 /dev/urandom | '$mayfly' import - cli:garbage"
+printf 'tasks:\n  max_runing: 3\n' >"$dir/bad.yaml"
+expect "serve --check names the line" 1 '' ':2: .*max_runing' -- "$mayfly" serve --check --config "$dir/bad.yaml"
+printf 'tasks:\n  max_running: 3\n' >"$dir/good.yaml"
+expect "serve --check accepts what is good" 0 '' '' -- bash -c "'$mayfly' serve --check --config '$dir/good.yaml' >/dev/null"
+[ -z "$bad" ]

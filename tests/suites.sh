@@ -1,0 +1,49 @@
+# The suites that drive the built programs, in order; sourced by tools/test.sh, which defines suite(). Suites with an
+# instance of their own start it themselves; the others share one, with the image busybox:demo in it.
+
+suite leftover/before python3 tests/leftover/check.py --save "$logs/before.json"
+
+suite conformance/native tests/conformance/run.sh
+suite isolation python3 tests/isolation/run.py
+suite kill python3 tests/kill/kill.py
+suite images python3 tests/image/run.py
+
+shared=$logs/shared
+shared_start() {
+    mkdir -m 755 "$shared"
+    "$MAYFLY_BUILD/mayfly" serve --data "$shared/data" --run "$shared/run" --name mayfly-test --network.pool 10.214.0.0/16 \
+        >"$shared/log" 2>&1 &
+    shared_pid=$!
+    export MAYFLY_HOST=unix://$shared/run/mayfly.sock
+    local i
+    for i in $(seq 300); do
+        curl -fs --unix-socket "$shared/run/mayfly.sock" http://mayfly/healthz >/dev/null && break
+        kill -0 "$shared_pid" 2>/dev/null || { cat "$shared/log"; return 1; }
+        sleep 0.1
+    done
+    tools/busybox-image.sh | "$MAYFLY_BUILD/mayfly" import - busybox:demo
+}
+shared_stop() {
+    kill -TERM "$shared_pid" && wait "$shared_pid" && echo "ok - stopped in order" || echo "not ok - stopped in order: status $?"
+    grep -iE 'sanitizer|runtime error|assert' "$shared/log" && echo "not ok - a clean log: see above"
+    rm -rf "$shared"
+}
+if shared_start >"$logs/shared-start" 2>&1; then
+    suite api/tasks python3 tests/api/tasks.py
+    suite api/malformed python3 tests/api/malformed.py --socket "$shared/run/mayfly.sock"
+    suite cli tests/cli/run.sh
+    suite docs tests/docs/run_docs.sh
+    suite api/stop shared_stop
+else
+    echo "not ok - the shared instance starts" >>"$logs/shared-start"
+    suite api/start cat "$logs/shared-start"
+fi
+unset MAYFLY_HOST
+
+suite demo tests/demo.sh
+if [ -n "$long" ]; then
+    suite isolation/weakened python3 tests/isolation/run_weakened.py
+    suite debootstrap tests/debootstrap/run.sh
+    suite vm tests/vm/run.sh
+fi
+suite leftover/after python3 tests/leftover/check.py --compare "$logs/before.json"
