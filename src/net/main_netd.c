@@ -1,0 +1,401 @@
+/* mayfly-netd: fills pools of network namespaces for mayflyd and owns the instance's nftables table. Started as root it
+ * becomes --user; otherwise it needs CAP_NET_ADMIN and CAP_SYS_ADMIN (ambient, by a systemd unit).
+ *
+ * SIGTERM: links, forwarding and table are put back as they were. Killed in any other way it leaves them, so that
+ * running tasks keep their network, and the next netd takes over. */
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/path.h"
+#include "base/str.h"
+#include "base/time.h"
+#include "net/forward.h"
+#include "net/names.h"
+#include "net/pool.h"
+#include "net/priv.h"
+#include "net/resolv.h"
+#include "net/rules.h"
+#include "net/server.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#define STOCK_DEFAULT 16
+#define STOCK_MAX 1024
+#define QUIET_MS 5             /* without a message before the stock is filled */
+#define CHECK_MS 5000          /* between looks at what nobody announces */
+#define RETRY_MS 1000          /* after something failed */
+#define RESTORE_GAP_MS 20      /* between two restorations, if somebody fights for the rules */
+#define ACTIVATED_FD 3         /* sd_listen_fds(3) */
+
+struct options {
+        const char *socket, *state, *name;
+        uint32_t peer_uid, peer_gid, uid, gid, stock;
+        bool has_peer, has_user, die_with_parent;
+        char prefix[NAMES_PREFIX_MAX];
+        struct pool_conf pool;
+};
+
+struct netd {
+        struct options opt;
+        int state_dir, signals;
+        struct pool *pool;
+        struct rules *rules;
+        struct resolv *resolv;
+        struct server *server;
+        uint64_t check_at, fill_after, restore_after;
+        bool rules_due, stop;
+};
+
+/* ── command line ────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static const char usage[] =
+        "usage: mayfly-netd --socket PATH --state DIR --peer-uid UID --peer-gid GID --pool CIDR --id-range LO:HI\n"
+        "                   [--name INSTANCE] [--user UID:GID] [--stock N] [--die-with-parent] [--debug]\n";
+
+static int parse_pair(const char *text, uint32_t *a, uint32_t *b)
+{
+        const char *colon = strchr(text, ':');
+        char first[16];
+
+        if (!colon || (size_t)(colon - text) >= sizeof(first))
+                return -EINVAL;
+        memcpy(first, text, (size_t)(colon - text));
+        first[colon - text] = '\0';
+        return parse_u32(first, a) < 0 ? -EINVAL : parse_u32(colon + 1, b);
+}
+
+static int parse_option(struct options *o, int c, const char *arg)
+{
+        switch (c) {
+        case 's':
+                o->socket = arg;
+                return 0;
+        case 'd':
+                o->state = arg;
+                return 0;
+        case 'u':
+                o->has_peer = true;
+                return parse_u32(arg, &o->peer_uid);
+        case 'g':
+                return parse_u32(arg, &o->peer_gid);
+        case 'p':
+                return pool_parse_cidr(arg, &o->pool.base, &o->pool.bits);
+        case 'n':
+                o->name = arg;
+                return names_instance_valid(arg) ? 0 : -EINVAL;
+        case 'r':
+                return parse_pair(arg, &o->pool.id_lo, &o->pool.id_hi) < 0 || o->pool.id_lo > o->pool.id_hi ? -EINVAL
+                                                                                                            : 0;
+        case 'U':
+                o->has_user = true;
+                return parse_pair(arg, &o->uid, &o->gid);
+        case 'k':
+                return parse_u32(arg, &o->stock) < 0 || o->stock > STOCK_MAX ? -EINVAL : 0;
+        case 'x':
+                o->die_with_parent = true;
+                return 0;
+        case 'D':
+                log_set_level(LOG_LEVEL_DEBUG);
+                return 0;
+        default:
+                return -ENOENT;
+        }
+}
+
+static int parse_options(int argc, char **argv, struct options *o, struct err *err)
+{
+        static const struct option longs[] = {
+                { "socket", required_argument, NULL, 's' },   { "state", required_argument, NULL, 'd' },
+                { "peer-uid", required_argument, NULL, 'u' }, { "peer-gid", required_argument, NULL, 'g' },
+                { "pool", required_argument, NULL, 'p' },     { "name", required_argument, NULL, 'n' },
+                { "id-range", required_argument, NULL, 'r' }, { "user", required_argument, NULL, 'U' },
+                { "stock", required_argument, NULL, 'k' },    { "die-with-parent", no_argument, NULL, 'x' },
+                { "debug", no_argument, NULL, 'D' },          { NULL, 0, NULL, 0 },
+        };
+        int c, at = 0;
+
+        while ((c = getopt_long(argc, argv, "", longs, &at)) != -1) {
+                int r = parse_option(o, c, optarg);
+
+                if (r == -ENOENT)
+                        return err_set(err, EINVAL, "%s", usage);
+                if (r < 0)
+                        return err_set(err, EINVAL, "--%s: '%s' is not valid", longs[at].name, optarg);
+        }
+        if (optind != argc || !o->socket || !o->state || !o->has_peer || o->pool.bits == 0 || o->pool.id_hi == 0)
+                return err_set(err, EINVAL, "%s", usage);
+        if (geteuid() == 0 && (!o->has_user || o->uid == 0))
+                return err_set(err, EINVAL, "as root --user is needed");
+        names_prefix(o->name, o->prefix);
+        o->pool.prefix = o->prefix;
+        o->pool.group = names_group(o->name);
+        o->pool.stock = o->stock;
+        return 0;
+}
+
+/* ── start ───────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* The socket of a systemd unit, else one of our own. */
+static int open_listener(const struct options *o, int *ret, struct err *err)
+{
+        const char *pid = getenv("LISTEN_PID"), *fds = getenv("LISTEN_FDS");
+        uint32_t for_pid;
+
+        if (!pid || !str_eq(fds, "1") || parse_u32(pid, &for_pid) < 0 || for_pid != (uint32_t)getpid())
+                return fd_listen_unix(o->socket, SOCK_SEQPACKET, o->peer_uid, o->peer_gid, 0600, ret, err);
+        if (fcntl(ACTIVATED_FD, F_SETFD, FD_CLOEXEC) < 0 || fd_set_nonblock(ACTIVATED_FD, true) < 0)
+                return err_sys(err, "take the socket of the unit");
+        *ret = ACTIVATED_FD;
+        return 0;
+}
+
+/* The directory of state is ours alone; root makes it for us. */
+static int open_state(const struct options *o, int *ret, struct err *err)
+{
+        auto_fd fd = -EBADF;
+
+        if (mkdir(o->state, 0700) < 0 && errno != EEXIST)
+                return err_sys(err, "make '%s'", o->state);
+        fd = open(o->state, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (fd < 0 || (geteuid() == 0 && (fchown(fd, o->uid, o->gid) < 0 || fchmod(fd, 0700) < 0)))
+                return err_sys(err, "open '%s'", o->state);
+        *ret = TAKE_FD(fd);
+        return 0;
+}
+
+static int open_signals(int *ret, struct err *err)
+{
+        sigset_t set;
+        int fd;
+
+        (void)sigemptyset(&set);
+        (void)sigaddset(&set, SIGTERM);
+        (void)sigaddset(&set, SIGINT);
+        fd = sigprocmask(SIG_BLOCK, &set, NULL) < 0 ? -1 : signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+        if (fd < 0)
+                return err_sys(err, "signals");
+        *ret = fd;
+        return 0;
+}
+
+static int apply_rules(struct netd *d, struct err *err)
+{
+        const struct resolv_conf *conf = resolv_get(d->resolv);
+
+        return rules_apply(d->rules, conf->servers, conf->n, err);
+}
+
+static int start_network(struct netd *d, struct err *err)
+{
+        struct rules_conf rules = { d->opt.name, d->opt.prefix, d->opt.pool.base, d->opt.pool.bits };
+        int r;
+
+        r = pool_new(&d->opt.pool, &d->pool, err);
+        if (r == 0)
+                r = resolv_new(&d->resolv, err);
+        if (r == 0)
+                r = rules_new(&rules, &d->rules, err);
+        /* Nothing is forwarded before the rules stand. */
+        if (r == 0)
+                r = apply_rules(d, err);
+        if (r == 0)
+                r = forward_enable(d->state_dir, err);
+        return r;
+}
+
+static int start(struct netd *d, struct err *err)
+{
+        auto_fd listener = -EBADF;
+        pid_t parent = getppid();
+        int r;
+
+        r = open_signals(&d->signals, err);
+        if (r == 0)
+                r = open_state(&d->opt, &d->state_dir, err);
+        if (r == 0)
+                r = open_listener(&d->opt, &listener, err);
+        if (r < 0)
+                return r;
+        priv_raise_nofile();
+        r = priv_drop(d->opt.uid, d->opt.gid, err);
+        if (r == 0 && d->opt.die_with_parent)
+                r = priv_die_with(parent, err);
+        if (r == 0)
+                r = start_network(d, err);
+        if (r < 0)
+                return r;
+        return server_new(TAKE_FD(listener), d->opt.peer_uid, d->pool, d->resolv, &d->server, err);
+}
+
+/* ── work ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static uint64_t now_ms(void)
+{
+        return time_mono_ns() / NS_PER_MS;
+}
+
+static void restore_rules(struct netd *d)
+{
+        struct err err = ERR_INIT;
+
+        if (now_ms() < d->restore_after)
+                return;
+        d->rules_due = false;
+        rules_drain(d->rules);
+        if (rules_whole(d->rules))
+                return;
+        log_warn("the rules of table inet %s were changed: they are restored", d->opt.name);
+        if (rules_restore(d->rules, &err) < 0) {
+                log_error("%s", err.text);
+                d->rules_due = true;
+                d->restore_after = now_ms() + RETRY_MS;
+                return;
+        }
+        d->restore_after = now_ms() + RESTORE_GAP_MS;
+}
+
+static void update_resolv(struct netd *d)
+{
+        struct err err = ERR_INIT;
+
+        if (!resolv_update(d->resolv))
+                return;
+        log_info("resolvers: %zu", resolv_get(d->resolv)->n);
+        if (apply_rules(d, &err) < 0) {
+                log_error("%s", err.text);
+                d->rules_due = true;
+        }
+        server_resolv_changed(d->server);
+}
+
+static void check(struct netd *d)
+{
+        struct err err = ERR_INIT;
+        int r = forward_keep(&err);
+
+        if (r < 0)
+                log_error("%s", err.text);
+        if (r > 0)
+                log_warn("ip_forward was switched off: it is on again");
+        d->rules_due = true;
+        update_resolv(d);
+        d->check_at = now_ms() + CHECK_MS;
+}
+
+static void fill(struct netd *d)
+{
+        struct err err = ERR_INIT;
+
+        if (pool_fill(d->pool, &err) == 0)
+                return;
+        log_error("%s", err.text);
+        d->fill_after = now_ms() + RETRY_MS;
+}
+
+static int time_to_wait(const struct netd *d, int lacks)
+{
+        uint64_t now = now_ms(), until = d->check_at;
+
+        if (d->rules_due && d->restore_after < until)
+                until = d->restore_after;
+        if (lacks > 0 && now < d->fill_after)
+                until = MIN(until, d->fill_after);
+        else if (lacks > 0)
+                until = MIN(until, lacks > 1 ? now : now + QUIET_MS);
+        return until > now ? (int)(until - now) : 0;
+}
+
+static void turn(struct netd *d)
+{
+        struct pollfd p[] = {
+                { .fd = d->signals, .events = POLLIN },
+                server_poll(d->server),
+                { .fd = rules_fd(d->rules), .events = POLLIN },
+                { .fd = resolv_fd(d->resolv), .events = POLLIN },
+        };
+        int lacks = pool_lacks(d->pool), n;
+
+        n = poll(p, ARRAY_LEN(p), time_to_wait(d, lacks));
+        if (n < 0)
+                return; /* EINTR */
+        if (p[0].revents) {
+                d->stop = true;
+                return;
+        }
+        if (p[2].revents)
+                d->rules_due = true;
+        if (d->rules_due)
+                restore_rules(d);
+        if (p[1].revents)
+                server_ready(d->server, p[1].revents);
+        if (p[3].revents)
+                update_resolv(d);
+        if (now_ms() >= d->check_at)
+                check(d);
+        if ((lacks > 1 || (lacks > 0 && n == 0)) && now_ms() >= d->fill_after)
+                fill(d);
+}
+
+/* Everything as it was. The links go first: without rules they would be open. */
+static int stop(struct netd *d)
+{
+        struct err err = ERR_INIT;
+        int failed = 0;
+
+        server_free(d->server);
+        d->server = NULL;
+        if (pool_remove_links(d->pool, &err) < 0) {
+                log_error("%s", err.text);
+                failed = 1;
+        }
+        if (forward_restore(d->state_dir, &err) < 0) {
+                log_error("%s", err.text);
+                failed = 1;
+        }
+        if (rules_remove(d->rules, &err) < 0) {
+                log_error("%s", err.text);
+                failed = 1;
+        }
+        return failed;
+}
+
+static void netd_done(struct netd *d)
+{
+        server_free(d->server);
+        rules_free(d->rules);
+        resolv_free(d->resolv);
+        pool_free(d->pool);
+        fd_close(d->signals);
+        fd_close(d->state_dir);
+}
+
+int main(int argc, char **argv)
+{
+        struct netd d = { .state_dir = -EBADF, .signals = -EBADF };
+        struct err err = ERR_INIT;
+        int code = 1;
+
+        log_set_name("mayfly-netd");
+        d.opt.name = NAMES_DEFAULT;
+        d.opt.stock = STOCK_DEFAULT;
+        if (parse_options(argc, argv, &d.opt, &err) < 0) {
+                log_error("%s", err.text);
+                return 2;
+        }
+        (void)umask(077);
+        if (start(&d, &err) == 0) {
+                while (!d.stop)
+                        turn(&d);
+                code = stop(&d);
+        } else {
+                log_error("%s", err.text);
+        }
+        netd_done(&d);
+        return code;
+}

@@ -1,0 +1,239 @@
+#include "net/ns.h"
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/str.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/magic.h>
+#include <linux/nsfs.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#define NS_SELF "/proc/thread-self/ns/net"
+#define EHASH_ENTRIES "4096"
+#define KNOB_TEXT_MAX 64
+
+static const char knob_paths[NS_KNOBS][48] = {
+        "/proc/sys/net/ipv4/ip_unprivileged_port_start",
+        "/proc/sys/net/ipv4/ping_group_range",
+};
+
+static int knob_value(const struct ns_home *h, int i, char out[KNOB_TEXT_MAX])
+{
+        if (i == 0)
+                return snprintf(out, KNOB_TEXT_MAX, "0");
+        return snprintf(out, KNOB_TEXT_MAX, "%" PRIu32 "\t%" PRIu32, h->id_lo, h->id_hi);
+}
+
+void ns_fds_done(struct ns_fds *fds)
+{
+        fd_replace(&fds->ns, -EBADF);
+        fd_replace(&fds->sockstat, -EBADF);
+        for (int i = 0; i < NS_KNOBS; i++)
+                fd_replace(&fds->knobs[i], -EBADF);
+}
+
+static void go_home(const struct ns_home *h)
+{
+        if (setns(h->home, CLONE_NEWNET) == 0)
+                return;
+        log_error("cannot come back to the host's network namespace: %s", strerror(errno));
+        abort();
+}
+
+static int open_self(int *ret, struct err *err)
+{
+        int fd = open(NS_SELF, O_RDONLY | O_CLOEXEC);
+
+        if (fd < 0)
+                return err_sys(err, "open " NS_SELF);
+        *ret = fd;
+        return 0;
+}
+
+int ns_home_init(struct ns_home *h, uint32_t id_lo, uint32_t id_hi, struct err *err)
+{
+        struct err ignored = ERR_INIT;
+        int r;
+
+        *h = (struct ns_home){ .home = -EBADF, .nursery = -EBADF, .id_lo = id_lo, .id_hi = id_hi };
+        r = open_self(&h->home, err);
+        if (r < 0)
+                return r;
+        if (unshare(CLONE_NEWNET) < 0)
+                return err_sys(err, "make a network namespace");
+        r = open_self(&h->nursery, err);
+        /* Without it (a kernel built otherwise) the children share the host's table. */
+        (void)fd_write_knob(AT_FDCWD, "/proc/sys/net/ipv4/tcp_child_ehash_entries", EHASH_ENTRIES, &ignored);
+        go_home(h);
+        return r;
+}
+
+void ns_home_done(struct ns_home *h)
+{
+        fd_replace(&h->home, -EBADF);
+        fd_replace(&h->nursery, -EBADF);
+}
+
+int ns_inside(const struct ns_home *h, int ns_fd, int (*fn)(void *data, struct err *err), void *data, struct err *err)
+{
+        int r;
+
+        if (setns(ns_fd, CLONE_NEWNET) < 0)
+                return err_sys(err, "enter a network namespace");
+        r = fn(data, err);
+        go_home(h);
+        return r;
+}
+
+static int set_knob(const char *path, const char *value, struct err *err)
+{
+        struct err cause = ERR_INIT;
+        int r = fd_write_knob(AT_FDCWD, path, value, &cause);
+
+        if (r == -ENOENT)
+                return 0; /* a kernel without IPv6 */
+        return r < 0 ? err_set(err, -r, "%s", cause.text) : 0;
+}
+
+static int set_knobs(const struct ns_home *h, struct err *err)
+{
+        static const char *const fixed[][2] = {
+                { "/proc/sys/net/ipv6/conf/all/disable_ipv6", "1" },
+                { "/proc/sys/net/ipv6/conf/default/disable_ipv6", "1" },
+                { "/proc/sys/net/ipv4/conf/all/accept_redirects", "0" },
+                { "/proc/sys/net/ipv4/conf/default/accept_redirects", "0" },
+                /* What one task learned about a peer is not for the next one. */
+                { "/proc/sys/net/ipv4/tcp_no_metrics_save", "1" },
+        };
+        char value[KNOB_TEXT_MAX];
+
+        for (size_t i = 0; i < ARRAY_LEN(fixed); i++) {
+                int r = set_knob(fixed[i][0], fixed[i][1], err);
+
+                if (r < 0)
+                        return r;
+        }
+        for (int i = 0; i < NS_KNOBS; i++) {
+                int r;
+
+                (void)knob_value(h, i, value);
+                r = fd_write_knob(AT_FDCWD, knob_paths[i], value, err);
+                if (r < 0)
+                        return r;
+        }
+        return 0;
+}
+
+static int open_files(struct ns_fds *fds, struct err *err)
+{
+        fds->sockstat = open("/proc/thread-self/net/sockstat", O_RDONLY | O_CLOEXEC);
+        if (fds->sockstat < 0)
+                return err_sys(err, "open /proc/net/sockstat");
+        for (int i = 0; i < NS_KNOBS; i++) {
+                fds->knobs[i] = open(knob_paths[i], O_RDONLY | O_CLOEXEC);
+                if (fds->knobs[i] < 0)
+                        return err_sys(err, "open %s", knob_paths[i]);
+        }
+        return 0;
+}
+
+int ns_make(const struct ns_home *h, int (*fn)(void *data, struct err *err), void *data, struct ns_fds *ret,
+            struct err *err)
+{
+        auto_ns_fds fds = NS_FDS_INIT;
+        int r;
+
+        if (setns(h->nursery, CLONE_NEWNET) < 0 || unshare(CLONE_NEWNET) < 0) {
+                r = err_sys(err, "make a network namespace");
+                go_home(h);
+                return r;
+        }
+        r = open_self(&fds.ns, err);
+        if (r == 0)
+                r = set_knobs(h, err);
+        if (r == 0)
+                r = open_files(&fds, err);
+        if (r == 0)
+                r = fn(data, err);
+        go_home(h);
+        if (r < 0)
+                return r;
+        *ret = fds;
+        fds = (struct ns_fds)NS_FDS_INIT;
+        return 0;
+}
+
+static int same_file(int a, int b)
+{
+        struct stat sa, sb;
+
+        if (fstat(a, &sa) < 0 || fstat(b, &sb) < 0)
+                return -errno;
+        return sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
+}
+
+static int check_ns(const struct ns_home *h, int ns_fd)
+{
+        auto_fd owner = -EBADF, mine = -EBADF;
+        struct statfs fs;
+
+        if (fstatfs(ns_fd, &fs) < 0 || fs.f_type != NSFS_MAGIC || ioctl(ns_fd, NS_GET_NSTYPE) != CLONE_NEWNET)
+                return -EPERM;
+        if (same_file(ns_fd, h->home) != 0 || same_file(ns_fd, h->nursery) != 0)
+                return -EPERM;
+        owner = ioctl(ns_fd, NS_GET_USERNS);
+        mine = open("/proc/thread-self/ns/user", O_RDONLY | O_CLOEXEC);
+        if (owner < 0 || mine < 0 || same_file(owner, mine) != 1)
+                return -EPERM;
+        return 0;
+}
+
+static int open_files_inside(void *data, struct err *err)
+{
+        return open_files(data, err);
+}
+
+int ns_open(const struct ns_home *h, int ns_fd, struct ns_fds *ret, struct err *err)
+{
+        auto_ns_fds fds = NS_FDS_INIT;
+        int r;
+
+        fds.ns = ns_fd;
+        r = check_ns(h, ns_fd);
+        if (r < 0)
+                return err_set(err, -r, "not a network namespace of ours");
+        r = ns_inside(h, ns_fd, open_files_inside, &fds, err);
+        if (r < 0)
+                return r;
+        *ret = fds;
+        fds = (struct ns_fds)NS_FDS_INIT;
+        return 0;
+}
+
+int ns_knobs_intact(const struct ns_home *h, const struct ns_fds *fds)
+{
+        char value[KNOB_TEXT_MAX], now[KNOB_TEXT_MAX];
+
+        for (int i = 0; i < NS_KNOBS; i++) {
+                ssize_t n = pread(fds->knobs[i], now, sizeof(now), 0);
+                int len = knob_value(h, i, value);
+
+                if (n < 0)
+                        return -errno;
+                if (n != len + 1 || memcmp(now, value, (size_t)len) != 0)
+                        return 0;
+        }
+        return 1;
+}
+
+int ns_flush_routes(void *unused, struct err *err)
+{
+        (void)unused;
+        return fd_write_knob(AT_FDCWD, "/proc/sys/net/ipv4/route/flush", "1", err);
+}
