@@ -82,7 +82,7 @@ void config_default(struct config *c)
                 .id_base = UINT32_C(2013265920),
                 .slots = 512,
                 .tasks = { .max_running = 512, .max_queued = 10000, .overcommit = 4, .reserve = 128 * MIB },
-                .network.stock = 32,
+                .network.stock = 16,
                 .history = { .max_tasks = 100000, .max_bytes = GIB, .max_age_ms = 7 * DAY_MS },
                 .images = { .max_layer_bytes = 64 * GIB, .max_archive_bytes = 64 * GIB },
         };

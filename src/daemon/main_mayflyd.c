@@ -39,9 +39,7 @@ static int take_own_flags(int *argc, char **argv, struct own_flags *ret, struct 
         int kept = 1, r = 0;
 
         for (int i = 1; i < *argc && r == 0; i++) {
-                if (str_starts(argv[i], "--listen-fd="))
-                        r = take_fd_flag(argv[i] + strlen("--listen-fd="), &ret->listen_fd, err);
-                else if (str_starts(argv[i], "--ready-fd="))
+                if (str_starts(argv[i], "--ready-fd="))
                         r = take_fd_flag(argv[i] + strlen("--ready-fd="), &ret->ready_fd, err);
                 else if (str_eq(argv[i], "--end-tasks"))
                         ret->end_tasks = true;
@@ -52,14 +50,12 @@ static int take_own_flags(int *argc, char **argv, struct own_flags *ret, struct 
         return r;
 }
 
-/* systemd's socket activation. */
+/* From systemd, or from the supervisor in the same way. */
 static int take_listen_fds(struct own_flags *flags, struct err *err)
 {
         const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
         uint32_t n;
 
-        if (flags->listen_fd >= 0)
-                return 0;
         if (!pid || !count || parse_u32(pid, &n) < 0 || (pid_t)n != getpid() || !str_eq(count, "1"))
                 return err_set(err, EINVAL, "no listening socket was passed: start it by `mayfly serve` or by systemd");
         return take_fd_flag("3", &flags->listen_fd, err);

@@ -72,7 +72,7 @@ static int plan_launcher(struct plan *p, struct err *err)
 
 static int plan_net(struct plan *p, struct err *err)
 {
-        char *const own[] = { (char[]){ "--socket-fd" }, (char[]){ "3" }, (char[]){ "--die-with-parent" }, NULL };
+        char *const own[] = { (char[]){ "--die-with-parent" }, NULL };
         auto_strv more = NULL;
         int r;
 
@@ -86,7 +86,7 @@ static int plan_net(struct plan *p, struct err *err)
 
 static int plan_daemon(struct plan *p, struct err *err)
 {
-        char *const own[] = { (char[]){ "--listen-fd=3" }, (char[]){ "--ready-fd=4" }, (char[]){ "--end-tasks" }, NULL };
+        char *const own[] = { (char[]){ "--ready-fd=4" }, (char[]){ "--end-tasks" }, NULL };
         auto_strv more = NULL;
         int r;
 

@@ -198,6 +198,7 @@ static int open_engine(struct node *n, struct err *err)
                 .launcher_path = launcher,
                 .netd_path = netd,
                 .network = network_of(n->config->network.mode),
+                .stock = MAX(n->config->network.stock / 2, 1), /* netd keeps the rest ready */
         };
 
         if (!launcher || !netd)

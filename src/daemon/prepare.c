@@ -164,7 +164,7 @@ static int write_run_file(const struct config *config, const char *name, mode_t 
         return r < 0 ? err_wrap(err, "write '%s/%s'", config->run, name) : 0;
 }
 
-/* The format is launcher/ceiling.h's. Both service managers pass the listener as descriptor 3. */
+/* The format is launcher/ceiling.h's. Without a socket of its own: who starts the launcher passes the listener. */
 int prepare_ceiling(const struct config *config, const struct users *users, struct err *err)
 {
         auto_str text = STR_INIT;
@@ -172,7 +172,6 @@ int prepare_ceiling(const struct config *config, const struct users *users, stru
         if (str_addf(&text,
                      "# What mayfly-launcher may grant; written from the configuration at each start.\n"
                      "store %s/store\n"
-                     "socket-fd 3\n"
                      "uid %u\n"
                      "gid %u\n"
                      "name %s\n"
@@ -201,7 +200,9 @@ int prepare_netd_args(const struct config *config, const struct users *users, ch
         uint64_t end = (uint64_t)config->id_base + (uint64_t)(config->slots + 1) * CONFIG_ID_RANGE - 1;
         auto_strv args = NULL;
 
-        if (add_arg(&args, "--peer-uid") < 0 || add_arg(&args, "%u", users->uid) < 0 ||
+        if (add_arg(&args, "--socket") < 0 || add_arg(&args, "%s/netd.sock", config->run) < 0 ||
+            add_arg(&args, "--peer-uid") < 0 || add_arg(&args, "%u", users->uid) < 0 ||
+            add_arg(&args, "--peer-gid") < 0 || add_arg(&args, "%u", users->gid) < 0 ||
             add_arg(&args, "--user") < 0 || add_arg(&args, "%u:%u", users->net_uid, users->net_gid) < 0 ||
             add_arg(&args, "--pool") < 0 || add_arg(&args, "%s", config->network.pool) < 0 ||
             add_arg(&args, "--stock") < 0 || add_arg(&args, "%u", config->network.stock) < 0 ||

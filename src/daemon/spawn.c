@@ -96,13 +96,19 @@ static void set_limits(void)
         (void)setrlimit(RLIMIT_NOFILE, &files);
 }
 
-/* What the service manager told the supervisor is not the child's. */
-static void clean_environment(void)
+/* What the service manager told the supervisor is not the child's. The listener comes as systemd passes one
+ * (sd_listen_fds(3)), so that the programs know one way only. */
+static int set_environment(bool listens)
 {
         static const char *const names[] = { "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC" };
+        char pid[16];
 
         for (size_t i = 0; i < ARRAY_LEN(names); i++)
                 (void)unsetenv(names[i]);
+        if (!listens)
+                return 0;
+        (void)snprintf(pid, sizeof(pid), "%d", getpid());
+        return setenv("LISTEN_FDS", "1", 1) < 0 ? -1 : setenv("LISTEN_PID", pid, 1);
 }
 
 static void become(const struct child_spec *spec, int *fds, size_t n, pid_t parent, int report)
@@ -110,7 +116,6 @@ static void become(const struct child_spec *spec, int *fds, size_t n, pid_t pare
         int null;
 
         reset_signals();
-        clean_environment();
         (void)setsid();
         null = open("/dev/null", O_RDONLY | O_CLOEXEC);
         if (null < 0 || dup2(null, 0) < 0 || dup2(2, 1) < 0)
@@ -118,6 +123,8 @@ static void become(const struct child_spec *spec, int *fds, size_t n, pid_t pare
         set_limits();
         if (place_fds(fds, n, &report) < 0)
                 give_up(report, "pass descriptors");
+        if (set_environment(spec->fds[0] >= FIRST_FD) < 0)
+                give_up(report, "set the environment");
         if (spec->drop && drop_privileges(spec) < 0)
                 give_up(report, "drop privileges");
         /* After the change of ids, which clears it (prctl(2)). */

@@ -24,7 +24,7 @@ enum child_state { CHILD_DOWN, CHILD_UP, CHILD_WAITING, CHILD_STOPPING, CHILD_ST
 struct child_spec {
         const char *name;               /* for messages, and of the file of its executable */
         char **argv;                    /* argv[0] is the path */
-        int fds[SUPERVISOR_FDS_MAX];    /* become 3, 4…; one below 3 ends */
+        int fds[SUPERVISOR_FDS_MAX];    /* become 3, 4…; one below 3 ends; the first is its listener (LISTEN_FDS) */
         bool ready_pipe;                /* one more descriptor: it writes a line to it once it serves */
         bool drop;                      /* to these ids, without capabilities, with no_new_privs */
         uid_t uid;
