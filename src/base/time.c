@@ -41,10 +41,9 @@ void time_rfc3339(uint64_t real_ms, char out[TIME_RFC3339_MAX])
         day = (unsigned)(doy - (153 * mp + 2) / 5 + 1);
         month = (unsigned)(mp < 10 ? mp + 3 : mp - 9);
         year = (unsigned)(yoe + era * 400 + (month <= 2 ? 1 : 0));
-        /* The remainders change nothing: they show the compiler that all fits. */
-        (void)snprintf(out, TIME_RFC3339_MAX, "%04u-%02u-%02uT%02u:%02u:%02u.%03uZ", year % 10000, month % 100,
-                       day % 100, (unsigned)(ms / 3600000) % 24, (unsigned)(ms / 60000 % 60),
-                       (unsigned)(ms / 1000 % 60), (unsigned)(ms % 1000));
+        (void)snprintf(out, TIME_RFC3339_MAX, "%04u-%02u-%02uT%02u:%02u:%02u.%03uZ", year, month, day,
+                       (unsigned)(ms / 3600000), (unsigned)(ms / 60000 % 60), (unsigned)(ms / 1000 % 60),
+                       (unsigned)(ms % 1000));
 }
 
 /* What follows is Go's time.ParseDuration, step by step, so that the same texts give the same nanoseconds. */
