@@ -24,6 +24,7 @@
 
 typedef int parse_fn(const char *s, int64_t *ret);
 
+/* NULL, and says why, where there are no tables. */
 static json_t *table_open(const char *name)
 {
         const char *root = getenv("MAYFLY_CORPORA");
@@ -36,7 +37,7 @@ static json_t *table_open(const char *name)
         assert_non_null(path);
         if (fd_read_file(AT_FDCWD, path, TABLE_MAX, &text, &err) < 0) {
                 printf("skipped: %s\n", err.text);
-                skip();
+                return NULL;
         }
         if (json_read(text.data, text.len, &v, &err) < 0)
                 fail_msg("%s: %s", path, err.text);
@@ -123,6 +124,8 @@ static void test_human_size(void **state)
         size_t i, run = 0;
 
         (void)state;
+        if (!table)
+                skip();
         json_array_foreach(json_object_get(table, "cases"), i, c)
         {
                 double in = json_number_value(json_object_get(c, "in"));
