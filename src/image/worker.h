@@ -33,9 +33,20 @@ struct image_workers {
         int (*list)(void *context, enum image_kind kind, image_names_fn fn, void *data, struct err *err);
 };
 
-/* The reports, one JSON object each:
- *   any failure   {"error": "text that names the entry"}
+/* How mayfly-worker ends. */
+enum image_worker_exit {
+        IMAGE_WORKER_DONE,
+        IMAGE_WORKER_BAD,       /* the input: -EBADMSG */
+        IMAGE_WORKER_FAILED,    /* -EIO */
+        IMAGE_WORKER_NO_SPACE,  /* -ENOSPC */
+        IMAGE_WORKER_NO_MEMORY, /* -ENOMEM */
+        IMAGE_WORKER_NOT_STARTED = 120, /* -EIO; the launcher could not confine it: the report says why */
+};
+
+/* The reports, one JSON object each. With any end but DONE: {"error": "text that names the entry", "errno": n}
  *   INDEX         {"compression": "none"|"gzip"|"zstd", "entries": [{"name", "type": "file"|"dir"|"symlink"|"link",
  *                  "offset", "size", "target"}]}   offsets into the plain copy if compressed, else into the archive
- *   UNPACK        {"diff_id": "sha256:…", "compression", "entries": n, "bytes": n}
- *   MERGE         {"entries": n, "passwd": "base64 of etc/passwd", "group": "base64 of etc/group"}  at most 1 MiB each */
+ *   UNPACK        {"diff_id": "sha256:…", "compression", "entries": n, "bytes": n, "skipped": n}
+ *                 skipped: device nodes, and what aufs keeps for itself
+ *   MERGE         {"layout": 1, "entries": n, "passwd": "base64 of etc/passwd", "group": "base64 of etc/group"}  each at
+ *                 most 1 MiB; absent where it is no regular file or larger */
