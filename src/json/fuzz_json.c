@@ -15,8 +15,7 @@ static void ask_all(json_t *value)
         json_t *v;
 
         if (json_obj_init(&o, value, "/x", &faults) == 0) {
-                json_object_foreach(value, name, v)
-                {
+                json_object_foreach(value, name, v) {
                         auto_strv strings = NULL;
                         const char *s;
                         int64_t n;

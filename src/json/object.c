@@ -57,8 +57,9 @@ void json_obj_done(struct json_obj *o)
         const char *name;
         json_t *v;
 
-        json_object_foreach(o->value, name, v) if (!json_object_get(o->seen, name))(void)
-                FAULT(o, name, "is not known");
+        json_object_foreach(o->value, name, v)
+                if (!json_object_get(o->seen, name))
+                        (void)FAULT(o, name, "is not known");
         json_decref(o->seen);
         o->seen = NULL;
         o->value = NULL;

@@ -63,8 +63,7 @@ static void run_table(const char *name, parse_fn *parse)
 
         if (!table)
                 skip();
-        json_array_foreach(json_object_get(table, "cases"), i, c)
-        {
+        json_array_foreach(json_object_get(table, "cases"), i, c) {
                 const char *in = json_string_value(json_object_get(c, "in"));
                 const json_t *out = json_object_get(c, "out");
                 int64_t v = 0;
@@ -128,8 +127,7 @@ static void test_human_size(void **state)
         (void)state;
         if (!table)
                 skip();
-        json_array_foreach(json_object_get(table, "cases"), i, c)
-        {
+        json_array_foreach(json_object_get(table, "cases"), i, c) {
                 double in = json_number_value(json_object_get(c, "in"));
                 char out[UNITS_HUMAN_MAX];
 
