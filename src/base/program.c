@@ -3,6 +3,8 @@
 #include "base/str.h"
 
 #include <errno.h>
+#include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 int program_find(const char *name, char out[PATH_MAX], struct err *err)

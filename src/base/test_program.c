@@ -3,6 +3,8 @@
 #include "base/str.h"
 
 #include <errno.h>
+#include <string.h>
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
