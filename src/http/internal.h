@@ -63,9 +63,12 @@ struct http_request {
         int target_error;
         const char *target_why;
         struct http_framing framing;
-        uint64_t dropped;
-        struct MHD_Response *response;
+        uint64_t received, dropped;
+        bool replied, early_sent;
         unsigned status;
+        char *reply_type;       /* NULL: none */
+        char *reply;
+        size_t reply_len;
         struct {
                 char *name, *value;
         } headers[8];
@@ -76,3 +79,9 @@ struct http_request {
 
 void http_request_free(struct http_request *r);
 void http_request_resume(struct http_request *r); /* server.c: the reply is there */
+
+/* The parser's form of the reply, which takes the body; NULL: out of memory. */
+struct MHD_Response *http_request_response(struct http_request *r);
+
+/* Writes the reply past the parser, which takes none while a body arrives, and announces that the connection closes. */
+void http_request_send_early(struct http_request *r);

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 const char *http_method(const struct http_request *r)
 {
@@ -101,58 +102,80 @@ int http_add_header(struct http_request *r, const char *name, const char *value)
         return 0;
 }
 
-static int reply(struct http_request *r, int status, const char *content_type, struct MHD_Response *response)
+int http_reply_take(struct http_request *r, int status, const char *content_type, char *body, size_t len)
 {
-        bool ok = true;
+        auto_free char *own = body, *type = NULL;
 
-        if (!response)
-                return -ENOMEM;
-        if (content_type)
-                ok = MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, content_type) == MHD_YES;
-        for (size_t i = 0; ok && i < r->n_headers; i++)
-                ok = MHD_add_response_header(response, r->headers[i].name, r->headers[i].value) == MHD_YES;
-        if (ok && r->close_after)
-                ok = MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close") == MHD_YES;
-        if (!ok) {
-                MHD_destroy_response(response);
-                return -ENOMEM;
+        if (r->gone)
+                return -ECONNRESET;
+        if (r->replied)
+                return -EALREADY;
+        if (content_type) {
+                type = strdup(content_type);
+                if (!type)
+                        return -ENOMEM;
         }
-        r->response = response;
+        r->replied = true;
         r->status = (unsigned)status;
+        r->reply_type = TAKE_PTR(type);
+        r->reply = TAKE_PTR(own);
+        r->reply_len = len;
         http_request_resume(r);
         return 0;
 }
 
-static int reply_possible(const struct http_request *r)
-{
-        if (r->gone)
-                return -ECONNRESET;
-        return r->response || r->state == HTTP_SENDING ? -EALREADY : 0;
-}
-
 int http_reply(struct http_request *r, int status, const char *content_type, const void *body, size_t len)
 {
-        int e = reply_possible(r);
+        char *copy = malloc(len ? len : 1);
 
-        if (e < 0)
-                return e;
-        return reply(r, status, content_type,
-                     MHD_create_response_from_buffer(len, (void *)(uintptr_t)body, MHD_RESPMEM_MUST_COPY));
+        if (!copy)
+                return -ENOMEM;
+        if (len > 0)
+                memcpy(copy, body, len);
+        return http_reply_take(r, status, content_type, copy, len);
 }
 
-int http_reply_take(struct http_request *r, int status, const char *content_type, char *body, size_t len)
+struct MHD_Response *http_request_response(struct http_request *r)
 {
         struct MHD_Response *response;
-        int e = reply_possible(r);
+        bool ok = true;
 
-        if (e < 0) {
-                free(body);
-                return e;
-        }
-        response = MHD_create_response_from_buffer(len, body, MHD_RESPMEM_MUST_FREE);
+        response = MHD_create_response_from_buffer(r->reply_len, r->reply, MHD_RESPMEM_MUST_FREE);
         if (!response)
-                free(body);
-        return reply(r, status, content_type, response);
+                return NULL;
+        r->reply = NULL;
+        if (r->reply_type)
+                ok = MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, r->reply_type) == MHD_YES;
+        for (size_t i = 0; ok && i < r->n_headers; i++)
+                ok = MHD_add_response_header(response, r->headers[i].name, r->headers[i].value) == MHD_YES;
+        if (ok && r->close_after)
+                ok = MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close") == MHD_YES;
+        if (ok)
+                return response;
+        MHD_destroy_response(response);
+        return NULL;
+}
+
+void http_request_send_early(struct http_request *r)
+{
+        auto_str out = STR_INIT;
+        int e;
+
+        r->early_sent = true;
+        e = str_addf(&out, "HTTP/1.1 %u %s\r\nConnection: close\r\nContent-Length: %zu\r\n", r->status,
+                     MHD_get_reason_phrase_for(r->status), r->reply_len);
+        if (e == 0 && r->reply_type)
+                e = str_addf(&out, "Content-Type: %s\r\n", r->reply_type);
+        for (size_t i = 0; e == 0 && i < r->n_headers; i++)
+                e = str_addf(&out, "%s: %s\r\n", r->headers[i].name, r->headers[i].value);
+        if (e == 0)
+                e = str_adds(&out, "\r\n");
+        if (e == 0 && strcmp(r->method, "HEAD") != 0)
+                e = str_add(&out, r->reply, r->reply_len);
+        /* Nothing was sent on this connection since its last answer: there is room. */
+        if (e == 0)
+                (void)send(r->conn->fd, out.data, out.len, MSG_DONTWAIT | MSG_NOSIGNAL);
+        (void)shutdown(r->conn->fd, SHUT_WR);
 }
 
 void http_request_free(struct http_request *r)
@@ -160,8 +183,8 @@ void http_request_free(struct http_request *r)
         if (!r)
                 return;
         list_remove(&r->hung_node);
-        if (r->response)
-                MHD_destroy_response(r->response);
+        free(r->reply);
+        free(r->reply_type);
         for (size_t i = 0; i < r->n_headers; i++) {
                 free(r->headers[i].name);
                 free(r->headers[i].value);

@@ -17,6 +17,7 @@
 #define MAX_HEADER (8 * 1024)
 /* Beside the head, the parser's memory holds its list of headers and the head of the answer. */
 #define POOL_EXTRA (4 * 1024)
+#define EARLY_REST (1024 * 1024)
 #define HANGUPS_PER_TURN 64
 #define RUNS_PER_TURN 4
 
@@ -181,9 +182,11 @@ static void request_hung_up(struct http_request *r)
 
 static enum MHD_Result request_send(struct http_request *r)
 {
-        struct MHD_Response *response = TAKE_PTR(r->response);
+        struct MHD_Response *response = http_request_response(r);
         enum MHD_Result ret;
 
+        if (!response)
+                return MHD_NO;
         if (r->state != HTTP_REFUSED)
                 r->state = HTTP_SENDING;
         ret = MHD_queue_response(r->conn->mhd, r->status, response);
@@ -198,9 +201,9 @@ static enum MHD_Result request_refuse(struct http_request *r, int status, const 
         r->close_after = true;
         if (r->server->handler.bad)
                 r->server->handler.bad(r, status, why, r->server->data);
-        if (!r->response)
+        if (!r->replied)
                 (void)http_reply(r, status, NULL, "", 0);
-        return r->response ? request_send(r) : MHD_NO;
+        return r->replied ? request_send(r) : MHD_NO;
 }
 
 struct fields {
@@ -285,9 +288,15 @@ static enum MHD_Result request_begin(struct http_request *r, const char *method,
         s->open++;
         s->handler.begin(r, s->data);
         /* Who waits for 100-continue has sent no body yet, and a long one is better not sent at all. */
-        if (r->response && (r->framing.expect_continue || r->framing.length > HTTP_DROP_MAX))
+        if (r->replied && (r->framing.expect_continue || r->framing.length > HTTP_DROP_MAX))
                 return request_send(r);
         return MHD_YES;
+}
+
+/* The client may learn of the reply before it has sent all that. */
+static bool rest_is_long(const struct http_request *r)
+{
+        return r->framing.chunked || (uint64_t)r->framing.length - r->received > EARLY_REST;
 }
 
 static enum MHD_Result request_body(struct http_request *r, const char *piece, size_t *len)
@@ -296,24 +305,26 @@ static enum MHD_Result request_body(struct http_request *r, const char *piece, s
         size_t n = *len;
 
         *len = 0;
-        if (r->response) {
-                r->dropped += n;
-                return r->dropped > HTTP_DROP_MAX ? MHD_NO : MHD_YES;
-        }
-        if (s->handler.body)
+        r->received += n;
+        if (!r->replied && s->handler.body)
                 (void)s->handler.body(r, piece, n, s->data);
-        return MHD_YES;
+        else
+                r->dropped += n;
+        if (r->replied && !r->early_sent && rest_is_long(r))
+                http_request_send_early(r);
+        return r->dropped > HTTP_DROP_MAX ? MHD_NO : MHD_YES;
 }
 
 static enum MHD_Result request_end(struct http_request *r)
 {
         struct http_server *s = r->server;
 
+        if (r->early_sent)
+                return MHD_NO;
         r->state = HTTP_WAIT;
-        if (!r->response) {
-                        s->handler.end(r, s->data);
-                }
-        if (r->response)
+        if (!r->replied)
+                s->handler.end(r, s->data);
+        if (r->replied)
                 return request_send(r);
         MHD_suspend_connection(r->conn->mhd);
         r->suspended = true;
@@ -340,7 +351,7 @@ static enum MHD_Result on_request(void *data, struct MHD_Connection *mhd, const 
         case HTTP_BODY:
                 return *upload_len > 0 ? request_body(r, upload, upload_len) : request_end(r);
         case HTTP_WAIT:
-                return r->response ? request_send(r) : MHD_NO;
+                return r->replied ? request_send(r) : MHD_NO;
         case HTTP_SENDING:
         case HTTP_REFUSED:
                 break;
@@ -384,7 +395,8 @@ static void on_completed(void *data, struct MHD_Connection *mhd, void **context,
         *context = NULL;
         r->conn->request = NULL;
         if (r->state != HTTP_HEAD && r->state != HTTP_REFUSED)
-                request_tell_gone(r, r->state == HTTP_SENDING && code == MHD_REQUEST_TERMINATED_COMPLETED_OK);
+                request_tell_gone(r, r->early_sent || (r->state == HTTP_SENDING &&
+                                                       code == MHD_REQUEST_TERMINATED_COMPLETED_OK));
         conn_idle(r->conn);
         http_request_free(r);
 }

@@ -103,12 +103,12 @@ static bool env_entry(struct json_obj *o, const char *name, char **ret)
 {
         const char *value;
 
+        if (!json_get_str(o, name, &value, NULL))
+                return false;
         if (*name == '\0' || strchr(name, '=')) {
                 fault(o, name, "is no name of a variable");
                 return false;
         }
-        if (!json_get_str(o, name, &value, NULL))
-                return false;
         if (strlen(name) + 1 + strlen(value) > WIRE_ARG_MAX) {
                 fault(o, name, "is too long");
                 return false;

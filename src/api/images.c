@@ -1,0 +1,276 @@
+/* /v1/images */
+
+#include "api/internal.h"
+#include "api/text.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CHANGES_MAX 32
+
+/* ── images as JSON ────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static json_t *layers_json(const struct image *i)
+{
+        auto_json array = json_array();
+
+        for (size_t n = 0; array && n < i->n_layers; n++) {
+                auto_free char *digest = str_printf("sha256:%s", i->layers[n]);
+
+                if (!digest || json_array_append_new(array, json_string(digest)) < 0)
+                        return NULL;
+        }
+        return TAKE_PTR(array);
+}
+
+static json_t *names_json(const struct image *i)
+{
+        auto_json array = json_array();
+
+        for (char **name = i->names; array && name && *name; name++)
+                if (json_array_append_new(array, json_string(*name)) < 0)
+                        return NULL;
+        return TAKE_PTR(array);
+}
+
+/* {"digest", "names", "created", "size", "architecture", "os"}; `whole` adds config_digest, variant, layers, config. */
+static json_t *image_json(const struct image *i, bool whole)
+{
+        auto_json o = json_object();
+        bool bad = !o;
+
+        bad |= json_object_set_new(o, "digest", json_string(i->digest)) < 0;
+        bad |= json_object_set_new(o, "names", names_json(i)) < 0;
+        bad |= json_object_set_new(o, "created", *i->created ? json_string(i->created) : json_null()) < 0;
+        bad |= json_object_set_new(o, "size", json_integer((json_int_t)i->size)) < 0;
+        bad |= json_object_set_new(o, "architecture", json_string(i->architecture)) < 0;
+        bad |= json_object_set_new(o, "os", json_string(i->os)) < 0;
+        if (whole) {
+                bad |= json_object_set_new(o, "variant", json_string(i->variant)) < 0;
+                bad |= json_object_set_new(o, "config_digest", json_string(i->config_digest)) < 0;
+                bad |= json_object_set_new(o, "layers", layers_json(i)) < 0;
+                bad |= json_object_set_new(o, "config", i->config ? json_incref(i->config) : json_null()) < 0;
+        }
+        return bad ? NULL : TAKE_PTR(o);
+}
+
+static void answer_json(struct call *c, int status, json_t *value)
+{
+        auto_str text = STR_INIT;
+
+        if (!value || json_write(value, &text) < 0)
+                call_oom(c);
+        else
+                call_answer(c, status, &text);
+}
+
+/* ── GET, DELETE ───────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+void images_list_run(struct call *c)
+{
+        auto_json answer = json_object();
+        json_t *array = json_array();
+        const struct image *i;
+        size_t pos = 0;
+
+        if (!answer || json_object_set_new(answer, "images", array) < 0) {
+                call_oom(c);
+                return;
+        }
+        while ((i = image_store_next(c->api->config.store, &pos))) {
+                if (json_array_append_new(array, image_json(i, false)) < 0) {
+                        call_oom(c);
+                        return;
+                }
+        }
+        answer_json(c, 200, answer);
+}
+
+/* The reference that the path names. False after having answered. */
+static bool read_ref(struct call *c)
+{
+        c->subject = strdup(c->rest);
+        if (!c->subject) {
+                call_oom(c);
+                return false;
+        }
+        slashes_decode(c->subject);
+        return true;
+}
+
+void images_get_run(struct call *c)
+{
+        const struct image *i;
+        struct err err = ERR_INIT;
+        auto_json value = NULL;
+
+        if (!read_ref(c))
+                return;
+        i = image_store_find(c->api->config.store, c->subject, &err);
+        if (!i && err.num == EINVAL) {
+                call_problem(c, 400, "bad_request", "%s", err.text);
+                return;
+        }
+        if (!i) {
+                call_problem(c, 404, "image_not_found", "there is no image %s", c->subject);
+                return;
+        }
+        value = image_json(i, true);
+        answer_json(c, 200, value);
+}
+
+static void refuse_image(struct call *c, int r, const struct err *err)
+{
+        const char *text = err && err->num ? err->text : strerror(-r);
+
+        switch (-r) {
+        case ENOENT:
+                call_problem(c, 404, "image_not_found", "%s", text);
+                break;
+        case EBUSY:
+                call_problem(c, 409, "image_in_use", "%s", text);
+                break;
+        case EBADMSG:
+                call_problem(c, 400, "bad_archive", "%s", text);
+                break;
+        case EINVAL:
+                call_problem(c, 400, "bad_request", "%s", text);
+                break;
+        case EFBIG:
+                call_problem(c, 413, "payload_too_large", "%s", text);
+                break;
+        case ENOSPC:
+        case EDQUOT:
+                call_problem(c, 507, "no_space", "%s", text);
+                break;
+        case ENOMEM:
+                call_oom(c);
+                break;
+        default:
+                call_problem(c, 500, "internal", "%s", text);
+                break;
+        }
+}
+
+static void on_removed(int r, const struct err *err, void *data)
+{
+        struct call *c = data;
+        auto_json answer = NULL;
+
+        if (r < 0) {
+                refuse_image(c, r, err);
+        } else {
+                answer = json_pack("{s:s}", "removed", c->subject);
+                answer_json(c, 200, answer);
+        }
+        call_release(c);
+}
+
+void images_delete_run(struct call *c)
+{
+        struct err err = ERR_INIT;
+        int r;
+
+        if (!read_ref(c))
+                return;
+        call_hold(c);
+        r = image_store_remove(c->api->config.store, c->subject, on_removed, c, &err);
+        if (r < 0) {
+                refuse_image(c, r, &err);
+                call_release(c);
+        }
+}
+
+/* ── import, load ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+const char *const images_import_params[] = { "ref", "change", NULL };
+
+void images_import_begin(struct call *c)
+{
+        const char *changes[CHANGES_MAX + 1] = { NULL };
+        const char *ref = call_query(c, "ref");
+        struct err err = ERR_INIT;
+        size_t n = 0;
+        int r;
+
+        if (!ref || !*ref) {
+                call_problem(c, 400, "bad_request", "query parameter 'ref' is required: the name to give");
+                return;
+        }
+        while (n <= CHANGES_MAX && (changes[n] = http_query_nth(c->http, "change", n)))
+                n++;
+        if (n > CHANGES_MAX) {
+                call_problem(c, 400, "bad_request", "more than %d changes", CHANGES_MAX);
+                return;
+        }
+        r = image_sink_open(c->api->config.store, IMAGE_IMPORT, ref, (char *const *)(uintptr_t)changes, &c->sink, &err);
+        if (r < 0)
+                refuse_image(c, r, &err);
+}
+
+void images_load_begin(struct call *c)
+{
+        struct err err = ERR_INIT;
+        int r;
+
+        r = image_sink_open(c->api->config.store, IMAGE_LOAD, NULL, NULL, &c->sink, &err);
+        if (r < 0)
+                refuse_image(c, r, &err);
+}
+
+int images_body(struct call *c, const void *piece, size_t len)
+{
+        struct err err = ERR_INIT;
+        int r;
+
+        r = image_sink_write(c->sink, piece, len, &err);
+        if (r == 0)
+                return 0;
+        image_sink_discard(TAKE_PTR(c->sink));
+        refuse_image(c, r, &err);
+        return r;
+}
+
+static json_t *loaded_json(struct image_store *store, const char *const *digests, size_t n)
+{
+        auto_json answer = json_object();
+        json_t *array = json_array();
+
+        if (!answer || json_object_set_new(answer, "images", array) < 0)
+                return NULL;
+        for (size_t i = 0; i < n; i++) {
+                const struct image *image = image_store_by_digest(store, digests[i]);
+
+                if (image && json_array_append_new(array, image_json(image, false)) < 0)
+                        return NULL;
+        }
+        return TAKE_PTR(answer);
+}
+
+static void on_loaded(int r, const char *const *digests, size_t n, const struct err *err, void *data)
+{
+        struct call *c = data;
+        auto_json answer = NULL;
+
+        if (r < 0) {
+                refuse_image(c, r, err);
+        } else if (c->http) {
+                answer = loaded_json(c->api->config.store, digests, n);
+                answer_json(c, 201, answer);
+        }
+        call_release(c);
+}
+
+void images_body_run(struct call *c)
+{
+        struct err err = ERR_INIT;
+        int r;
+
+        call_hold(c);
+        r = image_sink_finish(TAKE_PTR(c->sink), on_loaded, c, &err);
+        if (r < 0) {
+                refuse_image(c, r, &err);
+                call_release(c);
+        }
+}
