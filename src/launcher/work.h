@@ -36,8 +36,9 @@ struct work_cgroup {
 
 /* All descriptors are borrowed for the life of the struct work. */
 struct work_config {
-        int store_fd;           /* directory of the store, opened in the caller's mount namespace; no O_PATH needed */
-        int worker_fd;          /* the program: a sealed memfd */
+        int store_fd;           /* directory of the store, opened in the caller's mount namespace; not O_PATH */
+        int proc_fd;            /* directory /proc */
+        int worker_fd;          /* the program: a sealed memfd; -EBADF: WORK is refused */
         uint32_t id_base;       /* owners on disk are id_base + id, 65,536 of them */
         struct work_cgroup cgroups[WORK_RUNNING_MAX];
 
