@@ -127,6 +127,9 @@ struct engine_ops {
         int (*signal)(struct engine_container *c, int signo, struct err *err); /* SIGKILL ends all processes */
         int (*stats)(struct engine_container *c, engine_stats_fn fn, void *data, struct err *err);
 
+        /* Replaces the record that list() gives back: at once, and either the old or the new one survives a crash. */
+        int (*update_record)(struct engine_container *c, const void *record, size_t len, struct err *err);
+
         /* The result is stored for good: frees the container and what the engine kept of it. Kills it if it runs; no
          * event follows. */
         void (*remove)(struct engine_container *c);
@@ -163,5 +166,5 @@ struct engine_container {
 };
 
 /* Sets the events of a container that list() found; to be called in `found`. If it has ended already, exited() follows
- * on a later turn. */
+ * later. Who does not want the container calls remove() in `found`. */
 void engine_container_watch(struct engine_container *c, const struct engine_events *events, void *data);

@@ -18,9 +18,16 @@ struct history_config {
         uint64_t max_age_ms;    /* 0: 7 days */
 };
 
-/* Blocks; before the loop serves. */
+#define HISTORY_KEY_MS (24 * UINT64_C(3600000))         /* how long an idempotency key is kept */
+#define HISTORY_QUEUE_MAX (64 * UINT64_C(1048576))      /* bytes of records that wait for their commit */
+
+/* Blocks; before the loop serves. -ENOTSUP: the database is of a newer version; -EBADMSG: it is no database, or damaged. */
 int history_open(struct loop *loop, const struct history_config *config, struct history **ret, struct err *err);
-void history_close(struct history *h); /* writes what waits; blocks */
+/* Writes what waits, turning the loop until that is done, so not from within a callback. No callback of this module runs
+ * any more. Accepts NULL. */
+void history_close(struct history *h);
+/* Starts writing what waits now and not some milliseconds later. */
+void history_flush(struct history *h);
 
 /* One ended task. `document` is the task's answer without its streams, as the task module wrote it (JSON); the columns
  * beside it are what lists filter by. */
@@ -31,6 +38,7 @@ struct history_record {
         uint64_t created_ms, finished_ms;
         struct str document;
         struct str out[2];
+        bool out_borrowed;              /* of history_add(): out is the caller's, unchanged until fn was called */
         char *idempotency_key;          /* NULL: none */
         uint8_t body_hash[32];          /* SHA-256 of the request's body, with the key */
 };
@@ -38,8 +46,8 @@ void history_record_done(struct history_record *r);
 
 typedef void (*history_done_fn)(int r, const struct err *err, void *data);
 
-/* Takes the record (its contents). fn after the commit of its group; r < 0: it is not stored (and was logged). The queue
- * is bounded by bytes: -EAGAIN. */
+/* Takes the record (its contents) on success. fn after the commit of its group; r < 0: it is not stored. A record whose id
+ * is there already changes nothing and is a success. The queue is bounded by HISTORY_QUEUE_MAX: -EAGAIN. */
 int history_add(struct history *h, struct history_record *record, history_done_fn fn, void *data, struct err *err);
 
 /* r: 0 or -ENOENT. The record is the receiver's for the call. owner NULL: any. */

@@ -1,0 +1,214 @@
+#include "engine/native/native.h"
+
+#include "base/fd.h"
+#include "base/time.h"
+#include "engine/native/internal.h"
+#include "image/ref.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct native *to_native(struct engine *e)
+{
+        return CONTAINER_OF(e, struct native, engine);
+}
+
+/* ── images ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+struct ensured {
+        int r;
+        struct err err;
+        struct engine_image image;
+        engine_image_fn fn;
+        void *data;
+};
+
+static void on_ensured(void *data)
+{
+        struct ensured *e = data;
+
+        e->fn(e->r, e->r == 0 ? &e->image : NULL, &e->err, e->data);
+        free(e);
+}
+
+/* The first name under which the image is known stands for one that was asked for by digest. */
+static void fill_image(const struct image *image, const char *ref, struct engine_image *ret)
+{
+        struct image_ref parsed;
+        char name[REF_TEXT_MAX] = "";
+
+        if (image_ref_parse_docker(ref, &parsed, NULL) == 0)
+                image_ref_format(&parsed, name);
+        for (char **n = image->names; n && *n; n++)
+                if (str_eq(*n, name)) {
+                        (void)snprintf(ret->ref, sizeof(ret->ref), "%s", name);
+                        break;
+                }
+        if (!ret->ref[0])
+                (void)snprintf(ret->ref, sizeof(ret->ref), "%s", image->names && image->names[0] ? image->names[0] : ref);
+        (void)snprintf(ret->digest, sizeof(ret->digest), "%s", image->digest);
+}
+
+static int native_ensure_image(struct engine *engine, const char *ref, const char *owner, engine_image_fn fn, void *data,
+                               struct err *err)
+{
+        struct native *n = to_native(engine);
+        struct ensured *e = calloc(1, sizeof(*e));
+        const struct image *image;
+
+        (void)owner;
+        if (!e)
+                return err_oom(err);
+        e->fn = fn;
+        e->data = data;
+        image = image_store_find(n->store, ref, &e->err);
+        if (image)
+                fill_image(image, ref, &e->image);
+        else if (e->err.num)
+                e->r = -e->err.num;
+        else
+                e->r = err_set(&e->err, ENOENT, "there is no image '%s' here", ref);
+        if (loop_defer(n->loop, on_ensured, e) < 0) {
+                free(e);
+                return err_oom(err);
+        }
+        return 0;
+}
+
+/* ── the engine ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void on_list(void *data)
+{
+        struct native *n = data;
+
+        /* Otherwise the launcher has gone meanwhile, and the next READY answers. */
+        if (n->state == LAUNCH_UP && !n->listed)
+                native_tell_found(n);
+}
+
+static int native_list(struct engine *e, engine_found_fn found, engine_done_fn done, void *data, struct err *err)
+{
+        struct native *n = to_native(e);
+
+        if (n->list_done)
+                return err_set(err, EALREADY, "the containers were listed already");
+        n->found = found;
+        n->list_done = done;
+        n->list_data = data;
+        if (n->state == LAUNCH_UP && loop_defer(n->loop, on_list, n) < 0) {
+                n->list_done = NULL;
+                return err_oom(err);
+        }
+        return 0;
+}
+
+static int native_check(struct engine *e, struct err *err)
+{
+        struct native *n = to_native(e);
+
+        if (n->state != LAUNCH_UP)
+                return err_set(err, ENOTCONN, "mayfly-launcher cannot be reached");
+        if (!n->net.synced)
+                return err_set(err, ENETDOWN, "mayfly-netd cannot be reached");
+        return 0;
+}
+
+static void native_free(struct engine *e)
+{
+        struct native *n = to_native(e);
+        struct native_container *c;
+
+        native_launch_done(n);
+        loop_timer_cancel(&n->watch_timer);
+        while ((c = LIST_FIRST(&n->containers, struct native_container, node)))
+                native_container_free(c);
+        map_free(n->by_id);
+        fd_close(n->devnull);
+        free(n->scratch);
+        if (native_net_done(n))
+                free(n);
+}
+
+static const struct engine_ops native_ops = {
+        .name = "native",
+        .features = ENGINE_F_SIGNAL_EXACT | ENGINE_F_MEMORY_PEAK | ENGINE_F_CPU_USAGE | ENGINE_F_DISK_LIMIT |
+                    ENGINE_F_SURVIVES_DAEMON,
+        .ensure_image = native_ensure_image,
+        .create = native_container_create,
+        .start = native_container_start,
+        .attach = native_container_attach,
+        .signal = native_container_signal,
+        .stats = native_container_stats,
+        .update_record = native_container_update_record,
+        .remove = native_container_remove,
+        .list = native_list,
+        .check = native_check,
+        .free = native_free,
+};
+
+static uint32_t stock_mode(enum engine_network network)
+{
+        switch (network) {
+        case ENGINE_NET_NONE:
+                return NET_NONE;
+        case ENGINE_NET_INTERNET:
+                return NET_INTERNET;
+        case ENGINE_NET_NAT:
+                break;
+        }
+        return NET_NAT;
+}
+
+int engine_native_new(struct loop *loop, const struct engine_native_config *config, struct engine **ret,
+                      struct err *err)
+{
+        struct native *n = calloc(1, sizeof(*n));
+        int r = 0;
+
+        if (!n)
+                return err_oom(err);
+        n->engine.ops = &native_ops;
+        n->loop = loop;
+        n->stock = config->stock ? config->stock : 8;
+        n->max_idle = config->idle ? config->idle : 128;
+        list_init(&n->containers);
+        list_init(&n->slot_waiters);
+        list_init(&n->pending);
+        list_init(&n->unwatched);
+        native_workers_init(n);
+        n->devnull = open("/dev/null", O_WRONLY | O_CLOEXEC);
+        n->by_id = map_new();
+        n->scratch = malloc(LAUNCH_MSG_MAX);
+        if (n->devnull < 0)
+                r = err_sys(err, "open /dev/null");
+        else if (!n->by_id || !n->scratch)
+                r = err_oom(err);
+        if (r == 0)
+                r = native_net_init(n, config->netd_path, err);
+        if (r == 0)
+                r = native_launch_init(n, config->launcher_path, err);
+        if (r < 0) {
+                if (n->net.peer.loop)
+                        (void)native_net_done(n);
+                map_free(n->by_id);
+                fd_close(n->devnull);
+                free(n->scratch);
+                free(n);
+                return r;
+        }
+        n->net.want[stock_mode(config->network)] = n->stock;
+        *ret = &n->engine;
+        return 0;
+}
+
+void engine_native_set_store(struct engine *e, struct image_store *store)
+{
+        to_native(e)->store = store;
+}
+
+const struct image_workers *engine_native_workers(struct engine *e)
+{
+        return &to_native(e)->workers;
+}

@@ -1,0 +1,219 @@
+/* From a container's end to the answer and to history. */
+
+#include "base/log.h"
+#include "base/time.h"
+#include "task/internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define OUTPUT_MAP_MIN (64 * 1024) /* below, a copy is cheaper than page faults */
+
+static int load_stream(struct task *t, int i, const struct engine_output *o)
+{
+        size_t len = (size_t)o->kept;
+        ssize_t n;
+
+        if (len == 0)
+                return 0;
+        if (len >= OUTPUT_MAP_MIN) {
+                void *p = mmap(NULL, len, PROT_READ, MAP_SHARED, o->fd, 0);
+
+                if (p == MAP_FAILED)
+                        return -errno;
+                t->out[i] = p;
+                t->mapped[i] = true;
+        } else {
+                t->out[i] = malloc(len);
+                if (!t->out[i])
+                        return -ENOMEM;
+                n = pread(o->fd, t->out[i], len, 0);
+                if (n < 0 || (size_t)n != len) {
+                        free(t->out[i]);
+                        t->out[i] = NULL;
+                        return n < 0 ? -errno : -EIO;
+                }
+        }
+        t->out_len[i] = len;
+        return 0;
+}
+
+void task_load_output(struct task *t)
+{
+        for (int i = 0; i < 2; i++) {
+                struct engine_output o = { .fd = -EBADF };
+                int r;
+
+                t->ts->engine->ops->attach(t->container, (enum engine_stream)i, &o);
+                t->out_total[i] = o.total;
+                /* Without memory the stream is answered as truncated, which it then is. */
+                r = load_stream(t, i, &o);
+                if (r < 0)
+                        log_debug("task %s: output: %s", t->id, strerror(-r));
+        }
+}
+
+void task_unload_output(struct task *t)
+{
+        for (int i = 0; i < 2; i++) {
+                if (t->mapped[i])
+                        (void)munmap(t->out[i], t->out_len[i]);
+                else
+                        free(t->out[i]);
+                t->out[i] = NULL;
+                t->mapped[i] = false;
+                t->out_len[i] = 0;
+        }
+}
+
+/* ── the answer ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static int64_t span(uint64_t from, uint64_t to)
+{
+        return from == 0 || to < from ? -1 : (int64_t)(to - from);
+}
+
+/* Real time of a monotonic one, by the moment at which the task was made: no clock that is set can bend it. */
+static uint64_t real_ms(const struct task *t, uint64_t mono_ns)
+{
+        return mono_ns < t->rec.created_ns ? 0 : t->rec.created_ms + (mono_ns - t->rec.created_ns) / NS_PER_MS;
+}
+
+static void describe_times(const struct task *t, struct wire_task *ret)
+{
+        const struct engine_exit *e = &t->exit;
+        bool ended = t->state > WIRE_RUNNING;
+
+        ret->queued_ns = span(t->rec.created_ns, t->rec.admitted_ns);
+        ret->pull_ns = span(t->rec.admitted_ns, t->rec.pulled_ns);
+        ret->start_ns = ret->run_ns = ret->wall_ns = -1;
+        if (e->start_mono_ns) {
+                ret->start_ns = span(t->rec.pulled_ns, e->start_mono_ns);
+                ret->run_ns = span(e->start_mono_ns, e->end_mono_ns);
+                ret->wall_ns = span(t->rec.pulled_ns, e->end_mono_ns);
+                ret->started_ms = real_ms(t, e->start_mono_ns);
+        } else if (t->state == WIRE_RUNNING) {
+                ret->started_ms = real_ms(t, t->rec.started_ns);
+        }
+        ret->created_ms = t->rec.created_ms;
+        if (ended)
+                ret->finished_ms = real_ms(t, e->start_mono_ns ? e->end_mono_ns : t->ended_ns);
+}
+
+static int64_t known(uint64_t v)
+{
+        return v > INT64_MAX ? -1 : (int64_t)v;
+}
+
+void task_describe(struct task *t, struct wire_task *ret)
+{
+        *ret = (struct wire_task){
+                .status = t->state,
+                .exit_code = t->exit_code,
+                .signal = t->signo,
+                .reason = t->reason,
+                .detail = t->detail,
+                .encoding = t->rec.encoding,
+                .cpu_ns = -1,
+                .memory_peak = -1,
+                .image_ref = t->rec.image_ref,
+                .image_digest = t->rec.image_digest,
+                .engine = t->ts->engine->ops->name,
+                .limits = t->rec.limits,
+        };
+        (void)snprintf(ret->id, sizeof(ret->id), "%s", t->id);
+        describe_times(t, ret);
+        if (t->state <= WIRE_RUNNING)
+                return;
+        ret->has_output = true;
+        for (int i = 0; i < 2; i++) {
+                ret->out[i] = t->out[i];
+                ret->out_len[i] = t->out_len[i];
+                ret->out_total[i] = t->out_total[i];
+                if (t->out_total[i] > t->out_len[i])
+                        ret->truncated = true;
+        }
+        if (t->exit.start_mono_ns) {
+                ret->cpu_ns = known(t->exit.cpu_ns);
+                ret->memory_peak = known(t->exit.memory_peak);
+        }
+}
+
+/* ── history ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void on_store_timer(struct loop_timer *timer, void *data)
+{
+        (void)timer;
+        task_store(data);
+}
+
+static void store_later(struct task *t, uint64_t delay_ns)
+{
+        if (loop_timer_set(t->ts->loop, &t->timer, time_mono_ns() + delay_ns, on_store_timer, t) < 0)
+                log_error("task %s is not in history: out of memory", t->id);
+}
+
+static void on_stored(int r, const struct err *err, void *data)
+{
+        struct task *t = data;
+        struct tasks *ts = t->ts;
+
+        t->storing = false;
+        ts->storing--;
+        if (r < 0 && !ts->freeing && ++t->tries < TASK_HISTORY_TRIES) {
+                store_later(t, NS_PER_S);
+                return;
+        }
+        if (r < 0)
+                log_error("task %s is not in history: %s", t->id, err->text);
+        if (r < 0 && ts->freeing)
+                return;
+        task_remove_container(t);
+        task_free(t);
+        tasks_admit(ts);
+}
+
+static int fill_record(struct task *t, struct history_record *rec)
+{
+        struct wire_task w;
+
+        task_describe(t, &w);
+        w.has_output = false;
+        (void)snprintf(rec->id, sizeof(rec->id), "%s", t->id);
+        rec->owner = strdup(t->rec.owner);
+        rec->status = strdup(wire_status_names[t->state]);
+        rec->image = strdup(t->rec.image_ref);
+        rec->created_ms = w.created_ms;
+        rec->finished_ms = w.finished_ms;
+        rec->out_borrowed = true;
+        for (int i = 0; i < 2; i++)
+                rec->out[i] = (struct str){ .data = t->out[i], .len = t->out_len[i] };
+        if (t->rec.key) {
+                rec->idempotency_key = strdup(t->rec.key);
+                memcpy(rec->body_hash, t->rec.body_hash, sizeof(rec->body_hash));
+        }
+        if (!rec->owner || !rec->status || !rec->image || (t->rec.key && !rec->idempotency_key))
+                return -ENOMEM;
+        return wire_task_write(&w, &rec->document);
+}
+
+void task_store(struct task *t)
+{
+        struct history_record rec = { .owner = NULL };
+        struct tasks *ts = t->ts;
+        struct err err = ERR_INIT;
+        int r = fill_record(t, &rec);
+
+        if (r == 0)
+                r = history_add(ts->history, &rec, on_stored, t, &err);
+        if (r < 0) {
+                history_record_done(&rec);
+                store_later(t, TASK_RETRY_NS);
+                return;
+        }
+        t->storing = true;
+        ts->storing++;
+}
