@@ -13,7 +13,7 @@ struct http_listener {
         struct loop_io *io;
         struct loop_timer timer;
         struct list node;       /* of server->listeners */
-        struct list conns;
+        struct list conns, hung_up; /* connections; those whose client has ended its side */
         bool dirty;             /* connections were resumed: run before the loop sleeps */
 };
 
@@ -24,7 +24,7 @@ struct http_server {
         struct http_config config;
         struct list listeners;
         struct list idle;       /* connections without a request, the one that waits longest first */
-        struct list hung;       /* waiting requests whose client has gone */
+        struct list hung;       /* requests that wait although their client has gone */
         struct loop_timer idle_timer;
         int hangup_fd;          /* epoll: EPOLLRDHUP of every connection, edge-triggered */
         struct loop_io *hangup_io;
@@ -38,10 +38,11 @@ struct http_conn {
         struct http_request *request;
         struct list node;       /* of listener->conns */
         struct list idle_node;  /* of server->idle */
+        struct list hung_node;  /* of listener->hung_up */
         uint64_t idle_since_ns;
         int fd;
         uid_t uid;
-        bool has_uid, hung_up;
+        bool has_uid, is_hung_up;
 };
 
 /*   HEAD ──▶ BODY ──▶ WAIT ──▶ SENDING ──▶ (gone)

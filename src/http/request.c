@@ -170,7 +170,7 @@ void http_request_send_early(struct http_request *r)
                 e = str_addf(&out, "%s: %s\r\n", r->headers[i].name, r->headers[i].value);
         if (e == 0)
                 e = str_adds(&out, "\r\n");
-        if (e == 0 && strcmp(r->method, "HEAD") != 0)
+        if (e == 0 && !str_eq(r->method, "HEAD"))
                 e = str_add(&out, r->reply, r->reply_len);
         /* Nothing was sent on this connection since its last answer: there is room. */
         if (e == 0)

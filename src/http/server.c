@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #define MAX_CONNECTIONS 4096
@@ -50,6 +51,24 @@ static void listener_set_timer(struct http_listener *l, uint64_t wait_ms)
         (void)loop_timer_set(l->server->loop, &l->timer, at, on_listener_timer, l);
 }
 
+/* The parser does not see an end of file that came together with the last bytes: its events are edge-triggered, and it
+ * stops reading at a short read. A connection that can bring no whole request any more is ended for it. */
+static void listener_close_hung_up(struct http_listener *l)
+{
+        struct http_conn *c;
+
+        LIST_FOREACH(c, &l->hung_up, hung_node)
+        {
+                bool reading = !c->request || c->request->state == HTTP_HEAD || c->request->state == HTTP_BODY;
+                int unread = 0;
+
+                if (!reading || (ioctl(c->fd, FIONREAD, &unread) == 0 && unread > 0))
+                        continue;
+                list_remove(&c->hung_node);
+                (void)shutdown(c->fd, SHUT_RDWR);
+        }
+}
+
 static void listener_run(struct http_listener *l)
 {
         MHD_UNSIGNED_LONG_LONG wait = 0;
@@ -62,6 +81,8 @@ static void listener_run(struct http_listener *l)
         }
         if (has_wait)
                 listener_set_timer(l, wait);
+        if (!has_wait || wait > 0)
+                listener_close_hung_up(l);
 }
 
 static void on_listener_io(struct loop_io *io, uint32_t events, void *data)
@@ -124,6 +145,7 @@ static void conn_open(struct http_listener *l, struct MHD_Connection *mhd, void 
         c->fd = info->connect_fd;
         c->has_uid = fd_peer_uid(c->fd, &c->uid) == 0;
         list_init(&c->idle_node);
+        list_init(&c->hung_node);
         list_append(&l->conns, &c->node);
         event.data.ptr = c;
         (void)epoll_ctl(l->server->hangup_fd, EPOLL_CTL_ADD, c->fd, &event);
@@ -146,6 +168,7 @@ static void on_connection(void *data, struct MHD_Connection *mhd, void **context
         (void)epoll_ctl(l->server->hangup_fd, EPOLL_CTL_DEL, c->fd, NULL);
         list_remove(&c->node);
         list_remove(&c->idle_node);
+        list_remove(&c->hung_node);
         free(c);
         *context = NULL;
 }
@@ -194,7 +217,7 @@ static enum MHD_Result request_send(struct http_request *r)
         return ret;
 }
 
-static enum MHD_Result request_refuse(struct http_request *r, int status, const char *why)
+static void request_reply_bad(struct http_request *r, int status, const char *why)
 {
         log_debug("http: request refused: %d: %s", status, why);
         r->state = HTTP_REFUSED;
@@ -203,6 +226,11 @@ static enum MHD_Result request_refuse(struct http_request *r, int status, const 
                 r->server->handler.bad(r, status, why, r->server->data);
         if (!r->replied)
                 (void)http_reply(r, status, NULL, "", 0);
+}
+
+static enum MHD_Result request_refuse(struct http_request *r, int status, const char *why)
+{
+        request_reply_bad(r, status, why);
         return r->replied ? request_send(r) : MHD_NO;
 }
 
@@ -328,7 +356,7 @@ static enum MHD_Result request_end(struct http_request *r)
                 return request_send(r);
         MHD_suspend_connection(r->conn->mhd);
         r->suspended = true;
-        if (r->conn->hung_up) {
+        if (r->conn->is_hung_up) {
                 list_append(&s->hung, &r->hung_node);
                 server_defer(s);
         }
@@ -437,7 +465,10 @@ static void on_hangup(struct loop_io *io, uint32_t events, void *data)
         for (int i = 0; i < n; i++) {
                 struct http_conn *c = found[i].data.ptr;
 
-                c->hung_up = true;
+                c->is_hung_up = true;
+                list_append(&c->listener->hung_up, &c->hung_node);
+                c->listener->dirty = true;
+                server_defer(s);
                 if (c->request && c->request->suspended)
                         request_hung_up(c->request);
         }
@@ -482,18 +513,39 @@ int http_server_new(struct loop *loop, const struct http_config *config, const s
         return 0;
 }
 
+/* The lax parser answers a Content-Length that is no number twice: its second head becomes the body of the first. It says
+ * so before, which is the place to answer in its stead. Its state tells which connection it speaks of. */
+static void refuse_bad_length(struct http_listener *l)
+{
+        struct http_conn *c;
+
+        LIST_FOREACH(c, &l->conns, node)
+        {
+                struct http_request *r = c->request;
+
+                if (!r || r->state != HTTP_HEAD || r->early_sent ||
+                    !MHD_get_connection_info(c->mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE))
+                        continue;
+                request_reply_bad(r, 400, "Content-Length is not a number");
+                if (r->replied)
+                        http_request_send_early(r);
+                return;
+        }
+}
+
 static void on_parser_message(void *data, const char *fmt, va_list ap) __attribute__((format(printf, 2, 0)));
 static void on_parser_message(void *data, const char *fmt, va_list ap)
 {
         char text[256];
         size_t len;
 
-        (void)data;
         (void)vsnprintf(text, sizeof(text), fmt, ap);
         len = strlen(text);
         if (len > 0 && text[len - 1] == '\n')
                 text[len - 1] = '\0';
         log_debug("http: %s", text);
+        if (parser_is_lax())
+                refuse_bad_length(data);
 }
 
 /* Targets are decoded by http_target_parse(), from the raw text. */
@@ -507,10 +559,12 @@ static size_t keep_escaped(void *data, struct MHD_Connection *mhd, char *text)
 static struct MHD_Daemon *parser_start(struct http_listener *l, int fd)
 {
         const struct http_config *c = &l->server->config;
+        /* What strictness adds to the lax parser is checked here, too, and answered once: it would answer twice. */
+        int strict = parser_is_lax() ? 0 : 1;
         const struct MHD_OptionItem options[] = {
                 { MHD_OPTION_EXTERNAL_LOGGER, (intptr_t)on_parser_message, l },
                 { MHD_OPTION_LISTEN_SOCKET, fd, NULL },
-                { MHD_OPTION_STRICT_FOR_CLIENT, 1, NULL },
+                { MHD_OPTION_STRICT_FOR_CLIENT, strict, NULL },
                 { MHD_OPTION_CONNECTION_LIMIT, (intptr_t)c->max_connections, NULL },
                 { MHD_OPTION_CONNECTION_TIMEOUT, (intptr_t)c->idle_timeout_s, NULL },
                 { MHD_OPTION_CONNECTION_MEMORY_LIMIT, (intptr_t)(c->max_header + POOL_EXTRA), NULL },
@@ -555,6 +609,7 @@ int http_server_listen(struct http_server *s, int fd, struct err *err)
         }
         l->server = s;
         list_init(&l->conns);
+        list_init(&l->hung_up);
         list_append(&s->listeners, &l->node);
         (void)fd_set_nonblock(fd, true);
         l->daemon = parser_start(l, fd);
