@@ -191,7 +191,7 @@ int ceiling_parse(const char *text, struct ceiling *ret, struct err *err)
 
 int ceiling_load(const char *path, struct ceiling *ret, struct err *err)
 {
-        auto_fd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+        auto_fd fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
         char text[CEILING_FILE_MAX + 1];
         struct stat st;
         ssize_t n;

@@ -1,5 +1,5 @@
-/* The launcher's part of the cgroup hierarchies: one cgroup of the instance, below it `tasks` and `workers`, below those
- * one leaf for each container or worker. Version 2 where memory, cpu and pids are there (cgroup-v2.rst), else version 1
+/* The launcher's part of the cgroup hierarchies: one cgroup of the instance, below it `tasks` (version 1:
+ * `containers`) and `workers`, below those one leaf for each container or worker. Version 2 where memory, cpu and pids are there (cgroup-v2.rst), else version 1
  * (cgroup-v1/memory.rst), hybrid included. Files are reached through descriptors that are opened once, so the launcher
  * needs no cgroup file system in its mount namespace.
  *

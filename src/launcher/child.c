@@ -1,0 +1,251 @@
+#include "launcher/child.h"
+
+#include "base/fd.h"
+#include "base/str.h"
+#include "base/time.h"
+#include "launcher/files.h"
+#include "launcher/init/report.h"
+#include "launcher/init/search.h"
+#include "launcher/privilege.h"
+#include "launcher/rootfs.h"
+#include "launcher/sys.h"
+#include "launcher/validate.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* The payload as the child uses it. Not on the stack, and touched in the child only, so it costs the launcher nothing. */
+static char *child_argv[LAUNCH_ARGS_MAX + 1];
+static char *child_envp[LAUNCH_ARGS_MAX + 1];
+
+struct unpacked {
+        struct rootfs_text hostname, hosts, resolv;
+        char *workdir;
+        struct payload files;
+};
+
+static void at_stage(const struct child *c, enum launch_stage stage)
+{
+        c->slot->report->stage = stage;
+}
+
+static _Noreturn void fail(const struct child *c, int r)
+{
+        c->slot->report->error = r < 0 ? -r : EIO;
+        _exit(127);
+}
+
+static void check(const struct child *c, int r)
+{
+        if (r < 0)
+                fail(c, r);
+}
+
+/* ── the payload ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Records become strings in place: what follows a string is always another record, whose length is read first and then
+ * overwritten by the NUL. */
+struct reader {
+        struct payload p;
+        uint32_t len;           /* of the record that comes next */
+};
+
+static int reader_start(struct reader *r, const struct child *c)
+{
+        r->p = (struct payload){ .at = c->payload, .end = c->payload + c->payload_len };
+        return payload_u32(&r->p, &r->len);
+}
+
+static int read_string(struct reader *r, char **ret)
+{
+        char *s = (char *)r->p.at;
+        uint32_t len = r->len;
+
+        r->p.at += len;
+        if (payload_u32(&r->p, &r->len) < 0)
+                return -EBADMSG;
+        s[len] = '\0';
+        *ret = s;
+        return 0;
+}
+
+static int read_strings(struct reader *r, char **v, uint32_t n)
+{
+        for (uint32_t i = 0; i < n; i++)
+                if (read_string(r, &v[i]) < 0)
+                        return -EBADMSG;
+        v[n] = NULL;
+        return 0;
+}
+
+static int read_text(struct reader *r, struct rootfs_text *ret, bool last)
+{
+        *ret = (struct rootfs_text){ .data = r->p.at, .len = r->len };
+        r->p.at += r->len;
+        return last ? 0 : payload_u32(&r->p, &r->len);
+}
+
+static int unpack(const struct child *c, struct unpacked *ret)
+{
+        struct reader r;
+        int e = reader_start(&r, c);
+
+        if (e == 0)
+                e = read_strings(&r, child_argv, c->start->argc);
+        if (e == 0)
+                e = read_strings(&r, child_envp, c->start->envc);
+        if (e == 0)
+                e = read_text(&r, &ret->hostname, false);
+        if (e == 0)
+                e = read_string(&r, &ret->workdir);
+        if (e == 0)
+                e = read_text(&r, &ret->hosts, false);
+        if (e == 0)
+                e = read_text(&r, &ret->resolv, true);
+        ret->files = r.p;
+        return e;
+}
+
+static int write_file(struct payload *p, int root, const char *workdir, const struct files_owner *owner)
+{
+        char path[LAUNCH_TEXT_MAX];
+        const uint8_t *name, *data;
+        uint32_t mode, name_len, len;
+
+        if (payload_u32(p, &mode) < 0 || payload_next(p, &name, &name_len) < 0 || name_len >= sizeof(path) ||
+            payload_next(p, &data, &len) < 0)
+                return -EBADMSG;
+        memcpy(path, name, name_len);
+        path[name_len] = '\0';
+        return files_write(root, workdir, path, data, len, mode, owner);
+}
+
+/* ── steps ────────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void make_root(const struct child *c, const struct unpacked *u)
+{
+        struct rootfs rootfs = {
+                .slot = c->slot,
+                .tree = c->start->tree,
+                .idmapped = c->idmapped,
+                .cgroup2 = c->cgroup->kind == LAUNCH_CGROUP_V2,
+                .hostname = u->hostname,
+                .hosts = u->hosts,
+                .resolv = u->resolv,
+        };
+
+        at_stage(c, LAUNCH_STAGE_MOUNT);
+        check(c, rootfs_mount(&rootfs));
+        at_stage(c, LAUNCH_STAGE_IMAGE);
+        check(c, rootfs_image(&rootfs));
+        at_stage(c, LAUNCH_STAGE_KERNEL_FS);
+        check(c, rootfs_kernel(&rootfs));
+        at_stage(c, LAUNCH_STAGE_PIVOT);
+        check(c, rootfs_pivot());
+}
+
+static void join(const struct child *c)
+{
+        at_stage(c, LAUNCH_STAGE_CGROUP);
+        check(c, cgroup_leaf_enter(c->cgroup, &c->slot->leaf));
+        if (c->cgroup->kind != LAUNCH_CGROUP_V2 && unshare(CLONE_NEWCGROUP) < 0)
+                fail(c, -errno);
+        at_stage(c, LAUNCH_STAGE_NET);
+        if (setns(c->fds[LAUNCH_FD_NETNS], CLONE_NEWNET) < 0)
+                fail(c, -errno);
+}
+
+static void become_root(const struct child *c)
+{
+        at_stage(c, LAUNCH_STAGE_USER);
+        check(c, privilege_rlimits());
+        check(c, privilege_keyring());
+        check(c, privilege_join(c->slot->userns));
+}
+
+static void place_files(const struct child *c, struct unpacked *u)
+{
+        struct files_owner owner = { c->start->uid, c->start->gid };
+        int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+        int dir = -EBADF;
+
+        at_stage(c, LAUNCH_STAGE_WORKDIR);
+        check(c, root < 0 ? -errno : files_make_dir(root, u->workdir, &owner, &dir));
+        at_stage(c, LAUNCH_STAGE_FILES);
+        for (uint32_t i = 0; i < c->start->n_files; i++)
+                check(c, write_file(&u->files, root, u->workdir, &owner));
+        at_stage(c, LAUNCH_STAGE_WORKDIR);
+        check(c, files_chdir(dir));
+}
+
+/* Descriptors of START are all above 2: the launcher keeps 0, 1 and 2 taken. */
+static void set_stdio(const struct child *c)
+{
+        unsigned first = 3;
+
+        if (dup2(c->fds[LAUNCH_FD_STDIN], 0) < 0 || dup2(c->fds[LAUNCH_FD_STDOUT_W], 1) < 0 ||
+            dup2(c->fds[LAUNCH_FD_STDERR_W], 2) < 0)
+                fail(c, -errno);
+        if (c->init >= 0) {
+                /* Neither may be overwritten by the other's new number. */
+                int init = fcntl(c->init, F_DUPFD_CLOEXEC, 16), report = fcntl(c->init_report, F_DUPFD_CLOEXEC, 16);
+
+                if (init < 0 || report < 0 || dup2(report, INIT_REPORT_FD) < 0 || dup3(init, 4, O_CLOEXEC) < 0)
+                        fail(c, -errno);
+                first = 5;
+        }
+        check(c, sys_close_range(first, UINT_MAX, 0));
+}
+
+static int search(void)
+{
+        const char *path = search_path(child_envp);
+        char name[SEARCH_MAX];
+        int report = ENOENT;
+
+        if (child_argv[0][0] == '\0')
+                return -ENOENT;
+        if (search_has_slash(child_argv[0])) {
+                (void)execve(child_argv[0], child_argv, child_envp);
+                return -errno;
+        }
+        while (path) {
+                path = search_next(path, child_argv[0], name);
+                (void)execve(name, child_argv, child_envp);
+                if (!search_goes_on(errno, &report))
+                        return -errno;
+        }
+        return -report;
+}
+
+_Noreturn void child_run(const struct child *c)
+{
+        struct unpacked u;
+        sigset_t none;
+
+        check(c, unpack(c, &u));
+        join(c);
+        if (sethostname((const char *)u.hostname.data, u.hostname.len) < 0)
+                fail(c, -errno);
+        make_root(c, &u);
+        become_root(c);
+        place_files(c, &u);
+        at_stage(c, LAUNCH_STAGE_PRIVILEGE);
+        (void)setsid();
+        set_stdio(c);
+        check(c, privilege_drop(c->start));
+        (void)sigemptyset(&none);
+        (void)sigprocmask(SIG_SETMASK, &none, NULL);
+        check(c, privilege_seccomp());
+        c->slot->report->exec_ns = time_mono_ns();
+        at_stage(c, LAUNCH_STAGE_EXEC);
+        if (c->init < 0)
+                fail(c, search());
+        fail(c, sys_execveat(4, "", child_argv, child_envp, AT_EMPTY_PATH));
+}

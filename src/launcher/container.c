@@ -1,0 +1,366 @@
+#include "launcher/container.h"
+
+#include "base/fd.h"
+#include "base/str.h"
+#include "base/time.h"
+#include "launcher/child.h"
+#include "launcher/init/report.h"
+#include "launcher/sys.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#ifndef PIDFD_GET_MNT_NAMESPACE /* Linux 6.11 */
+#define PIDFD_GET_MNT_NAMESPACE _IO(0xFF, 3)
+#endif
+
+static const bool moves[CONTAINER_STATES][CONTAINER_STATES] = {
+        [CONTAINER_FREE] = { [CONTAINER_RUNNING] = true, [CONTAINER_ENDED] = true },
+        [CONTAINER_RUNNING] = { [CONTAINER_ENDED] = true, [CONTAINER_DOOMED] = true },
+        [CONTAINER_ENDED] = { [CONTAINER_FREE] = true },
+        [CONTAINER_DOOMED] = { [CONTAINER_FREE] = true },
+};
+
+/* A move that is not in the table is a fault of ours that no later step could mend. */
+static void container_move(struct container *c, enum container_state to)
+{
+        if (!moves[c->state][to])
+                abort();
+        c->state = to;
+}
+
+static bool alive(const struct container *c)
+{
+        return c->state == CONTAINER_RUNNING || c->state == CONTAINER_DOOMED;
+}
+
+int containers_init(struct containers *cs, uint32_t n, struct slots *slots, struct cgroup *cg, int proc, int init,
+                    struct err *err)
+{
+        *cs = (struct containers){ .n = n, .slots = slots, .cgroup = cg, .proc = proc, .init = init };
+        cs->items = calloc(n, sizeof(*cs->items));
+        return cs->items ? 0 : err_oom(err);
+}
+
+/* ── finding ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+struct container *containers_find(struct containers *cs, const char id[LAUNCH_ID_MAX])
+{
+        for (uint32_t i = 0; i < cs->top; i++) {
+                struct container *c = &cs->items[i];
+
+                if ((c->state == CONTAINER_RUNNING || c->state == CONTAINER_ENDED) &&
+                    memcmp(c->id, id, LAUNCH_ID_MAX) == 0)
+                        return c;
+        }
+        return NULL;
+}
+
+struct container *containers_find_pid(struct containers *cs, pid_t pid)
+{
+        for (uint32_t i = 0; i < cs->top; i++)
+                if (alive(&cs->items[i]) && cs->items[i].pid == pid)
+                        return &cs->items[i];
+        return NULL;
+}
+
+struct container *containers_find_slot(struct containers *cs, uint32_t slot)
+{
+        for (uint32_t i = 0; i < cs->top; i++)
+                if (alive(&cs->items[i]) && cs->items[i].slot->n == slot)
+                        return &cs->items[i];
+        return NULL;
+}
+
+bool containers_use_tree(const struct containers *cs, const char *tree)
+{
+        for (uint32_t i = 0; i < cs->top; i++)
+                if (alive(&cs->items[i]) && memcmp(cs->items[i].tree, tree, LAUNCH_HEX) == 0)
+                        return true;
+        return false;
+}
+
+static struct container *find_free(struct containers *cs)
+{
+        for (uint32_t i = 0; i < cs->n; i++)
+                if (cs->items[i].state == CONTAINER_FREE) {
+                        cs->top = MAX(cs->top, i + 1);
+                        return &cs->items[i];
+                }
+        return NULL;
+}
+
+/* ── start ────────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void close_fds(int *fds, size_t n)
+{
+        for (size_t i = 0; i < n; i++)
+                fd_replace(&fds[i], -EBADF);
+}
+
+/* Every user of the task may open /dev/stdout by name, also after it has dropped its ids. */
+static int open_pipes(const int *fds)
+{
+        struct stat st;
+
+        if (fchmod(fds[LAUNCH_FD_STDOUT_W], 0666) < 0 || fchmod(fds[LAUNCH_FD_STDERR_W], 0666) < 0)
+                return -errno;
+        if (fstat(fds[LAUNCH_FD_STDIN], &st) < 0 || (S_ISFIFO(st.st_mode) && fchmod(fds[LAUNCH_FD_STDIN], 0666) < 0))
+                return -errno;
+        return 0;
+}
+
+/* A reference to the mount namespace, so that the last process does not wait for its mounts to go. Without it everything
+ * works, but later. */
+static int hold_mntns(const struct containers *cs, pid_t pid, int pidfd)
+{
+        char path[64];
+        int fd = pidfd >= 0 ? ioctl(pidfd, PIDFD_GET_MNT_NAMESPACE, 0) : -1;
+
+        if (fd >= 0)
+                return fd;
+        (void)snprintf(path, sizeof(path), "%d/ns/mnt", pid);
+        fd = openat(cs->proc, path, O_RDONLY | O_CLOEXEC);
+        return fd < 0 ? -EBADF : fd;
+}
+
+static pid_t clone_child(struct containers *cs, struct child *child, struct slot *slot)
+{
+        auto_fd pidfd = -EBADF;
+        int got = -EBADF;
+        struct clone_args args = {
+                .flags = CLONE_PIDFD | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS,
+                .pidfd = (uintptr_t)&got,
+                .exit_signal = SIGCHLD,
+        };
+        pid_t pid;
+
+        if (cs->cgroup->kind == LAUNCH_CGROUP_V2) {
+                args.flags |= CLONE_NEWCGROUP | CLONE_INTO_CGROUP;
+                args.cgroup = (uint64_t)slot->leaf.dir[0];
+        }
+        pid = sys_clone3(&args);
+        if (pid == 0)
+                child_run(child);
+        if (pid < 0)
+                return pid;
+        pidfd = got;
+        slot->mntns = hold_mntns(cs, pid, pidfd);
+        return pid;
+}
+
+static void keep_fds(struct container *c, int *fds)
+{
+        c->fds[LAUNCH_ADOPT_STDOUT_R] = TAKE_FD(fds[LAUNCH_FD_STDOUT_R]);
+        c->fds[LAUNCH_ADOPT_STDERR_R] = TAKE_FD(fds[LAUNCH_FD_STDERR_R]);
+        c->fds[LAUNCH_ADOPT_STDOUT_MEM] = TAKE_FD(fds[LAUNCH_FD_STDOUT_MEM]);
+        c->fds[LAUNCH_ADOPT_STDERR_MEM] = TAKE_FD(fds[LAUNCH_FD_STDERR_MEM]);
+        c->fds[LAUNCH_ADOPT_RECORD] = TAKE_FD(fds[LAUNCH_FD_RECORD]);
+        c->fds[LAUNCH_ADOPT_NETNS] = TAKE_FD(fds[LAUNCH_FD_NETNS]);
+}
+
+static int make_init_pipe(const struct launch_start *start, int *ret_r, int *ret_w)
+{
+        int fds[2];
+
+        if (!(start->flags & LAUNCH_F_INIT))
+                return 0;
+        if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0)
+                return -errno;
+        *ret_r = fds[0];
+        *ret_w = fds[1];
+        return 0;
+}
+
+static int start(struct containers *cs, struct container *c, const struct launch_start *s, uint8_t *payload,
+                 size_t payload_len, int *fds, struct err *err)
+{
+        auto_fd report_r = -EBADF;
+        auto_fd report_w = -EBADF;
+        struct slot *slot = NULL;
+        struct child child = {
+                .start = s,
+                .payload = payload,
+                .payload_len = payload_len,
+                .cgroup = cs->cgroup,
+                .fds = fds,
+                .init = s->flags & LAUNCH_F_INIT ? cs->init : -EBADF,
+                .idmapped = cs->slots->idmapped,
+        };
+        uint64_t now = time_mono_ns();
+        int r = open_pipes(fds);
+
+        if (r == 0)
+                r = make_init_pipe(s, &report_r, &report_w);
+        if (r < 0)
+                return err_set(err, -r, "prepare the pipes");
+        r = slots_take(cs->slots, &s->limits, &slot, err);
+        if (r < 0)
+                return r;
+        child.slot = slot;
+        child.init_report = report_w;
+        c->pid = clone_child(cs, &child, slot);
+        c->slot = slot;
+        c->init_report = TAKE_FD(report_r);
+        c->exit = (struct launch_exit){ .clone_ns = now };
+        memcpy(c->id, s->id, LAUNCH_ID_MAX);
+        memcpy(c->tree, s->tree, LAUNCH_HEX);
+        keep_fds(c, fds);
+        return 0;
+}
+
+/* The kernel refused the clone: this container has ended before it began. */
+static void stillborn(struct containers *cs, struct container *c)
+{
+        c->exit.stage = LAUNCH_STAGE_CLONE;
+        c->exit.error = -c->pid;
+        c->exit.exit_ns = time_mono_ns();
+        slots_release(cs->slots, c->slot);
+        c->slot = NULL;
+        fd_replace(&c->init_report, -EBADF);
+        container_move(c, CONTAINER_ENDED);
+}
+
+int containers_start(struct containers *cs, const struct launch_start *s, uint8_t *payload, size_t payload_len, int *fds,
+                     size_t n_fds, struct container **ret, struct err *err)
+{
+        struct container *c = find_free(cs);
+        int r;
+
+        if (containers_find(cs, s->id))
+                r = err_set(err, EEXIST, "this id is in use");
+        else if (!c)
+                r = err_set(err, EAGAIN, "%u containers are remembered", cs->n);
+        else
+                r = start(cs, c, s, payload, payload_len, fds, err);
+        close_fds(fds, n_fds);
+        if (r < 0)
+                return r;
+        if (c->pid < 0)
+                stillborn(cs, c);
+        else
+                container_move(c, CONTAINER_RUNNING);
+        *ret = c;
+        return 0;
+}
+
+/* ── end ──────────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+void container_counters(struct containers *cs, struct container *c, struct launch_counters *ret)
+{
+        struct cgroup_counters now = { 0 };
+        bool full = false;
+
+        if (!alive(c)) {
+                *ret = c->exit.counters;
+                return;
+        }
+        *ret = (struct launch_counters){ 0 };
+        cgroup_leaf_read(cs->cgroup, &c->slot->leaf, &now);
+        slot_disk(c->slot, &ret->disk_used, &full);
+        ret->memory_peak = now.memory_peak;
+        ret->memory_now = now.memory_now;
+        ret->cpu_ns = now.cpu_ns;
+        ret->oom_kills = (uint32_t)now.oom_kills;
+        ret->pids_refused = (uint32_t)now.pids_refused;
+        ret->disk_full = full;
+}
+
+/* What init told, in order; at most one of each kind. */
+static void read_init(struct container *c)
+{
+        struct init_report report;
+        ssize_t n;
+
+        while ((n = read(c->init_report, &report, sizeof(report))) == (ssize_t)sizeof(report)) {
+                if (report.kind == INIT_REPORT_EXEC) {
+                        c->exit.exec_ns = report.ns;
+                } else if (report.kind == INIT_REPORT_FAILED) {
+                        c->exit.stage = LAUNCH_STAGE_EXEC;
+                        c->exit.error = report.value;
+                } else if (report.kind == INIT_REPORT_ENDED) {
+                        c->exit.si_code = report.code;
+                        c->exit.status = report.value;
+                }
+        }
+        fd_replace(&c->init_report, -EBADF);
+}
+
+static void read_report(struct container *c)
+{
+        const struct slot_report *report = c->slot->report;
+
+        c->exit.stage = report->stage;
+        c->exit.error = report->error;
+        c->exit.exec_ns = report->exec_ns;
+        if (report->stage == LAUNCH_STAGE_EXEC && report->error == 0)
+                c->exit.stage = LAUNCH_STAGE_EXECED;
+        else if (report->error == 0)
+                c->exit.error = ECANCELED; /* killed on its way */
+}
+
+static uint64_t timeval_ns(const struct timeval *t)
+{
+        return (uint64_t)t->tv_sec * NS_PER_S + (uint64_t)t->tv_usec * 1000;
+}
+
+static void forget(struct container *c)
+{
+        close_fds(c->fds, LAUNCH_ADOPT_COUNT);
+        c->adopted = false;
+        container_move(c, CONTAINER_FREE);
+}
+
+bool container_reaped(struct containers *cs, struct container *c, const siginfo_t *info, const struct rusage *usage)
+{
+        bool wanted = c->state == CONTAINER_RUNNING;
+
+        c->exit.exit_ns = time_mono_ns();
+        if (wanted) {
+                c->exit.si_code = info->si_code;
+                c->exit.status = info->si_status;
+                c->exit.user_ns = timeval_ns(&usage->ru_utime);
+                c->exit.system_ns = timeval_ns(&usage->ru_stime);
+                container_counters(cs, c, &c->exit.counters);
+                read_report(c);
+                if (c->init_report >= 0)
+                        read_init(c);
+        }
+        fd_replace(&c->init_report, -EBADF);
+        slots_release(cs->slots, c->slot);
+        c->slot = NULL;
+        if (wanted)
+                container_move(c, CONTAINER_ENDED);
+        else
+                forget(c);
+        return wanted;
+}
+
+void container_signal(struct container *c, int signo)
+{
+        if (alive(c))
+                (void)kill(c->pid, signo);
+}
+
+void container_remove(struct container *c)
+{
+        if (c->state == CONTAINER_RUNNING) {
+                container_move(c, CONTAINER_DOOMED);
+                container_signal(c, SIGKILL);
+        } else if (c->state == CONTAINER_ENDED) {
+                forget(c);
+        }
+}
+
+void containers_kill(struct containers *cs)
+{
+        for (uint32_t i = 0; i < cs->top; i++)
+                container_signal(&cs->items[i], SIGKILL);
+}

@@ -1,0 +1,33 @@
+/* The root file system of a container, made by its own first process in the mount namespace that clone3 gave it, before
+ * it joins the user namespace (most of these mounts are EPERM after). The order is the one that works from Linux 6.1 on. */
+#pragma once
+
+#include "launcher/slot.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Directories of the launcher's own root, which it makes read-only. */
+#define ROOTFS_STORE "/store"
+#define ROOTFS_MOUNT "/mnt"             /* where a container's tmpfs goes */
+#define ROOTFS_EMPTY "/empty"           /* what a masked directory shows */
+
+struct rootfs_text {
+        const uint8_t *data;
+        uint32_t len;
+};
+
+struct rootfs {
+        const struct slot *slot;
+        const char *tree;               /* LAUNCH_HEX digits, no NUL */
+        bool idmapped;
+        bool cgroup2;
+        struct rootfs_text hostname, hosts, resolv;
+};
+
+/* Four steps; 0 or -errno. After the last one the calling process is in the new root. */
+int rootfs_mount(const struct rootfs *r);       /* the writable layer, with its own texts */
+int rootfs_image(const struct rootfs *r);       /* -ENOENT: no such tree */
+int rootfs_kernel(const struct rootfs *r);      /* /proc, /sys, /dev/…, masks */
+int rootfs_pivot(void);

@@ -1,0 +1,77 @@
+/* System calls that the C library of Debian 12 does not wrap, or wraps with more than is wanted between clone and exec.
+ * Each answers what the kernel does, with -errno for a failure. */
+#pragma once
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/mount.h>
+#include <linux/sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+static inline int sys_result(long r)
+{
+        return r < 0 ? -errno : (int)r;
+}
+
+/* fork(2) semantics: no handlers of the C library run in the child. */
+static inline pid_t sys_clone3(struct clone_args *args)
+{
+        return sys_result(syscall(SYS_clone3, args, sizeof(*args)));
+}
+
+static inline int sys_pivot_root(const char *new_root, const char *put_old)
+{
+        return sys_result(syscall(SYS_pivot_root, new_root, put_old));
+}
+
+static inline int sys_fsopen(const char *type)
+{
+        return sys_result(syscall(SYS_fsopen, type, FSOPEN_CLOEXEC));
+}
+
+static inline int sys_fsconfig(int fd, unsigned command, const char *key, const char *value)
+{
+        return sys_result(syscall(SYS_fsconfig, fd, command, key, value, 0));
+}
+
+static inline int sys_fsmount(int fd, unsigned attributes)
+{
+        return sys_result(syscall(SYS_fsmount, fd, FSMOUNT_CLOEXEC, attributes));
+}
+
+static inline int sys_open_tree(int dir, const char *path, unsigned flags)
+{
+        return sys_result(syscall(SYS_open_tree, dir, path, flags | OPEN_TREE_CLOEXEC));
+}
+
+/* Attaches the detached mount `fd`. */
+static inline int sys_attach(int fd, int dir, const char *path)
+{
+        return sys_result(syscall(SYS_move_mount, fd, "", dir, path, MOVE_MOUNT_F_EMPTY_PATH));
+}
+
+static inline int sys_mount_setattr(int dir, const char *path, unsigned flags, struct mount_attr *attr)
+{
+        return sys_result(syscall(SYS_mount_setattr, dir, path, flags, attr, sizeof(*attr)));
+}
+
+static inline int sys_close_range(unsigned first, unsigned last, unsigned flags)
+{
+        return sys_result(syscall(SYS_close_range, first, last, flags));
+}
+
+static inline int sys_execveat(int fd, const char *path, char *const *argv, char *const *envp, int flags)
+{
+        return sys_result(syscall(SYS_execveat, fd, path, argv, envp, flags));
+}
+
+/* waitid(2) as the kernel has it: with the resources of what ended. */
+static inline int sys_waitid(int which, pid_t pid, siginfo_t *info, int options, struct rusage *usage)
+{
+        return sys_result(syscall(SYS_waitid, which, pid, info, options, usage));
+}
