@@ -78,12 +78,12 @@ static int fill(struct cells *cells, const json_t *images)
         for (i = 0; i < COLUMNS; i++)
                 if (add_cell(cells, header[i]) < 0)
                         return -ENOMEM;
-        json_array_foreach (images, i, image) {
+        json_array_foreach(images, i, image) {
                 const json_t *names = json_object_get(image, "names");
 
                 if (json_array_size(names) == 0 && add_row(cells, image, NULL) < 0)
                         return -ENOMEM;
-                json_array_foreach (names, j, name)
+                json_array_foreach(names, j, name)
                         if (add_row(cells, image, json_string_value(name)) < 0)
                                 return -ENOMEM;
         }
@@ -109,7 +109,7 @@ static void print_digests(const json_t *images)
         json_t *image;
         size_t i;
 
-        json_array_foreach (images, i, image)
+        json_array_foreach(images, i, image)
                 printf("%s\n", member(image, "digest"));
 }
 

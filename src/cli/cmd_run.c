@@ -65,7 +65,7 @@ static int write_stream(int fd, const json_t *task, const char *name, const char
 
 struct reason_text {
         const char *reason, *text;
-        int code;       /* of a task that never ran */
+        int code; /* of a task that never ran */
 };
 
 static const struct reason_text reasons[] = {

@@ -22,7 +22,7 @@ static void print_server(const json_t *server)
         const char *name;
         json_t *value;
 
-        json_object_foreach ((json_t *)(uintptr_t)server, name, value) {
+        json_object_foreach((json_t *)(uintptr_t)server, name, value) {
                 auto_str text = STR_INIT;
 
                 if (json_is_string(value) && cli_escape(&text, json_string_value(value)) == 0)

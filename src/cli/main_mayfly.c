@@ -29,8 +29,8 @@ const struct cli_command cli_commands[] = {
         { "load", "[FILE|-]", "Load images of a docker save or OCI layout archive",
           "  mayfly load image.tar\n  docker save busybox | mayfly load -\n", CLI_FAILED, cmd_load, false },
         { "rmi", "IMAGE...", "Remove images", "  mayfly rmi busybox:demo\n", CLI_FAILED, cmd_rmi, false },
-        { "version", "", "Show the versions of the command and of the server", "  mayfly version\n  mayfly version --json\n",
-          CLI_FAILED, cmd_version, false },
+        { "version", "", "Show the versions of the command and of the server",
+          "  mayfly version\n  mayfly version --json\n", CLI_FAILED, cmd_version, false },
         { .name = NULL },
 };
 

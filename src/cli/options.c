@@ -225,8 +225,9 @@ void cli_print_usage(const struct cli_command *command, const struct cli_option 
 
                 if (!o->help)
                         continue;
-                (void)snprintf(left, sizeof(left), "%c%c%s --%s%s%s", o->letter ? '-' : ' ', o->letter ? o->letter : ' ',
-                               o->letter ? "," : " ", o->name, o->value ? " " : "", o->value ? o->value : "");
+                (void)snprintf(left, sizeof(left), "%c%c%s --%s%s%s", o->letter ? '-' : ' ',
+                               o->letter ? o->letter : ' ', o->letter ? "," : " ", o->name, o->value ? " " : "",
+                               o->value ? o->value : "");
                 printf("  %-34s %s\n", left, o->help);
         }
         printf("\nExamples:\n%s", command->examples);

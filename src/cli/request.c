@@ -36,12 +36,16 @@ static int explain(const struct cli *cli, int r, struct err *err)
         switch (-r) {
         case ENOENT:
         case ECONNREFUSED:
-                return err_set(err, -r, "nothing answers at %s: is `mayfly serve` running? (--host or MAYFLY_HOST says "
-                               "where)", host);
+                return err_set(err, -r,
+                               "nothing answers at %s: is `mayfly serve` running? (--host or MAYFLY_HOST says "
+                               "where)",
+                               host);
         case EACCES:
         case EPERM:
-                return err_set(err, -r, "no permission to use %s: add yourself to the group mayfly "
-                               "(sudo usermod -aG mayfly $USER, then log in again) or use sudo", host);
+                return err_set(err, -r,
+                               "no permission to use %s: add yourself to the group mayfly "
+                               "(sudo usermod -aG mayfly $USER, then log in again) or use sudo",
+                               host);
         case ECANCELED:
                 return err_set(err, -r, "interrupted");
         default:
@@ -65,7 +69,7 @@ static int problem(const struct http_answer *answer, struct err *err)
                 detail = json_string_value(json_object_get(doc, "title"));
         (void)str_adds(&text, detail ? detail : "the server gave no reason");
         faults = json_object_get(doc, "errors");
-        json_array_foreach (faults, i, fault) {
+        json_array_foreach(faults, i, fault) {
                 const char *pointer = json_string_value(json_object_get(fault, "pointer"));
                 const char *what = json_string_value(json_object_get(fault, "detail"));
 

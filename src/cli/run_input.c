@@ -55,7 +55,8 @@ static int add_file(int fd, const struct stat *st, const char *host, const char 
         int r;
 
         if (request->n_files == WIRE_FILES_MAX)
-                return err_set(err, E2BIG, "more than %d files; pack them with tar and send that by -i", WIRE_FILES_MAX);
+                return err_set(err, E2BIG, "more than %d files; pack them with tar and send that by -i",
+                               WIRE_FILES_MAX);
         r = read_all(fd, WIRE_BODY_MAX, &data, err);
         if (r < 0)
                 return err_wrap(err, "%s", host);
@@ -63,14 +64,10 @@ static int add_file(int fd, const struct stat *st, const char *host, const char 
         if (!files)
                 return err_oom(err);
         request->files = files;
-        files[request->n_files] = (struct wire_file){ .path = strdup(path),
-                                                      .len = data.len,
-                                                      .content = str_take(&data),
-                                                      .mode = st->st_mode & 07777 };
-        request->n_files++;
-        if (!files[request->n_files - 1].path || !files[request->n_files - 1].content)
-                return err_oom(err);
-        return 0;
+        files += request->n_files++;
+        *files = (struct wire_file){ .path = strdup(path), .len = data.len, .mode = st->st_mode & 07777 };
+        files->content = str_take(&data);
+        return files->path && files->content ? 0 : err_oom(err);
 }
 
 static int add_any(int dirfd, const char *name, const char *host, const char *path, unsigned depth,

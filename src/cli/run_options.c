@@ -202,7 +202,10 @@ static int set_stop_timeout(const char *value, void *data, struct err *err)
 
 /* ── the table ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-#define REFUSED(name, letter, value, why) { name, letter, value, cli_set_refused, (char[]){ why }, NULL }
+#define REFUSED(name, letter, value, why)                                                                              \
+        {                                                                                                              \
+                name, letter, value, cli_set_refused, (char[]){ why }, NULL                                            \
+        }
 #define FOREGROUND "a task runs in the foreground; put & behind the command, or use the API"
 #define NO_MOUNT                                                                                                       \
         "nothing of the host is mounted into a task; bring files in by --copy HOST:PATH, and results out by stdout"
@@ -223,18 +226,22 @@ int run_options_parse(struct cli *cli, const struct cli_command *command, int ar
                 { "interactive", 'i', NULL, cli_set_true, &o.interactive, "send stdin" },
                 { "copy", 0, "HOST:PATH", cli_set_list, &o.copies, "put a file or directory in, before it starts" },
                 { "network", 0, "MODE", set_network, &q->network, "none, nat or internet (default: the server's)" },
-                { "timeout", 0, "DURATION", cli_set_duration, &q->limits.timeout_ns, "kill it after this time (default: never)" },
+                { "timeout", 0, "DURATION", cli_set_duration, &q->limits.timeout_ns,
+                  "kill it after this time (default: never)" },
                 { "memory", 'm', "SIZE", cli_set_bytes, &q->limits.memory, "memory (default: 512m)" },
                 { "cpus", 0, "NUMBER", set_cpus, &q->limits.cpu_milli, "processors (default: 1)" },
                 { "pids-limit", 0, "NUMBER", set_pids, &q->limits.pids, "processes (default: 512)" },
                 { "disk", 0, "SIZE", cli_set_bytes, &q->limits.disk, "what it may write (default: 256m)" },
                 { "shm-size", 0, "SIZE", cli_set_bytes, &q->limits.shm, "size of /dev/shm (default: 64m)" },
                 { "output", 0, "SIZE", cli_set_bytes, &q->limits.output, "output kept of each stream (default: 256m)" },
-                { "on-output-limit", 0, "WORD", set_output_limit, &q->kill_on_output_limit, "truncate (default) or kill" },
-                { "queue-timeout", 0, "DURATION", cli_set_duration, &q->limits.queue_timeout_ns, "give up if it did not start by then (default: 1m)" },
-                { "stop-timeout", 0, "SECONDS", set_stop_timeout, &q->limits.grace_ns, "between SIGTERM and SIGKILL (default: 0)" },
+                { "on-output-limit", 0, "WORD", set_output_limit, &q->kill_on_output_limit,
+                  "truncate (default) or kill" },
+                { "queue-timeout", 0, "DURATION", cli_set_duration, &q->limits.queue_timeout_ns,
+                  "give up if it did not start by then (default: 1m)" },
+                { "stop-timeout", 0, "SECONDS", set_stop_timeout, &q->limits.grace_ns,
+                  "between SIGTERM and SIGKILL (default: 0)" },
                 { "init", 0, NULL, cli_set_true, &q->init, "a small init as process 1" },
-                { "rm", 0, NULL, cli_set_nothing, NULL, "accepted: nothing of a task stays" },
+                { "rm", 0, NULL, cli_set_nothing, NULL, "accepted: a container ends with its task anyway" },
                 { "quiet", 'q', NULL, cli_set_nothing, NULL, NULL },
                 { "sig-proxy", 0, NULL, cli_set_nothing, NULL, NULL },
                 { "pull", 0, "WORD", set_pull, NULL, NULL },
@@ -266,7 +273,8 @@ int run_options_parse(struct cli *cli, const struct cli_command *command, int ar
         q->limits.output = WIRE_OUTPUT_MAX;
         r = cli_parse(cli, command, options, ARRAY_LEN(options), &argc, argv, err);
         if (r == 0 && argc == 0)
-                r = err_set(err, EINVAL, "which image? (mayfly run IMAGE [COMMAND] [ARG...]; mayfly images lists them)");
+                r = err_set(err, EINVAL,
+                            "which image? (mayfly run IMAGE [COMMAND] [ARG...]; mayfly images lists them)");
         if (r == 0)
                 r = set_copied(argv[0], &q->image, err);
         for (int i = 1; i < argc && r == 0; i++)

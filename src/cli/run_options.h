@@ -5,9 +5,9 @@
 #include "wire/task.h"
 
 struct run_options {
-        struct wire_task_request request;       /* what is asked for, but for stdin and files */
-        bool interactive;                       /* -i: stdin is sent */
-        char **copies;                          /* --copy HOST:PATH */
+        struct wire_task_request request; /* what is asked for, but for stdin and files */
+        bool interactive;                 /* -i: stdin is sent */
+        char **copies;                    /* --copy HOST:PATH */
 };
 void run_options_done(struct run_options *o);
 

@@ -12,7 +12,7 @@
 #define PROGRESS_NS (100 * NS_PER_MS)
 
 struct progress {
-        uint64_t total;         /* 0: unknown */
+        uint64_t total; /* 0: unknown */
         uint64_t started_ns, shown_ns;
         bool shown;
 };
@@ -29,7 +29,8 @@ static void show(struct progress *p, uint64_t sent)
         units_human(sent, done);
         units_human((uint64_t)((double)sent * (double)NS_PER_S / (double)age), rate);
         if (p->total)
-                fprintf(stderr, "\r\033[K%s, %u%%, %s/s", done, (unsigned)((double)sent * 100 / (double)p->total), rate);
+                fprintf(stderr, "\r\033[K%s, %u%%, %s/s", done, (unsigned)((double)sent * 100 / (double)p->total),
+                        rate);
         else
                 fprintf(stderr, "\r\033[K%s, %s/s", done, rate);
 }

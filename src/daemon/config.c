@@ -15,7 +15,7 @@ struct key {
         const char *name;
         enum kind kind;
         size_t offset, size;
-        uint64_t min, max;      /* of numbers; RATIO in thousandths */
+        uint64_t min, max; /* of numbers; RATIO in thousandths */
         const char *const *words;
         const char *help;
 };
@@ -25,7 +25,8 @@ static const char *const networks[] = { "none", "nat", "internet", NULL };
 
 #define TEXT(member) offsetof(struct config, member), sizeof(((struct config *)NULL)->member), 0, 0, NULL
 #define WORD(member, words) offsetof(struct config, member), sizeof(((struct config *)NULL)->member), 0, 0, words
-#define NUMBER(member, min, max) offsetof(struct config, member), sizeof(((struct config *)NULL)->member), min, max, NULL
+#define NUMBER(member, min, max)                                                                                       \
+        offsetof(struct config, member), sizeof(((struct config *)NULL)->member), min, max, NULL
 
 #define KIB (UINT64_C(1) << 10)
 #define MIB (UINT64_C(1) << 20)
@@ -55,7 +56,8 @@ static const struct key keys[] = {
         { "history.max_bytes", KIND_BYTES, NUMBER(history.max_bytes, MIB, 64 * TIB), "output kept" },
         { "history.max_age", KIND_AGE, NUMBER(history.max_age_ms, SECOND_MS, 3650 * DAY_MS), "age of what is kept" },
         { "images.max_layer_bytes", KIND_BYTES, NUMBER(images.max_layer_bytes, KIB, 64 * TIB), "a layer, unpacked" },
-        { "images.max_archive_bytes", KIND_BYTES, NUMBER(images.max_archive_bytes, KIB, 64 * TIB), "an uploaded archive" },
+        { "images.max_archive_bytes", KIND_BYTES, NUMBER(images.max_archive_bytes, KIB, 64 * TIB),
+          "an uploaded archive" },
 };
 
 const char *config_key(size_t i)

@@ -16,21 +16,21 @@
 #define CONFIG_ID_RANGE 65536u /* ids of one slot */
 
 struct config {
-        char name[16];                  /* instance: cgroup, nft table, link prefix; [a-z][a-z0-9-]* */
-        char data[108], run[80];        /* directories */
-        char user[32], net_user[32];    /* mayfly, mayfly-net */
-        char group[32];                 /* who may open the socket: mayfly */
-        char log_level[8];              /* error warn info debug */
-        uint32_t id_base, slots;        /* ids.base 2013265920, ids.slots 512 */
+        char name[16];               /* instance: cgroup, nft table, link prefix; [a-z][a-z0-9-]* */
+        char data[108], run[80];     /* directories */
+        char user[32], net_user[32]; /* mayfly, mayfly-net */
+        char group[32];              /* who may open the socket: mayfly */
+        char log_level[8];           /* error warn info debug */
+        uint32_t id_base, slots;     /* ids.base 2013265920, ids.slots 512 */
         struct {
                 uint32_t max_running, max_queued;
                 double overcommit;
                 uint64_t reserve;
         } tasks;
         struct {
-                char mode[12];          /* network.default: nat */
-                char pool[20];          /* network.pool: 10.213.0.0/16 */
-                uint32_t stock;         /* network.stock: namespaces kept ready */
+                char mode[12];  /* network.default: nat */
+                char pool[20];  /* network.pool: 10.213.0.0/16 */
+                uint32_t stock; /* network.stock: namespaces kept ready */
         } network;
         struct {
                 uint64_t max_tasks, max_bytes, max_age_ms;
@@ -45,7 +45,7 @@ void config_default(struct config *c);
 int config_read_yaml(struct config *c, const char *text, size_t len, const char *name, struct err *err);
 /* One flag without its dashes; -ENOENT: no such key. */
 int config_set(struct config *c, const char *key, const char *value, struct err *err);
-int config_check(const struct config *c, struct err *err);      /* what only the whole can tell */
+int config_check(const struct config *c, struct err *err); /* what only the whole can tell */
 enum log_level config_log_level(const struct config *c);
 
 /* argv of serve, without the program's name: --config FILE, --check, every key. *ret_check: validate only. Reads the file;
@@ -57,8 +57,8 @@ int config_from_args(struct config *c, int argc, char **argv, bool *ret_check, s
 int config_to_args(const struct config *c, char ***ret, struct err *err);
 
 /* The table of keys. */
-const char *config_key(size_t i);                       /* NULL after the last */
+const char *config_key(size_t i); /* NULL after the last */
 const char *config_key_help(size_t i);
-int config_key_find(const char *name, struct err *err); /* its index; -ENOENT, err names the nearest */
-bool config_is_section(const char *name);               /* "tasks" */
+int config_key_find(const char *name, struct err *err);               /* its index; -ENOENT, err names the nearest */
+bool config_is_section(const char *name);                             /* "tasks" */
 int config_format(const struct config *c, size_t i, struct str *out); /* a value as a file has it; -ENOMEM */

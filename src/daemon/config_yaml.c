@@ -15,7 +15,7 @@ struct reader {
         const char *name, *text;
         size_t len;
         struct config config;
-        size_t lines[KEYS_MAX];         /* where a key was set; 0: nowhere */
+        size_t lines[KEYS_MAX]; /* where a key was set; 0: nowhere */
         struct {
                 char name[KEY_LEN_MAX];
                 size_t line;

@@ -155,12 +155,25 @@ static void announce(void *data)
 static int supervise(struct plan *p, struct err *err)
 {
         const struct child_spec specs[] = {
-                { .name = "mayfly-launcher", .argv = p->launcher, .fds = { p->sockets.launcher }, .stop_ms = 15000,
+                { .name = "mayfly-launcher",
+                  .argv = p->launcher,
+                  .fds = { p->sockets.launcher },
+                  .stop_ms = 15000,
                   .death_signal = SIGTERM },
-                { .name = "mayfly-netd", .argv = p->net, .fds = { p->sockets.net }, .stop_ms = 10000,
+                { .name = "mayfly-netd",
+                  .argv = p->net,
+                  .fds = { p->sockets.net },
+                  .stop_ms = 10000,
                   .death_signal = SIGTERM },
-                { .name = "mayflyd", .argv = p->daemon, .fds = { p->sockets.api }, .stop_ms = 20000, .ready_pipe = true,
-                  .drop = true, .uid = p->users.uid, .gid = p->users.gid, .group = p->users.api_gid,
+                { .name = "mayflyd",
+                  .argv = p->daemon,
+                  .fds = { p->sockets.api },
+                  .stop_ms = 20000,
+                  .ready_pipe = true,
+                  .drop = true,
+                  .uid = p->users.uid,
+                  .gid = p->users.gid,
+                  .group = p->users.api_gid,
                   .death_signal = SIGKILL },
         };
         /* Stopped from the end: the daemon, then the launcher with its containers, then the network under them. */

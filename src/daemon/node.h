@@ -12,10 +12,10 @@
 struct node;
 
 struct node_config {
-        const struct config *config;    /* borrowed until node_free() */
-        int listen_fd;                  /* of the API; adopted */
-        int ready_fd;                   /* a line is written to it once the API answers; adopted; -EBADF: none */
-        bool end_tasks;                 /* a stop cancels the tasks that drain does not wait for */
+        const struct config *config; /* borrowed until node_free() */
+        int listen_fd;               /* of the API; adopted */
+        int ready_fd;                /* a line is written to it once the API answers; adopted; -EBADF: none */
+        bool end_tasks;              /* a stop cancels the tasks that drain does not wait for */
 };
 
 /* Opens history and images; blocks. */

@@ -135,8 +135,8 @@ int prepare_dirs(const struct config *config, const struct users *users, bool *r
 
 void prepare_undo(const struct config *config, bool made_run)
 {
-        static const char *const files[] = { "mayfly.sock", "launcher.sock", "netd.sock",
-                                             "launcher.conf", "netd.env", "lock" };
+        static const char *const files[] = { "mayfly.sock",   "launcher.sock", "netd.sock",
+                                             "launcher.conf", "netd.env",      "lock" };
         auto_fd run = -EBADF;
 
         run = open(config->run, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -202,13 +202,13 @@ int prepare_netd_args(const struct config *config, const struct users *users, ch
 
         if (add_arg(&args, "--socket") < 0 || add_arg(&args, "%s/netd.sock", config->run) < 0 ||
             add_arg(&args, "--peer-uid") < 0 || add_arg(&args, "%u", users->uid) < 0 ||
-            add_arg(&args, "--peer-gid") < 0 || add_arg(&args, "%u", users->gid) < 0 ||
-            add_arg(&args, "--user") < 0 || add_arg(&args, "%u:%u", users->net_uid, users->net_gid) < 0 ||
-            add_arg(&args, "--pool") < 0 || add_arg(&args, "%s", config->network.pool) < 0 ||
-            add_arg(&args, "--stock") < 0 || add_arg(&args, "%u", config->network.stock) < 0 ||
-            add_arg(&args, "--name") < 0 || add_arg(&args, "%s", config->name) < 0 ||
-            add_arg(&args, "--id-range") < 0 || add_arg(&args, "%u:%llu", config->id_base, (unsigned long long)end) < 0 ||
-            add_arg(&args, "--state") < 0 || add_arg(&args, "%s/netd", config->run) < 0)
+            add_arg(&args, "--peer-gid") < 0 || add_arg(&args, "%u", users->gid) < 0 || add_arg(&args, "--user") < 0 ||
+            add_arg(&args, "%u:%u", users->net_uid, users->net_gid) < 0 || add_arg(&args, "--pool") < 0 ||
+            add_arg(&args, "%s", config->network.pool) < 0 || add_arg(&args, "--stock") < 0 ||
+            add_arg(&args, "%u", config->network.stock) < 0 || add_arg(&args, "--name") < 0 ||
+            add_arg(&args, "%s", config->name) < 0 || add_arg(&args, "--id-range") < 0 ||
+            add_arg(&args, "%u:%llu", config->id_base, (unsigned long long)end) < 0 || add_arg(&args, "--state") < 0 ||
+            add_arg(&args, "%s/netd", config->run) < 0)
                 return err_oom(err);
         *ret = TAKE_PTR(args);
         return 0;

@@ -20,7 +20,10 @@ int users_find(const struct config *config, struct users *ret, struct err *err);
 struct sockets {
         int api, launcher, net; /* listening */
 };
-#define SOCKETS_INIT { .api = -EBADF, .launcher = -EBADF, .net = -EBADF }
+#define SOCKETS_INIT                                                                                                   \
+        {                                                                                                              \
+                .api = -EBADF, .launcher = -EBADF, .net = -EBADF                                                       \
+        }
 void sockets_done(struct sockets *s); /* closes */
 
 /* Data and run directories with their owners. *ret_made_run: the run directory was not there before. */
@@ -39,7 +42,10 @@ int prepare_sockets(const struct config *config, const struct users *users, stru
 struct locks {
         int run, data;
 };
-#define LOCKS_INIT { .run = -EBADF, .data = -EBADF }
+#define LOCKS_INIT                                                                                                     \
+        {                                                                                                              \
+                .run = -EBADF, .data = -EBADF                                                                          \
+        }
 int locks_take(const struct config *config, struct locks *ret, struct err *err);
 int locks_read_old(const struct locks *l, char *text, size_t size); /* what the last holder wrote; -errno */
 int locks_sign(const struct locks *l, struct err *err);             /* our pid, for who finds them taken */

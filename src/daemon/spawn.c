@@ -100,7 +100,8 @@ static void set_limits(void)
  * (sd_listen_fds(3)), so that the programs know one way only. */
 static int set_environment(bool listens)
 {
-        static const char *const names[] = { "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC" };
+        static const char *const names[] = { "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",
+                                             "WATCHDOG_USEC" };
         char pid[16];
 
         for (size_t i = 0; i < ARRAY_LEN(names); i++)

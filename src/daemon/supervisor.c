@@ -54,7 +54,8 @@ static void write_pids(const struct supervisor *s)
         if (s->pids_fd < 0 || str_addf(&text, "%d\n", getpid()) < 0)
                 return;
         for (size_t i = 0; i < s->n; i++)
-                if (s->children[i].pid > 0 && str_addf(&text, "%s %d\n", s->children[i].spec.name, s->children[i].pid) < 0)
+                if (s->children[i].pid > 0 &&
+                    str_addf(&text, "%s %d\n", s->children[i].spec.name, s->children[i].pid) < 0)
                         return;
         if (ftruncate(s->pids_fd, 0) == 0)
                 (void)!pwrite(s->pids_fd, text.data, text.len, 0);
@@ -345,9 +346,10 @@ static int open_old(const char *name, pid_t pid)
                 return -EBADF;
         exe[n] = '\0';
         base = strrchr(exe, '/');
-        if (!base || !str_starts(base + 1, name)) /* "(deleted)" may follow */
+        if (!base)
                 return -EBADF;
-        return TAKE_FD(fd);
+        base += str_starts(base, "/memfd:") ? strlen("/memfd:") : 1; /* the launcher runs from a sealed copy */
+        return str_starts(base, name) ? TAKE_FD(fd) : -EBADF;        /* "(deleted)" may follow */
 }
 
 void supervisor_await_old(const char *text, unsigned wait_ms)

@@ -22,24 +22,24 @@ enum child_state { CHILD_DOWN, CHILD_UP, CHILD_WAITING, CHILD_STOPPING, CHILD_ST
 
 /* How a child runs; all is borrowed until supervisor_done(). */
 struct child_spec {
-        const char *name;               /* for messages, and of the file of its executable */
-        char **argv;                    /* argv[0] is the path */
-        int fds[SUPERVISOR_FDS_MAX];    /* become 3, 4…; one below 3 ends; the first is its listener (LISTEN_FDS) */
-        bool ready_pipe;                /* one more descriptor: it writes a line to it once it serves */
-        bool drop;                      /* to these ids, without capabilities, with no_new_privs */
+        const char *name;            /* for messages, and of the file of its executable */
+        char **argv;                 /* argv[0] is the path */
+        int fds[SUPERVISOR_FDS_MAX]; /* become 3, 4…; one below 3 ends; the first is its listener (LISTEN_FDS) */
+        bool ready_pipe;             /* one more descriptor: it writes a line to it once it serves */
+        bool drop;                   /* to these ids, without capabilities, with no_new_privs */
         uid_t uid;
-        gid_t gid, group;               /* group: the only supplementary one */
-        int death_signal;               /* what it gets when the supervisor dies */
-        unsigned stop_ms;               /* between SIGTERM and SIGKILL */
+        gid_t gid, group; /* group: the only supplementary one */
+        int death_signal; /* what it gets when the supervisor dies */
+        unsigned stop_ms; /* between SIGTERM and SIGKILL */
 };
 
 struct child {
         struct child_spec spec;
         enum child_state state;
         pid_t pid;
-        int ready_fd;                   /* read end; -EBADF once it said so */
-        bool ready;                     /* since its last start */
-        uint64_t started_ns, due_ns;    /* due: of the restart, or of SIGKILL */
+        int ready_fd;                /* read end; -EBADF once it said so */
+        bool ready;                  /* since its last start */
+        uint64_t started_ns, due_ns; /* due: of the restart, or of SIGKILL */
         unsigned backoff_ms;
 };
 
@@ -47,10 +47,10 @@ struct supervisor {
         struct child children[SUPERVISOR_CHILDREN_MAX];
         size_t n;
         int signal_fd;
-        int pids_fd;                    /* borrowed: pids are written there from offset 0; -EBADF: nowhere */
-        bool served;                    /* every child was ready once */
+        int pids_fd; /* borrowed: pids are written there from offset 0; -EBADF: nowhere */
+        bool served; /* every child was ready once */
         bool stopping, failed;
-        void (*ready)(void *data);      /* once */
+        void (*ready)(void *data); /* once */
         void *data;
 };
 

@@ -134,22 +134,42 @@ static void test_values(void **state)
                 const char *key, *value;
                 bool ok;
         } cases[] = {
-                { "name", "a-1", true },           { "name", "1a", false },          { "name", "", false },
-                { "name", "A", false },            { "name", "abcdefghijklmnop", false },
-                { "data", "/a/b", true },          { "data", "/", false },           { "data", "a", false },
-                { "data", "/a/../b", false },      { "data", "/a//b", false },       { "data", "/a/", false },
-                { "data", "/a/.", false },         { "data", "/a\n", false },        { "data", "/a/..b", true },
-                { "data", "/a b", false },         { "data", "/a:b", false },        { "data", "/a$b", false },
-                { "user", "_x-1", true },          { "user", "x y", false },         { "log_level", "loud", false },
-                { "ids.slots", "0", false },       { "ids.slots", "4096", true },   { "ids.slots", "4097", false },
-                { "ids.slots", "-1", false },      { "ids.slots", "1e3", false },    { "ids.slots", "010", false },
+                { "name", "a-1", true },
+                { "name", "1a", false },
+                { "name", "", false },
+                { "name", "A", false },
+                { "name", "abcdefghijklmnop", false },
+                { "data", "/a/b", true },
+                { "data", "/", false },
+                { "data", "a", false },
+                { "data", "/a/../b", false },
+                { "data", "/a//b", false },
+                { "data", "/a/", false },
+                { "data", "/a/.", false },
+                { "data", "/a\n", false },
+                { "data", "/a/..b", true },
+                { "data", "/a b", false },
+                { "data", "/a:b", false },
+                { "data", "/a$b", false },
+                { "user", "_x-1", true },
+                { "user", "x y", false },
+                { "log_level", "loud", false },
+                { "ids.slots", "0", false },
+                { "ids.slots", "4096", true },
+                { "ids.slots", "4097", false },
+                { "ids.slots", "-1", false },
+                { "ids.slots", "1e3", false },
+                { "ids.slots", "010", false },
                 { "ids.base", "4294967296", false },
-                { "tasks.overcommit", "4", true }, { "tasks.overcommit", ".5", false },
+                { "tasks.overcommit", "4", true },
+                { "tasks.overcommit", ".5", false },
                 { "tasks.overcommit", "inf", false },
                 { "tasks.overcommit", "0x10", false },
                 { "tasks.overcommit", "0", false },
                 { "tasks.overcommit", "1.2.3", false },
-                { "tasks.reserve", "0", true },    { "tasks.reserve", "1q", false }, { "tasks.reserve", "-1", false },
+                { "tasks.reserve", "0", true },
+                { "tasks.reserve", "1q", false },
+                { "tasks.reserve", "-1", false },
                 { "network.pool", "10.1.0.0/16", true },
                 { "network.pool", "10.1.0.1/16", false },
                 { "network.pool", "8.8.0.0/16", false },
@@ -157,7 +177,8 @@ static void test_values(void **state)
                 { "network.pool", "10.0.0.0/30", false },
                 { "network.pool", "10.0.0.0", false },
                 { "network.pool", "300.0.0.0/8", false },
-                { "history.max_age", "0", false }, { "history.max_age", "90", true },
+                { "history.max_age", "0", false },
+                { "history.max_age", "90", true },
                 { "history.max_age", "-1h", false },
                 { "history.max_bytes", "1", false },
                 { "nothing", "1", false },
@@ -179,7 +200,7 @@ static void test_the_whole(void **state)
         static const struct {
                 const char *key, *value;
         } bad[] = {
-                { "ids.base", "4294901760" },  { "ids.base", "65537" },        { "tasks.max_running", "513" },
+                { "ids.base", "4294901760" },   { "ids.base", "65537" },      { "tasks.max_running", "513" },
                 { "data", "/run/mayfly/data" }, { "run", "/var/lib/mayfly" }, { "user", "root" },
                 { "net_user", "mayfly" },
         };
@@ -222,8 +243,8 @@ static void test_args(void **state)
         assert_true(fd >= 0);
         assert_int_equal(write(fd, text, sizeof(text) - 1), sizeof(text) - 1);
         close(fd);
-        assert_int_equal(from_args(&c, &check, &err, ARGS("--name", "flag", "--config", path, "--net-user=x", "--check")),
-                         0);
+        assert_int_equal(
+                from_args(&c, &check, &err, ARGS("--name", "flag", "--config", path, "--net-user=x", "--check")), 0);
         assert_true(check);
         assert_string_equal(c.name, "flag");
         assert_string_equal(c.net_user, "x");
@@ -264,14 +285,10 @@ static void test_args_there_and_back(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_defaults_pass),
-                cmocka_unit_test(test_every_key),
-                cmocka_unit_test(test_empty_files),
-                cmocka_unit_test(test_faults_name_their_line),
-                cmocka_unit_test(test_values),
-                cmocka_unit_test(test_the_whole),
-                cmocka_unit_test(test_args),
-                cmocka_unit_test(test_args_there_and_back),
+                cmocka_unit_test(test_defaults_pass), cmocka_unit_test(test_every_key),
+                cmocka_unit_test(test_empty_files),   cmocka_unit_test(test_faults_name_their_line),
+                cmocka_unit_test(test_values),        cmocka_unit_test(test_the_whole),
+                cmocka_unit_test(test_args),          cmocka_unit_test(test_args_there_and_back),
         };
 
         return cmocka_run_group_tests_name("daemon/config", tests, NULL, NULL);

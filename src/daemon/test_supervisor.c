@@ -22,7 +22,7 @@
 
 struct run {
         pid_t pid;
-        int out;                /* what the children and the supervisor write */
+        int out; /* what the children and the supervisor write */
         struct str seen;
         const char *scripts[4];
         bool ready_pipe[4];
@@ -191,7 +191,8 @@ static void test_missing_program(void **state)
 /* One that ignores SIGTERM, and one of its own that left its session and ignores it too. */
 static void test_leaves_nothing(void **state)
 {
-        struct run run = { .scripts = { "trap '' TERM; setsid sh -c 'trap \"\" TERM; echo deep >&3; " LOOP "' & " LOOP } };
+        struct run run = { .scripts = { "trap '' TERM; setsid sh -c 'trap \"\" TERM; echo deep >&3; " LOOP
+                                        "' & " LOOP } };
 
         (void)state;
         run_start(&run);
@@ -216,7 +217,8 @@ static void test_ends_with_the_supervisor(void **state)
 static void test_drops_privileges(void **state)
 {
         char *argv[] = { (char[]){ "/bin/sh" }, (char[]){ "-c" },
-                         (char[]){ "grep -E 'Cap|NoNew|Groups|Uid' /proc/self/status >&3; ulimit -c >&3; " LOOP }, NULL };
+                         (char[]){ "grep -E 'Cap|NoNew|Groups|Uid' /proc/self/status >&3; ulimit -c >&3; " LOOP },
+                         NULL };
         struct run run = { .out = -1 };
         int out[2];
 
@@ -226,8 +228,14 @@ static void test_drops_privileges(void **state)
         assert_int_equal(pipe(out), 0);
         run.pid = fork();
         if (run.pid == 0) {
-                struct child_spec spec = { .name = "sh", .argv = argv, .fds = { out[1] }, .drop = true, .uid = 65534,
-                                           .gid = 65534, .group = 1234, .death_signal = SIGKILL };
+                struct child_spec spec = { .name = "sh",
+                                           .argv = argv,
+                                           .fds = { out[1] },
+                                           .drop = true,
+                                           .uid = 65534,
+                                           .gid = 65534,
+                                           .group = 1234,
+                                           .death_signal = SIGKILL };
                 struct supervisor s;
 
                 (void)supervisor_init(&s, NULL);
@@ -280,14 +288,10 @@ static void test_kills_what_is_left_from_before(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_stops_in_reverse_order),
-                cmocka_unit_test(test_restarts_what_dies),
-                cmocka_unit_test(test_gives_up_before_ready),
-                cmocka_unit_test(test_missing_program),
-                cmocka_unit_test(test_leaves_nothing),
-                cmocka_unit_test(test_ends_with_the_supervisor),
-                cmocka_unit_test(test_drops_privileges),
-                cmocka_unit_test(test_kills_what_is_left_from_before),
+                cmocka_unit_test(test_stops_in_reverse_order), cmocka_unit_test(test_restarts_what_dies),
+                cmocka_unit_test(test_gives_up_before_ready),  cmocka_unit_test(test_missing_program),
+                cmocka_unit_test(test_leaves_nothing),         cmocka_unit_test(test_ends_with_the_supervisor),
+                cmocka_unit_test(test_drops_privileges),       cmocka_unit_test(test_kills_what_is_left_from_before),
         };
 
         return cmocka_run_group_tests_name("daemon/supervisor", tests, NULL, NULL);
