@@ -1,0 +1,91 @@
+#include "net/resolv.h"
+
+#include "base/str.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+static void check(const char *in, const char *out)
+{
+        struct resolv_conf conf;
+
+        resolv_parse(in, strlen(in), &conf);
+        assert_int_equal(conf.len, strlen(out));
+        assert_memory_equal(conf.text, out, conf.len);
+}
+
+static void keeps_what_a_task_can_use(void **state)
+{
+        (void)state;
+        check("", "");
+        check("nameserver 10.0.0.2\n", "nameserver 10.0.0.2\n");
+        check("# nameserver 1.1.1.1\n;x\nnameserver\t 10.0.0.2 # tail\nsearch a.example  b.example\r\noptions ndots:2",
+              "nameserver 10.0.0.2\nsearch a.example b.example\noptions ndots:2\n");
+        check("options edns0\noptions trust-ad\n", "options edns0 trust-ad\n");
+        check("domain first\nsearch last\n", "search last\n");
+        check("nameserver 10.0.0.2\nnameserver 10.0.0.2\n", "nameserver 10.0.0.2\n");
+        check("nameserver 169.254.169.253\n", "nameserver 169.254.169.253\n");
+}
+
+static void leaves_out_the_rest(void **state)
+{
+        (void)state;
+        check("nameserver fd00::1\nnameserver fe80::1%eth0\nnameserver 10.1\nnameserver 10.0.0.256\n", "");
+        check("nameserver 224.0.0.1\nnameserver 255.255.255.255\nnameserver 0.1.2.3\nnameserver\nnameserver \n", "");
+        check("Nameserver 10.0.0.2\n nameserver10.0.0.2\nsortlist 10.0.0.0\n", "");
+        check("search a;b $(x) ok\n", "search ok\n");
+        check("nameserver 10.0.0.2222222222222222222222222222222222222222\n", "");
+}
+
+static void knows_loopback(void **state)
+{
+        static const char *const loopback[] = { "127.0.0.53", "127.0.0.1", "127.1.2.3", "0.0.0.0", "::1" };
+
+        (void)state;
+        for (size_t i = 0; i < ARRAY_LEN(loopback); i++) {
+                auto_free char *text = str_printf("nameserver %s\nsearch x\n", loopback[i]);
+                struct resolv_conf conf;
+
+                assert_non_null(text);
+                resolv_parse(text, strlen(text), &conf);
+                assert_true(conf.loopback);
+                assert_int_equal(conf.n, 0);
+                check(text, "search x\n");
+        }
+}
+
+static void is_bounded(void **state)
+{
+        struct resolv_conf conf;
+        auto_str s = STR_INIT;
+
+        (void)state;
+        for (int i = 0; i < 4000; i++) {
+                assert_int_equal(str_addf(&s, "nameserver 10.0.%d.%d\n", i / 256, i % 256), 0);
+                assert_int_equal(str_addf(&s, "options o%d:aaaaaaaaaaaaaaaaaaaaaaaaaaaa\n", i), 0);
+                assert_int_equal(str_adds(&s, "search"), 0);
+                for (int j = 0; j < 50; j++)
+                        assert_int_equal(str_addf(&s, " domain-number-%d.example", j), 0);
+                assert_int_equal(str_addc(&s, '\n'), 0);
+        }
+        resolv_parse(s.data, s.len, &conf);
+        assert_int_equal(conf.n, RESOLV_SERVERS_MAX);
+        assert_true(conf.len <= sizeof(conf.text));
+        assert_int_equal(conf.text[conf.len - 1], '\n');
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test(keeps_what_a_task_can_use),
+                cmocka_unit_test(leaves_out_the_rest),
+                cmocka_unit_test(knows_loopback),
+                cmocka_unit_test(is_bounded),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
