@@ -22,8 +22,8 @@ struct cli {
 struct cli_command {
         const char *name, *args, *summary;
         const char *examples; /* lines, indented by two */
-        int failed;           /* exit code of wrong usage and of failures before anything ran */
         int (*run)(struct cli *cli, const struct cli_command *command, int argc, char **argv);
+        int failed;   /* exit code of wrong usage and of failures before anything ran */
         bool leading; /* options end at the first word that is none: the rest is another command's */
 };
 extern const struct cli_command cli_commands[]; /* ends with a NULL name */

@@ -109,8 +109,9 @@ static void print_digests(const json_t *images)
         json_t *image;
         size_t i;
 
-        json_array_foreach(images, i, image)
+        json_array_foreach(images, i, image) {
                 printf("%s\n", member(image, "digest"));
+        }
 }
 
 int cmd_images(struct cli *cli, const struct cli_command *command, int argc, char **argv)

@@ -10,27 +10,27 @@
 
 const struct cli_command cli_commands[] = {
         { "serve", "", "Start Mayfly on this machine (root)",
-          "  mayfly serve\n  mayfly serve --config /etc/mayfly/mayfly.yaml --check\n", CLI_FAILED, cmd_serve, false },
+          "  mayfly serve\n  mayfly serve --config /etc/mayfly/mayfly.yaml --check\n", cmd_serve, CLI_FAILED, false },
         { "run", "IMAGE [COMMAND] [ARG...]", "Run a task and answer with its output and exit code",
           "  mayfly run busybox:demo echo hello\n"
           "  echo hello | mayfly run -i busybox:demo tr a-z A-Z\n"
           "  mayfly run -e NAME=value --network none --timeout 5s busybox:demo env\n"
           "  mayfly run --copy ./script.sh:script.sh busybox:demo sh script.sh\n"
           "  mayfly run --json busybox:demo true\n",
-          CLI_USAGE, cmd_run, true },
-        { "images", "", "List images", "  mayfly images\n  mayfly images -q\n  mayfly images --json\n", CLI_FAILED,
-          cmd_images, false },
+          cmd_run, CLI_USAGE, true },
+        { "images", "", "List images", "  mayfly images\n  mayfly images -q\n  mayfly images --json\n", cmd_images,
+          CLI_FAILED, false },
         { "inspect", "IMAGE|TASK...", "Show all that is known of images or tasks, as JSON",
-          "  mayfly inspect busybox:demo\n", CLI_FAILED, cmd_inspect, false },
+          "  mayfly inspect busybox:demo\n", cmd_inspect, CLI_FAILED, false },
         { "import", "FILE|- NAME:TAG", "Make an image of a root file system (tar, plain, gzip or zstd)",
           "  mayfly import rootfs.tar.gz tools:1\n"
           "  tar -C rootfs -c . | mayfly import - tools:1 --change 'CMD [\"/bin/sh\"]'\n",
-          CLI_FAILED, cmd_import, false },
+          cmd_import, CLI_FAILED, false },
         { "load", "[FILE|-]", "Load images of a docker save or OCI layout archive",
-          "  mayfly load image.tar\n  docker save busybox | mayfly load -\n", CLI_FAILED, cmd_load, false },
-        { "rmi", "IMAGE...", "Remove images", "  mayfly rmi busybox:demo\n", CLI_FAILED, cmd_rmi, false },
+          "  mayfly load image.tar\n  docker save busybox | mayfly load -\n", cmd_load, CLI_FAILED, false },
+        { "rmi", "IMAGE...", "Remove images", "  mayfly rmi busybox:demo\n", cmd_rmi, CLI_FAILED, false },
         { "version", "", "Show the versions of the command and of the server",
-          "  mayfly version\n  mayfly version --json\n", CLI_FAILED, cmd_version, false },
+          "  mayfly version\n  mayfly version --json\n", cmd_version, CLI_FAILED, false },
         { .name = NULL },
 };
 

@@ -122,6 +122,11 @@ static int run_end(struct run *run)
         return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
+static const char *seen(const struct run *run, const char *text)
+{
+        return run->seen.data ? strstr(run->seen.data, text) : NULL;
+}
+
 #define LOOP "while :; do sleep 0.05; done"
 
 static void test_stops_in_reverse_order(void **state)
@@ -136,7 +141,7 @@ static void test_stops_in_reverse_order(void **state)
         assert_true(run_await(&run, "a\n", 1));
         assert_int_equal(kill(run.pid, SIGTERM), 0);
         assert_int_equal(run_end(&run), 0);
-        assert_non_null(strstr(run.seen.data, "b ends\na ends\n"));
+        assert_non_null(seen(&run, "b ends\na ends\n"));
         str_done(&run.seen);
 }
 
@@ -160,8 +165,8 @@ static void test_gives_up_before_ready(void **state)
         (void)state;
         run_start(&run);
         assert_int_equal(run_end(&run), 1);
-        assert_non_null(strstr(run.seen.data, "a ends"));
-        assert_null(strstr(run.seen.data, "READY"));
+        assert_non_null(seen(&run, "a ends"));
+        assert_null(seen(&run, "READY"));
         str_done(&run.seen);
 }
 
@@ -248,10 +253,10 @@ static void test_drops_privileges(void **state)
         assert_true(run_await(&run, "\n0\n", 1));
         kill(run.pid, SIGTERM);
         assert_int_equal(run_end(&run), 0);
-        assert_non_null(strstr(run.seen.data, "Uid:\t65534\t65534\t65534\t65534"));
-        assert_non_null(strstr(run.seen.data, "Groups:\t1234 \n"));
-        assert_non_null(strstr(run.seen.data, "CapPrm:\t0000000000000000"));
-        assert_non_null(strstr(run.seen.data, "CapBnd:\t0000000000000000"));
+        assert_non_null(seen(&run, "Uid:\t65534\t65534\t65534\t65534"));
+        assert_non_null(seen(&run, "Groups:\t1234 \n"));
+        assert_non_null(seen(&run, "CapPrm:\t0000000000000000"));
+        assert_non_null(seen(&run, "CapBnd:\t0000000000000000"));
         str_done(&run.seen);
 }
 
