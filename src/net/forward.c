@@ -62,14 +62,11 @@ static int add_interfaces(struct str *record, struct err *err)
         return r;
 }
 
-static int make_record(int state_dir, struct err *err)
+static int make_record(int state_dir, bool on, struct err *err)
 {
         auto_str record = STR_INIT;
-        uint64_t on;
-        int r = fd_read_knob_u64(AT_FDCWD, IP_FORWARD, &on);
+        int r;
 
-        if (r < 0)
-                return err_set(err, -r, "read " IP_FORWARD ": %s", strerror(-r));
         if (str_adds(&record, on ? RECORD_ON : RECORD_OFF) < 0)
                 return err_oom(err);
         r = on ? 0 : add_interfaces(&record, err);
@@ -91,27 +88,42 @@ static int read_record(int state_dir, struct str *ret, struct err *err)
         return ret->data && strlen(ret->data) == ret->len && forward_record_valid(ret->data);
 }
 
-int forward_enable(int state_dir, struct err *err)
-{
-        auto_str record = STR_INIT;
-        int r = read_record(state_dir, &record, err);
-
-        if (r == 0)
-                r = make_record(state_dir, err);
-        if (r < 0)
-                return err_wrap(err, "record of ip_forward");
-        r = forward_keep(err);
-        return r < 0 ? r : 0;
-}
-
-int forward_keep(struct err *err)
+static int is_forwarding(bool *ret, struct err *err)
 {
         uint64_t on;
         int r = fd_read_knob_u64(AT_FDCWD, IP_FORWARD, &on);
 
-        if (r == 0 && on)
-                return 0;
-        r = fd_write_knob(AT_FDCWD, IP_FORWARD, "1", err);
+        if (r < 0)
+                return err_set(err, -r, "read " IP_FORWARD ": %s", strerror(-r));
+        *ret = on != 0;
+        return 0;
+}
+
+int forward_enable(int state_dir, struct err *err)
+{
+        auto_str record = STR_INIT;
+        bool on = false;
+        int r = is_forwarding(&on, err);
+
+        if (r == 0)
+                r = read_record(state_dir, &record, err);
+        if (r == 0)
+                r = make_record(state_dir, on, err);
+        if (r < 0)
+                return err_wrap(err, "record of ip_forward");
+        return on ? 0 : fd_write_knob(AT_FDCWD, IP_FORWARD, "1", err);
+}
+
+int forward_keep(int state_dir, struct err *err)
+{
+        bool on;
+        int r = is_forwarding(&on, err);
+
+        if (r < 0 || on)
+                return r;
+        r = make_record(state_dir, false, err);
+        if (r == 0)
+                r = fd_write_knob(AT_FDCWD, IP_FORWARD, "1", err);
         return r < 0 ? r : 1;
 }
 

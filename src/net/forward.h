@@ -10,7 +10,11 @@
 
 /* Records (unless an earlier netd did) and switches forwarding on. */
 int forward_enable(int state_dir, struct err *err);
-int forward_keep(struct err *err); /* switches it on again if somebody switched it off; 1 if so */
+
+/* Switches it on again if somebody switched it off (1 if so). That is recorded as what it will be in the end: it may
+ * have been another instance that was here first, and has gone. */
+int forward_keep(int state_dir, struct err *err);
+
 int forward_restore(int state_dir, struct err *err);
 
 /* The interfaces of a record, one per line after the first; exposed for its test. */

@@ -19,7 +19,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                         abort();
         }
         resolv_parse(once.text, once.len, &twice);
-        if (twice.n != once.n || twice.loopback || twice.len != once.len || memcmp(twice.text, once.text, once.len) != 0)
+        if (twice.n != once.n || twice.loopback || twice.len != once.len ||
+            memcmp(twice.text, once.text, once.len) != 0)
                 abort();
         return 0;
 }

@@ -49,8 +49,8 @@ int link_list(struct nl *nl, struct link_list *ret);
 void link_list_done(struct link_list *list);
 #define auto_link_list __attribute__((cleanup(link_list_done))) struct link_list
 
-int link_nsid(struct nl *nl, int ns_fd, int32_t *ret);               /* -1: it has none here */
-int link_address(struct nl *nl, int ifindex, uint32_t *ret);         /* its only IPv4 address; -ENOENT, -E2BIG */
+int link_nsid(struct nl *nl, int ns_fd, int32_t *ret);       /* -1: it has none here */
+int link_address(struct nl *nl, int ifindex, uint32_t *ret); /* its only IPv4 address; -ENOENT, -E2BIG */
 int link_set_group(struct nl *nl, int ifindex, uint32_t group);
 
 /* Removes all links of a group at once: one by one each would wait for the kernel's readers. */

@@ -27,11 +27,11 @@
 
 #define STOCK_DEFAULT 16
 #define STOCK_MAX 1024
-#define QUIET_MS 5             /* without a message before the stock is filled */
-#define CHECK_MS 5000          /* between looks at what nobody announces */
-#define RETRY_MS 1000          /* after something failed */
-#define RESTORE_GAP_MS 20      /* between two restorations, if somebody fights for the rules */
-#define ACTIVATED_FD 3         /* sd_listen_fds(3) */
+#define QUIET_MS 5        /* without a message before the stock is filled */
+#define CHECK_MS 5000     /* between looks at what nobody announces */
+#define RETRY_MS 1000     /* after something failed */
+#define RESTORE_GAP_MS 20 /* between two restorations, if somebody fights for the rules */
+#define ACTIVATED_FD 3    /* sd_listen_fds(3) */
 
 struct options {
         const char *socket, *state, *name;
@@ -277,7 +277,7 @@ static void update_resolv(struct netd *d)
 static void check(struct netd *d)
 {
         struct err err = ERR_INIT;
-        int r = forward_keep(&err);
+        int r = forward_keep(d->state_dir, &err);
 
         if (r < 0)
                 log_error("%s", err.text);

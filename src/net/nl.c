@@ -140,7 +140,8 @@ void nl_attrs(const struct nlmsghdr *msg, size_t header, const struct nlattr **t
 {
         const struct nlattr *attr;
 
-        mnl_attr_for_each(attr, msg, header) {
+        mnl_attr_for_each(attr, msg, header)
+        {
                 if (mnl_attr_get_type(attr) <= max)
                         table[mnl_attr_get_type(attr)] = attr;
         }
@@ -152,7 +153,8 @@ void nl_nested(const struct nlattr *nest, const struct nlattr **table, size_t ma
 
         if (!nest)
                 return;
-        mnl_attr_for_each_nested(attr, nest) {
+        mnl_attr_for_each_nested(attr, nest)
+        {
                 if (mnl_attr_get_type(attr) <= max)
                         table[mnl_attr_get_type(attr)] = attr;
         }

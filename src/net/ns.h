@@ -11,10 +11,13 @@
 
 struct ns_fds {
         int ns;
-        int sockstat;       /* /proc/net/sockstat of the namespace */
+        int sockstat; /* /proc/net/sockstat of the namespace */
         int knobs[NS_KNOBS];
 };
-#define NS_FDS_INIT { .ns = -EBADF, .sockstat = -EBADF, .knobs = { -EBADF, -EBADF } }
+#define NS_FDS_INIT                                                                                                    \
+        {                                                                                                              \
+                .ns = -EBADF, .sockstat = -EBADF, .knobs = { -EBADF, -EBADF }                                          \
+        }
 
 void ns_fds_done(struct ns_fds *fds);
 #define auto_ns_fds __attribute__((cleanup(ns_fds_done))) struct ns_fds

@@ -57,6 +57,6 @@ void pool_drop(struct pool *p, uint32_t index); /* unknown: nothing */
  * with what it is. */
 int pool_adopt(struct pool *p, int fd, uint32_t mode, uint32_t index, uint32_t address, struct err *err);
 
-void pool_forget(struct pool *p);                 /* all that are handed out: the peer is gone */
-int pool_sweep(struct pool *p, struct err *err);  /* removes links of ours that belong to no namespace known here */
+void pool_forget(struct pool *p);                /* all that are handed out: the peer is gone */
+int pool_sweep(struct pool *p, struct err *err); /* removes links of ours that belong to no namespace known here */
 int pool_remove_links(struct pool *p, struct err *err); /* all links of ours: the end */

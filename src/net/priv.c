@@ -17,9 +17,9 @@
 static int set_caps(struct err *err)
 {
         struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
-        struct __user_cap_data_struct data[2] = { { .effective = CAPS_KEPT,
-                                                    .permitted = CAPS_KEPT,
-                                                    .inheritable = CAP_BIT(CAP_NET_ADMIN) } };
+        struct __user_cap_data_struct data[2] = {
+                { .effective = CAPS_KEPT, .permitted = CAPS_KEPT, .inheritable = CAP_BIT(CAP_NET_ADMIN) }
+        };
 
         if (syscall(SYS_capset, &head, data) < 0)
                 return err_sys(err, "keep CAP_NET_ADMIN and CAP_SYS_ADMIN");

@@ -37,13 +37,13 @@ enum net_op {
  * has a network. NETNS carries one descriptor, ADOPT likewise (CLOEXEC). */
 struct net_msg {
         uint32_t op;
-        uint32_t seq;           /* the daemon's; repeated in the answer */
-        uint32_t version;       /* HELLO */
-        uint32_t mode;          /* enum net_mode */
-        uint32_t index;         /* names the namespace; netd's */
-        uint32_t count;         /* ACQUIRE: 1 to NET_ACQUIRE_MAX */
-        uint32_t address;       /* IPv4 inside, network byte order; 0 for NET_NONE */
-        uint32_t ok;            /* CLEANED: 1 if it may be used again, 0 if it is gone (close the descriptor) */
-        int32_t error;          /* FAILED: positive errno */
-        uint32_t len;           /* RESOLV */
+        uint32_t seq;     /* the daemon's; repeated in the answer */
+        uint32_t version; /* HELLO */
+        uint32_t mode;    /* enum net_mode */
+        uint32_t index;   /* names the namespace; netd's */
+        uint32_t count;   /* ACQUIRE: 1 to NET_ACQUIRE_MAX */
+        uint32_t address; /* IPv4 inside, network byte order; 0 for NET_NONE */
+        uint32_t ok;      /* CLEANED: 1 if it may be used again, 0 if it is gone (close the descriptor) */
+        int32_t error;    /* FAILED: positive errno */
+        uint32_t len;     /* RESOLV */
 };

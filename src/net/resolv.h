@@ -24,7 +24,7 @@ void resolv_parse(const char *data, size_t len, struct resolv_conf *ret);
 struct resolv; /* the host's files, watched */
 
 int resolv_new(struct resolv **ret, struct err *err);
-void resolv_free(struct resolv *r); /* accepts NULL */
+void resolv_free(struct resolv *r);    /* accepts NULL */
 int resolv_fd(const struct resolv *r); /* readable when they may have changed */
 
 /* Reads them again; whether anything is different now. Cheap when they are untouched. */

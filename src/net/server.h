@@ -16,6 +16,6 @@ int server_new(int listener, uid_t peer_uid, struct pool *pool, const struct res
                struct err *err);
 void server_free(struct server *s); /* accepts NULL */
 
-struct pollfd server_poll(const struct server *s); /* what it waits for now */
+struct pollfd server_poll(const struct server *s);  /* what it waits for now */
 void server_ready(struct server *s, short revents); /* never blocks */
 void server_resolv_changed(struct server *s);

@@ -27,7 +27,8 @@ static void accepts_what_the_protocol_has(void **state)
         (void)state;
         assert_int_equal(parse((struct net_msg){ .op = NET_OP_HELLO, .seq = 4, .version = 1 }, 0), 0);
         assert_int_equal(parse((struct net_msg){ .op = NET_OP_ADOPT, .mode = NET_NONE, .index = 1 }, 1), 0);
-        assert_int_equal(parse((struct net_msg){ .op = NET_OP_ADOPT, .mode = NET_NAT, .index = 1, .address = 1 }, 1), 0);
+        assert_int_equal(parse((struct net_msg){ .op = NET_OP_ADOPT, .mode = NET_NAT, .index = 1, .address = 1 }, 1),
+                         0);
         assert_int_equal(parse((struct net_msg){ .op = NET_OP_SYNCED }, 0), 0);
         assert_int_equal(parse((struct net_msg){ .op = NET_OP_ACQUIRE, .mode = NET_NAT, .count = 64 }, 0), 0);
         assert_int_equal(parse((struct net_msg){ .op = NET_OP_CLEAN, .index = 5, .seq = UINT32_MAX }, 0), 0);
