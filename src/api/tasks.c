@@ -219,12 +219,27 @@ static bool image_named(const char *image)
         return image_ref_parse_docker(image, &ref, NULL) == 0 || hex_is_lower(image, 64);
 }
 
+/* What only the image can tell, where it is present. */
+static void check_user(struct call *c, struct json_faults *faults)
+{
+        const struct image *image;
+        struct image_user user;
+        struct err err = ERR_INIT;
+
+        if (!c->request.user)
+                return;
+        image = image_store_find(c->api->config.store, c->request.image, NULL);
+        if (image && image_user_resolve(c->api->config.store, image, c->request.user, &user, &err) < 0)
+                json_faults_add(faults, "/user", "%s", err.text);
+}
+
 /* 0, 1 after having answered. */
 static int read_request(struct call *c)
 {
         struct json_faults faults = { .items = NULL };
         struct err err = ERR_INIT;
         auto_json body = NULL;
+        bool refused;
         int r;
 
         r = json_read(c->body.data ? c->body.data : "", c->body.len, &body, &err);
@@ -232,15 +247,16 @@ static int read_request(struct call *c)
                 json_faults_add(&faults, "", "%s", err.text);
         } else {
                 r = wire_task_request_read(body, &c->request, &faults);
-                if (r == 0 && !image_named(c->request.image)) {
+                if (r == 0 && !image_named(c->request.image))
                         json_faults_add(&faults, "/image", "is not a reference");
-                        r = -EINVAL;
-                }
+                else if (r == 0)
+                        check_user(c, &faults);
         }
-        if (r < 0)
+        refused = faults.len > 0;
+        if (refused)
                 call_problem_of(c, 400, "bad_request", "the body is not a valid task", NULL, &faults);
         json_faults_done(&faults);
-        return r < 0;
+        return refused;
 }
 
 void tasks_create_run(struct call *c)
@@ -390,11 +406,25 @@ static bool filter_read(struct call *c, struct filter *f)
         return read_time(c, "since", &f->since_ms) && read_time(c, "until", &f->until_ms);
 }
 
+/* A task that has not got its image yet has the reference as it was given. */
+static bool image_matches(const char *image, const char *given)
+{
+        char text[REF_TEXT_MAX];
+        struct image_ref ref;
+
+        if (str_eq(image, given))
+                return true;
+        if (!given || image_ref_parse_docker(given, &ref, NULL) < 0)
+                return false;
+        image_ref_format(&ref, text);
+        return str_eq(image, text);
+}
+
 static bool filter_matches(const struct filter *f, const struct wire_task *t)
 {
         if (f->status && !str_eq(f->status, wire_status_names[t->status]))
                 return false;
-        if (f->image && !str_eq(f->image, t->image_ref))
+        if (f->image && !image_matches(f->image, t->image_ref))
                 return false;
         if (f->before && strcmp(t->id, f->before) >= 0)
                 return false;

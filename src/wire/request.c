@@ -199,9 +199,7 @@ static const char *path_fault(const char *path)
                 end = strchrnul(p, '/');
                 if (end - p > WIRE_NAME_MAX)
                         return "has a component that is too long";
-                if (end - p == 2 && p[0] == '.' && p[1] == '.')
-                        return "must not hold \"..\"";
-                if (*end == '\0' && end - p == 1 && p[0] == '.')
+                if (*end == '\0' && (str_eq(p, ".") || str_eq(p, "..")))
                         return "is no file";
         }
         return path[0] == '\0' || path[strlen(path) - 1] == '/' ? "is no file" : NULL;
@@ -421,6 +419,15 @@ static void read_later_members(struct json_obj *o)
                 fault(o, "wait", "must be true in this version");
 }
 
+/* Empty means the image's, as it does in an image's own configuration. */
+static void read_user(struct json_obj *o, struct wire_task_request *r)
+{
+        const char *s;
+
+        if (json_get_str(o, "user", &s, NULL) && *s)
+                (void)get_text(o, "user", WIRE_USER_MAX, &r->user);
+}
+
 static void read_members(struct json_obj *o, struct wire_task_request *r)
 {
         int word;
@@ -431,7 +438,7 @@ static void read_members(struct json_obj *o, struct wire_task_request *r)
         read_command(o, r);
         if (get_text(o, "workdir", WIRE_PATH_MAX, &r->workdir) && r->workdir[0] != '/')
                 fault(o, "workdir", "must be absolute");
-        (void)get_text(o, "user", WIRE_USER_MAX, &r->user);
+        read_user(o, r);
         (void)get_content(o, "stdin", "stdin_encoding", &r->stdin_data, &r->stdin_len);
         read_files(o, r);
         read_limits(o, &r->limits);
