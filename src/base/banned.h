@@ -56,4 +56,19 @@
 #undef tmpnam
 #define tmpnam(...) BANNED(tmpnam)
 
+#ifdef __clang_analyzer__
+/* `return -errno` is a failure: the analyzer would follow it with errno at zero, into outputs that nobody set. */
+#include <errno.h>
+static inline int *errno_of_failure(void)
+{
+        int *e = __errno_location();
+
+        if (*e <= 0)
+                __builtin_unreachable();
+        return e;
+}
+#undef errno
+#define errno (*errno_of_failure())
+#endif
+
 #endif

@@ -1,3 +1,4 @@
+#define ERR_PLAIN
 #include "base/err.h"
 
 #include <errno.h>

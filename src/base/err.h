@@ -26,3 +26,11 @@ int err_sys(struct err *err, const char *fmt, ...) __attribute__((format(printf,
 int err_wrap(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 int err_oom(struct err *err);
+
+#if defined(__clang_analyzer__) && !defined(ERR_PLAIN)
+/* The analyzer does not see into err.c, and would follow an error as if it were a success. */
+#define err_set(...) (err_set(__VA_ARGS__), -1)
+#define err_sys(...) (err_sys(__VA_ARGS__), -1)
+#define err_wrap(...) (err_wrap(__VA_ARGS__), -1)
+#define err_oom(...) (err_oom(__VA_ARGS__), -1)
+#endif
