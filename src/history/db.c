@@ -235,7 +235,8 @@ int history_db_open(const char *path, struct history_db **ret, struct err *err)
                 r = db_prepare(db, err);
         if (r < 0) {
                 history_db_close(db);
-                return err_wrap(err, "'%s'", path);
+                (void)err_wrap(err, "'%s'", path);
+                return r;
         }
         *ret = db;
         return 0;
