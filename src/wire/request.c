@@ -605,11 +605,32 @@ static bool set_words(json_t *o, const struct wire_task_request *r)
         return !bad;
 }
 
+static bool text_valid(const char *s)
+{
+        return !s || utf8_valid(s, strlen(s));
+}
+
+static bool texts_valid(const struct wire_task_request *r)
+{
+        char *const *const arrays[] = { r->cmd, r->entrypoint, r->env };
+
+        for (size_t i = 0; i < ARRAY_LEN(arrays); i++)
+                for (char *const *s = arrays[i]; s && *s; s++)
+                        if (!text_valid(*s))
+                                return false;
+        for (size_t i = 0; i < r->n_files; i++)
+                if (!text_valid(r->files[i].path))
+                        return false;
+        return text_valid(r->image) && text_valid(r->workdir) && text_valid(r->user);
+}
+
 int wire_task_request_write(const struct wire_task_request *r, struct str *out)
 {
         auto_json o = json_object();
         auto_json limits = limits_json(&r->limits);
 
+        if (!texts_valid(r))
+                return -EILSEQ;
         if (!o || !limits || !set_texts(o, r) || !set_words(o, r))
                 return -ENOMEM;
         if (r->stdin_data && set_content(o, "stdin", "stdin_encoding", r->stdin_data, r->stdin_len) < 0)

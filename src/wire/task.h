@@ -73,7 +73,8 @@ void wire_task_request_done(struct wire_task_request *r);
 /* Reads and checks a body; every fault is listed. A file's mode is octal text or the number itself. Members of later
  * versions are faults of their own. -EINVAL with faults. */
 int wire_task_request_read(json_t *body, struct wire_task_request *ret, struct json_faults *faults);
-int wire_task_request_write(const struct wire_task_request *r, struct str *out); /* members that differ from the default */
+/* Members that differ from the default. -EILSEQ: a text is not UTF-8, which JSON cannot hold; -ENOMEM. */
+int wire_task_request_write(const struct wire_task_request *r, struct str *out);
 
 enum wire_status { WIRE_QUEUED, WIRE_PULLING, WIRE_RUNNING, WIRE_EXITED, WIRE_FAILED, WIRE_KILLED };
 extern const char *const wire_status_names[]; /* NULL-terminated, in the enum's order */
