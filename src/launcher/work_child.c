@@ -59,14 +59,23 @@ static int join_cgroups(const struct work_cgroup *g)
         return 0;
 }
 
-/* Moves the descriptors to their numbers. Standard input and outputs become the sealed program: reading it is harmless,
- * writing to it fails. */
-static int place_fds(const struct work_child *c, int *ret_worker)
+static int put_aside(int *fd)
 {
-        int aside[WORK_CHILD_FDS_MAX], worker;
+        int r = *fd < 0 ? *fd : fcntl(*fd, F_DUPFD_CLOEXEC, FD_ASIDE);
 
-        worker = fcntl(c->worker_fd, F_DUPFD_CLOEXEC, FD_ASIDE);
-        if (worker < 0)
+        if (r < 0 && *fd >= 0)
+                return -errno;
+        *fd = r;
+        return 0;
+}
+
+/* Moves the descriptors to their numbers, and those that are needed until exec out of the way. Standard input and outputs
+ * become the sealed program: reading it is harmless, writing to it fails. */
+static int place_fds(struct work_child *c)
+{
+        int aside[WORK_CHILD_FDS_MAX];
+
+        if (put_aside(&c->worker_fd) < 0 || put_aside(&c->userns_fd) < 0 || put_aside(&c->report_fd) < 0)
                 return -errno;
         for (size_t i = 0; i < c->n_fds; i++) {
                 aside[i] = c->fds[i] < 0 ? -EBADF : fcntl(c->fds[i], F_DUPFD_CLOEXEC, FD_ASIDE);
@@ -80,10 +89,9 @@ static int place_fds(const struct work_child *c, int *ret_worker)
                         return -errno;
         }
         for (int fd = 0; fd < WORK_CHILD_FIRST_FD; fd++) {
-                if (dup2(worker, fd) < 0)
+                if (dup2(c->worker_fd, fd) < 0)
                         return -errno;
         }
-        *ret_worker = worker;
         return 0;
 }
 
@@ -151,11 +159,11 @@ static void reset_signals(void)
         (void)sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-static _Noreturn void child(const struct work_child *c)
+static _Noreturn void child(struct work_child *c)
 {
         char *const env[] = { NULL };
         const char *step = "cgroup";
-        int worker = -EBADF, r;
+        int r;
 
         reset_signals();
         (void)umask(0);
@@ -166,7 +174,7 @@ static _Noreturn void child(const struct work_child *c)
         }
         if (r == 0) {
                 step = "descriptors";
-                r = place_fds(c, &worker);
+                r = place_fds(c);
         }
         if (r == 0) {
                 step = "limits";
@@ -178,7 +186,7 @@ static _Noreturn void child(const struct work_child *c)
         }
         if (r == 0) {
                 step = "exec";
-                r = sys_execveat(worker, "", c->argv, env, AT_EMPTY_PATH);
+                r = sys_execveat(c->worker_fd, "", c->argv, env, AT_EMPTY_PATH);
         }
         if (c->report_fd >= 0)
                 (void)dprintf(c->report_fd, "{\"errno\":%d,\"error\":\"start of the worker: %s: %s\"}", -r, step,
@@ -195,6 +203,7 @@ int work_child_start(const struct work_child *c, pid_t *ret_pid, int *ret_pidfd,
                 .pidfd = (uint64_t)(uintptr_t)&pidfd,
                 .exit_signal = SIGCHLD,
         };
+        struct work_child copy = *c;
         pid_t pid;
 
         if (c->n_fds > WORK_CHILD_FDS_MAX)
@@ -205,7 +214,7 @@ int work_child_start(const struct work_child *c, pid_t *ret_pid, int *ret_pidfd,
         }
         pid = sys_clone3(&args);
         if (pid == 0)
-                child(c);
+                child(&copy);
         if (pid < 0)
                 return err_set(err, -pid, "start a worker (clone3): %s", strerror(-pid));
         *ret_pid = pid;

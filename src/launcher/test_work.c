@@ -1,0 +1,478 @@
+/* The store and its workers, with the real mayfly-worker in its real confinement. Needs root. */
+
+#include "launcher/work.h"
+
+#include "base/fd.h"
+#include "base/path.h"
+#include "base/str.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define ID_BASE 2013200384u
+#define NAME_A "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+#define NAME_B "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+#define NAME_T "cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc"
+#define PROGRAM_MAX (64U << 20)
+#define BLOCK 512
+
+struct fixture {
+        char dir[64];
+        struct work *work;
+        struct work_config config;
+        int store, proc, worker;
+        bool busy;
+        union {
+                struct launch_header h;
+                struct launch_refused refused;
+                struct launch_work_done work_done;
+                struct launch_names names;
+                char bytes[LAUNCH_MSG_MAX];
+        } answer;
+        size_t answer_len;
+        unsigned answers;
+};
+
+static void on_reply(const void *msg, size_t len, void *data)
+{
+        struct fixture *f = data;
+
+        assert_true(len <= sizeof(f->answer));
+        memcpy(&f->answer, msg, len);
+        f->answer_len = len;
+        f->answers++;
+}
+
+static bool is_busy(const char *name, void *data)
+{
+        struct fixture *f = data;
+
+        return f->busy && str_eq(name, NAME_T);
+}
+
+static int open_worker(void)
+{
+        const char *build = getenv("MAYFLY_BUILD");
+        auto_free char *path = str_printf("%s/mayfly-worker", build ? build : "build");
+        auto_str text = STR_INIT;
+        int fd;
+
+        if (!path || fd_read_file(AT_FDCWD, path, PROGRAM_MAX, &text, NULL) < 0 ||
+            fd_memfd_sealed("mayfly-worker", text.data, text.len, &fd, NULL) < 0)
+                return -EBADF;
+        return fd;
+}
+
+static int setup(void **state)
+{
+        struct fixture *f = calloc(1, sizeof(*f));
+        struct err err = ERR_INIT;
+
+        assert_non_null(f);
+        *state = f;
+        f->worker = geteuid() == 0 ? open_worker() : -EBADF;
+        if (f->worker < 0)
+                return 0;
+        (void)snprintf(f->dir, sizeof(f->dir), "/tmp/mayfly-test-work-XXXXXX");
+        assert_non_null(mkdtemp(f->dir));
+        f->store = open(f->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        f->proc = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        f->config = (struct work_config){
+                .store_fd = f->store,
+                .proc_fd = f->proc,
+                .worker_fd = f->worker,
+                .id_base = ID_BASE,
+                .reply = on_reply,
+                .tree_busy = is_busy,
+                .data = f,
+        };
+        for (size_t i = 0; i < WORK_RUNNING_MAX; i++) {
+                f->config.cgroups[i].v2_fd = -EBADF;
+                f->config.cgroups[i].v1_tasks[0] = -EBADF;
+        }
+        if (work_new(&f->config, &f->work, &err) < 0)
+                fail_msg("%s", err.text);
+        return 0;
+}
+
+static void reap(struct fixture *f)
+{
+        siginfo_t info = { .si_pid = 0 };
+
+        assert_int_equal(waitid(P_ALL, 0, &info, WEXITED), 0);
+        assert_true(work_reaped(f->work, info.si_pid, &info));
+}
+
+static void settle(struct fixture *f)
+{
+        while (!work_idle(f->work))
+                reap(f);
+}
+
+static int teardown(void **state)
+{
+        struct fixture *f = *state;
+
+        if (f->worker >= 0) {
+                work_free(f->work);
+                fd_close(f->store);
+                fd_close(f->proc);
+                fd_close(f->worker);
+                f->store = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+                assert_int_equal(path_remove_tree(f->store, f->dir + 5), 0);
+                fd_close(f->store);
+        }
+        free(f);
+        return 0;
+}
+
+#define NEEDS_WORKER(f)                                                                                                \
+        do {                                                                                                           \
+                if ((f)->worker < 0) {                                                                                 \
+                        print_message("needs root and the program mayfly-worker in MAYFLY_BUILD\n");                   \
+                        skip();                                                                                        \
+                }                                                                                                      \
+        } while (0)
+
+/* A ustar archive (POSIX.1-2017 pax, "ustar Interchange Format"), as far as these tests need it. */
+static void tar_add(struct str *out, const char *name, char type, const char *link, const char *text)
+{
+        char header[BLOCK] = { 0 };
+        unsigned sum = 0;
+        size_t len = strlen(text);
+
+        (void)snprintf(header, 100, "%s", name);
+        (void)snprintf(header + 100, 8, "%07o", type == '5' ? 0755 : 0644);
+        (void)snprintf(header + 108, 8, "%07o", 7);
+        (void)snprintf(header + 116, 8, "%07o", 8);
+        (void)snprintf(header + 124, 12, "%011o", (unsigned)MIN(len, 07777777u));
+        (void)snprintf(header + 136, 12, "%011o", 1000000000u);
+        header[156] = type;
+        (void)snprintf(header + 157, 100, "%s", link);
+        memcpy(header + 257, "ustar\0"
+                             "00",
+               8);
+        memset(header + 148, ' ', 8);
+        for (size_t i = 0; i < BLOCK; i++)
+                sum += (unsigned char)header[i];
+        (void)snprintf(header + 148, 7, "%06o", sum);
+        assert_int_equal(str_add(out, header, BLOCK), 0);
+        assert_int_equal(str_add(out, text, len), 0);
+        while (out->len % BLOCK)
+                assert_int_equal(str_addc(out, '\0'), 0);
+}
+
+static int memfd_of(const void *data, size_t len)
+{
+        int fd = memfd_create("test", MFD_CLOEXEC);
+
+        assert_true(fd >= 0);
+        assert_int_equal(fd_write_all(fd, data, len), 0);
+        return fd;
+}
+
+static void show_report(int fd)
+{
+        char text[512] = "";
+
+        (void)!pread(fd, text, sizeof(text) - 1, 0);
+        print_message("report: %s\n", text);
+}
+
+/* Runs one UNPACK or MERGE to its end; *ret_token 0 if it went wrong. */
+static void run_work(struct fixture *f, uint32_t work, const struct str *blob, const char *const *layers,
+                     uint32_t n_layers, uint32_t *ret_token)
+{
+        struct {
+                struct launch_work_start m;
+                char names[4][LAUNCH_HEX];
+        } p = { .m = { .h = { .op = LAUNCH_WORK, .seq = 5 }, .work = work, .n_layers = n_layers,
+                       .max_bytes = 1 << 20, .max_entries = 100 } };
+        int fds[2], report = memfd_create("report", MFD_CLOEXEC);
+        size_t n_fds = 0;
+
+        for (uint32_t i = 0; i < n_layers; i++)
+                memcpy(p.names[i], layers[i], LAUNCH_HEX);
+        if (blob)
+                fds[n_fds++] = memfd_of(blob->data, blob->len);
+        fds[n_fds++] = fcntl(report, F_DUPFD_CLOEXEC, 3);
+        f->answers = 0;
+        assert_int_equal(work_handle(f->work, &p.m.h, sizeof(p.m) + (size_t)n_layers * LAUNCH_HEX, fds, n_fds), 0);
+        assert_int_equal(fds[0], -EBADF);
+        while (f->answers == 0)
+                reap(f);
+        assert_int_equal(f->answer.h.seq, 5);
+        if (f->answer.h.op != LAUNCH_WORK_DONE || f->answer.work_done.token == 0)
+                show_report(report);
+        *ret_token = f->answer.h.op == LAUNCH_WORK_DONE ? f->answer.work_done.token : 0;
+        fd_close(report);
+}
+
+static uint32_t commit(struct fixture *f, uint32_t token, uint32_t kind, const char *name)
+{
+        struct launch_commit m = { .h = { .op = LAUNCH_COMMIT, .seq = 6 }, .token = token, .kind = kind };
+
+        memcpy(m.name, name, LAUNCH_HEX);
+        assert_int_equal(work_handle(f->work, &m.h, sizeof(m), NULL, 0), 0);
+        return f->answer.h.op;
+}
+
+static uint32_t delete(struct fixture *f, uint32_t kind, const char *name)
+{
+        struct launch_delete m = { .h = { .op = LAUNCH_DELETE, .seq = 7 }, .kind = kind };
+
+        memcpy(m.name, name, LAUNCH_HEX);
+        assert_int_equal(work_handle(f->work, &m.h, sizeof(m), NULL, 0), 0);
+        return f->answer.h.op;
+}
+
+static uint32_t count(struct fixture *f, uint32_t kind)
+{
+        struct launch_list m = { .h = { .op = LAUNCH_LIST }, .kind = kind };
+
+        assert_int_equal(work_handle(f->work, &m.h, sizeof(m), NULL, 0), 0);
+        assert_int_equal(f->answer.h.op, LAUNCH_NAMES);
+        return f->answer.names.n;
+}
+
+static void make_layers(struct fixture *f)
+{
+        auto_str lower = STR_INIT, upper = STR_INIT;
+        uint32_t token;
+
+        tar_add(&lower, "usr/", '5', "", "");
+        tar_add(&lower, "usr/lib/", '5', "", "");
+        tar_add(&lower, "lib", '2', "usr/lib", "");
+        tar_add(&lower, "gone", '0', "", "x");
+        tar_add(&upper, "lib/foo", '0', "", "foo");
+        tar_add(&upper, ".wh.gone", '0', "", "");
+        tar_add(&upper, "device", '3', "", "");
+        run_work(f, LAUNCH_WORK_UNPACK, &lower, NULL, 0, &token);
+        assert_int_equal(commit(f, token, LAUNCH_KIND_LAYER, NAME_A), LAUNCH_DONE);
+        run_work(f, LAUNCH_WORK_UNPACK, &upper, NULL, 0, &token);
+        assert_int_equal(commit(f, token, LAUNCH_KIND_TREE, NAME_B), LAUNCH_REFUSED);
+        assert_int_equal(commit(f, token, LAUNCH_KIND_LAYER, NAME_B), LAUNCH_DONE);
+}
+
+static void make_tree(struct fixture *f)
+{
+        const char *const layers[] = { NAME_A, NAME_B };
+        uint32_t token;
+
+        make_layers(f);
+        run_work(f, LAUNCH_WORK_MERGE, NULL, layers, 2, &token);
+        assert_int_equal(commit(f, token, LAUNCH_KIND_TREE, NAME_T), LAUNCH_DONE);
+}
+
+static void test_tree(void **state)
+{
+        struct fixture *f = *state;
+        struct stat st;
+
+        NEEDS_WORKER(f);
+        make_tree(f);
+        assert_int_equal(count(f, LAUNCH_KIND_LAYER), 2);
+        assert_int_equal(count(f, LAUNCH_KIND_TREE), 1);
+        assert_int_equal(fstatat(f->store, "trees/" NAME_T "/usr/lib/foo", &st, AT_SYMLINK_NOFOLLOW), 0);
+        assert_int_equal(st.st_uid, ID_BASE + 7);
+        assert_int_equal(st.st_gid, ID_BASE + 8);
+        assert_int_equal(st.st_nlink, 2);
+        assert_int_equal(fstatat(f->store, "trees/" NAME_T "/gone", &st, 0), -1);
+        assert_int_equal(fstatat(f->store, "trees/" NAME_T "/device", &st, 0), -1);
+        assert_int_equal(fstatat(f->store, "trees/" NAME_T, &st, 0), 0);
+        assert_int_equal(st.st_uid, ID_BASE);
+        settle(f);
+        /* Nothing is left behind. */
+        assert_int_equal(fstatat(f->store, "tmp", &st, 0), 0);
+        assert_int_equal(st.st_nlink, 2);
+}
+
+static void test_delete(void **state)
+{
+        struct fixture *f = *state;
+        struct stat st;
+
+        NEEDS_WORKER(f);
+        make_tree(f);
+        f->busy = true;
+        assert_int_equal(delete (f, LAUNCH_KIND_TREE, NAME_T), LAUNCH_REFUSED);
+        assert_int_equal(f->answer.refused.error, EBUSY);
+        f->busy = false;
+        assert_int_equal(delete (f, LAUNCH_KIND_TREE, NAME_T), LAUNCH_DONE);
+        assert_int_equal(delete (f, LAUNCH_KIND_TREE, NAME_T), LAUNCH_REFUSED);
+        assert_int_equal(f->answer.refused.error, ENOENT);
+        assert_int_equal(count(f, LAUNCH_KIND_TREE), 0);
+        settle(f);
+        assert_int_equal(fstatat(f->store, "trash", &st, 0), 0);
+        assert_int_equal(st.st_nlink, 2);
+        assert_int_equal(fstatat(f->store, "layers/" NAME_A "/root/usr/lib", &st, 0), 0);
+}
+
+static void test_bad_archive(void **state)
+{
+        struct fixture *f = *state;
+        auto_str blob = STR_INIT;
+        struct stat st;
+        uint32_t token;
+
+        NEEDS_WORKER(f);
+        tar_add(&blob, "fine", '0', "", "x");
+        tar_add(&blob, "../escape", '0', "", "x");
+        run_work(f, LAUNCH_WORK_UNPACK, &blob, NULL, 0, &token);
+        assert_int_equal(token, 0);
+        assert_int_equal(f->answer.work_done.si_code, CLD_EXITED);
+        assert_int_equal(f->answer.work_done.status, 1);
+        settle(f);
+        assert_int_equal(fstatat(f->store, "tmp", &st, 0), 0);
+        assert_int_equal(st.st_nlink, 2);
+}
+
+static void test_missing_layer(void **state)
+{
+        const char *const layers[] = { NAME_A };
+        struct fixture *f = *state;
+        uint32_t token;
+
+        NEEDS_WORKER(f);
+        run_work(f, LAUNCH_WORK_MERGE, NULL, layers, 1, &token);
+        assert_int_equal(f->answer.h.op, LAUNCH_REFUSED);
+        assert_int_equal(f->answer.refused.error, ENOENT);
+}
+
+static void test_name_taken(void **state)
+{
+        struct fixture *f = *state;
+        auto_str blob = STR_INIT;
+        uint32_t token;
+
+        NEEDS_WORKER(f);
+        make_layers(f);
+        tar_add(&blob, "fine", '0', "", "x");
+        run_work(f, LAUNCH_WORK_UNPACK, &blob, NULL, 0, &token);
+        assert_int_equal(commit(f, token, LAUNCH_KIND_LAYER, NAME_A), LAUNCH_REFUSED);
+        assert_int_equal(f->answer.refused.error, EEXIST);
+        assert_int_equal(commit(f, token, LAUNCH_KIND_LAYER, NAME_T), LAUNCH_REFUSED);
+        assert_int_equal(f->answer.refused.error, ENOENT);
+        settle(f);
+}
+
+static void test_peer_lost(void **state)
+{
+        struct fixture *f = *state;
+        auto_str blob = STR_INIT;
+        struct stat st;
+        uint32_t token;
+
+        NEEDS_WORKER(f);
+        tar_add(&blob, "fine", '0', "", "x");
+        run_work(f, LAUNCH_WORK_UNPACK, &blob, NULL, 0, &token);
+        assert_int_not_equal(token, 0);
+        work_peer_lost(f->work);
+        assert_int_equal(commit(f, token, LAUNCH_KIND_LAYER, NAME_A), LAUNCH_REFUSED);
+        settle(f);
+        assert_int_equal(fstatat(f->store, "tmp", &st, 0), 0);
+        assert_int_equal(st.st_nlink, 2);
+}
+
+/* What an earlier launcher left in tmp/ goes. */
+static void test_cleanup(void **state)
+{
+        struct fixture *f = *state;
+        struct err err = ERR_INIT;
+        struct stat st;
+
+        NEEDS_WORKER(f);
+        settle(f);
+        work_free(f->work);
+        f->work = NULL;
+        assert_int_equal(mkdirat(f->store, "tmp/77", 0700), 0);
+        assert_int_equal(mkdirat(f->store, "tmp/77/root", 0700), 0);
+        assert_int_equal(fchownat(f->store, "tmp/77/root", ID_BASE, ID_BASE, 0), 0);
+        assert_int_equal(fchownat(f->store, "tmp/77", ID_BASE, ID_BASE, 0), 0);
+        if (work_new(&f->config, &f->work, &err) < 0)
+                fail_msg("%s", err.text);
+        settle(f);
+        assert_int_equal(fstatat(f->store, "trash", &st, 0), 0);
+        assert_int_equal(st.st_nlink, 2);
+        assert_int_equal(fstatat(f->store, "tmp", &st, 0), 0);
+        assert_int_equal(st.st_nlink, 2);
+}
+
+static void test_malformed(void **state)
+{
+        struct launch_work_start work = { .h = { .op = LAUNCH_WORK }, .work = LAUNCH_WORK_UNPACK };
+        struct launch_commit c = { .h = { .op = LAUNCH_COMMIT }, .token = 1, .kind = LAUNCH_KIND_LAYER };
+        struct launch_delete d = { .h = { .op = LAUNCH_DELETE }, .kind = 9 };
+        struct launch_list l = { .h = { .op = LAUNCH_LIST } };
+        struct fixture *f = *state;
+        int fds[2];
+
+        NEEDS_WORKER(f);
+        assert_int_equal(work_handle(f->work, &work.h, sizeof(work), NULL, 0), -EBADMSG);
+        assert_int_equal(work_handle(f->work, &work.h, sizeof(work) - 1, NULL, 0), -EBADMSG);
+        assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+        assert_int_equal(work_handle(f->work, &work.h, sizeof(work), fds, 2), -EBADMSG);
+        assert_int_equal(fds[0], -EBADF);
+        work.n_layers = 1;
+        assert_int_equal(work_handle(f->work, &work.h, sizeof(work), NULL, 0), -EBADMSG);
+        memcpy(c.name, "../../../../../../../../../../../../../../../../../../../../../..", LAUNCH_HEX);
+        assert_int_equal(work_handle(f->work, &c.h, sizeof(c), NULL, 0), -EBADMSG);
+        memcpy(d.name, NAME_A, LAUNCH_HEX);
+        assert_int_equal(work_handle(f->work, &d.h, sizeof(d), NULL, 0), -EBADMSG);
+        assert_int_equal(work_handle(f->work, &l.h, sizeof(l), NULL, 0), -EBADMSG);
+}
+
+static void test_index(void **state)
+{
+        struct launch_work_start m = { .h = { .op = LAUNCH_WORK, .seq = 3 }, .work = LAUNCH_WORK_INDEX,
+                                       .max_bytes = 1 << 20, .max_entries = 10 };
+        struct fixture *f = *state;
+        auto_str blob = STR_INIT;
+        char text[512] = "";
+        int fds[3], report;
+
+        NEEDS_WORKER(f);
+        tar_add(&blob, "a/b", '0', "", "hello");
+        report = memfd_create("report", MFD_CLOEXEC);
+        fds[0] = memfd_of(blob.data, blob.len);
+        fds[1] = memfd_create("plain", MFD_CLOEXEC);
+        fds[2] = fcntl(report, F_DUPFD_CLOEXEC, 3);
+        f->answers = 0;
+        assert_int_equal(work_handle(f->work, &m.h, sizeof(m), fds, 3), 0);
+        while (f->answers == 0)
+                reap(f);
+        assert_true(pread(report, text, sizeof(text) - 1, 0) > 0);
+        assert_string_equal(text, "{\"compression\":\"none\",\"entries\":[{\"type\":\"file\",\"name\":\"a/b\","
+                                  "\"offset\":512,\"size\":5}]}");
+        fd_close(report);
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test_setup_teardown(test_tree, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_delete, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_bad_archive, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_missing_layer, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_name_taken, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_peer_lost, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_cleanup, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_malformed, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_index, setup, teardown),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
