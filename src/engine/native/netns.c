@@ -82,7 +82,7 @@ static int net_send(struct native *n, struct net_msg *m, const struct netns *ns)
 /* Not wanted any more: netd forgets it, and it dies with our descriptor. */
 static void netns_drop(struct native *n, struct netns *ns)
 {
-        struct net_msg m = { .op = NET_OP_DROP, .mode = ns->mode, .index = ns->index };
+        struct net_msg m = { .op = NET_OP_DROP, .index = ns->index };
 
         if (ns->known)
                 (void)net_send(n, &m, NULL);
@@ -349,7 +349,7 @@ bool native_net_done(struct native *n)
 
 static void net_clean(struct native *n, struct netns *ns)
 {
-        struct net_msg m = { .op = NET_OP_CLEAN, .mode = ns->mode, .index = ns->index };
+        struct net_msg m = { .op = NET_OP_CLEAN, .index = ns->index };
 
         netns_move(&n->net, ns, NETNS_CLEANING);
         if (net_send(n, &m, NULL) < 0)
