@@ -140,7 +140,8 @@ class Host:
         self.has_metadata = True
         if METADATA in host_addresses():
             return
-        ip("link", "add", "mfisometa", "type", "dummy")
+        # A veth, because not every kernel has dummy links.
+        ip("link", "add", "mfisometa", "type", "veth", "peer", "name", "mfisometap")
         self.undo.callback(lambda: ip("link", "delete", "mfisometa", check=False))
         ip("address", "add", METADATA + "/32", "dev", "mfisometa")
         ip("link", "set", "mfisometa", "up")
