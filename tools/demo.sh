@@ -85,8 +85,8 @@ request "What a task may see of this machine" '{"image": "busybox:demo", "networ
 step "100 tasks in a row, each in a container of its own"
 body='{"image": "busybox:demo", "cmd": ["true"], "network": "none"}'
 for _ in $(seq 100); do
-    printf 'url = "http://mayfly/v1/tasks"\ndata = "%s"\nheader = "Content-Type: application/json"\noutput = "/dev/null"\nwrite-out = "%%{http_code} %%{time_total}\\n"\nnext\n' "${body//\"/\\\"}"
-done | curl -sS --unix-socket "$socket" -K - >"$dir/times"
+    printf 'unix-socket = "%s"\nurl = "http://mayfly/v1/tasks"\ndata = "%s"\nheader = "Content-Type: application/json"\noutput = "/dev/null"\nwrite-out = "%%{http_code} %%{time_total}\\n"\nnext\n' "$socket" "${body//\"/\\\"}"
+done | curl -sS -K - >"$dir/times"
 awk '$1 != 201 { bad++ } { print $2 * 1000 }  END { if (bad) { print bad " failed" > "/dev/stderr"; exit 1 } }' "$dir/times" | sort -n |
     awk '{ t[NR] = $1; sum += $1 } END { printf "median %.2f ms, fastest %.2f ms, slowest %.2f ms\n", t[int((NR + 1) / 2)], t[1], t[NR] }'
 
