@@ -379,14 +379,14 @@ def main():
         for case in source():
             why = fault(args.socket, case)
             if why:
-                print("not ok %s: %s" % (case.name, why))
+                print("not ok - %s: %s" % (case.name, why))
                 failed += 1
                 continue
             if args.verbose:
-                print("ok %s" % case.name)
+                print("ok - %s" % case.name)
             passed += 1
     if not healthy(args.socket):
-        print("not ok the daemon is well afterwards")
+        print("not ok - the daemon is well afterwards: it does not answer")
         failed += 1
     print("%d passed, %d failed" % (passed, failed))
     return 1 if failed else 0

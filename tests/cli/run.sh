@@ -34,13 +34,13 @@ expect "run -e -w -u" 0 '^v /w 65534 $' '' -- run -e A=v -w /w -u nobody busybox
 expect "run --entrypoint" 0 '^a b $' '' -- run --entrypoint echo busybox:demo a b
 expect "run --timeout says why it ended" 137 '' 'timeout' -- run --timeout 200ms busybox:demo sleep 5
 expect "run -v names what to use" 125 '' '--copy' -- run -v /a:/b busybox:demo true
-expect "run without an image shows the usage" 125 '' 'usage|Usage' -- "$mayfly" run
+expect "run without an image asks for one" 125 '' 'which image' -- "$mayfly" run
 expect "an unknown flag is named" 125 '' 'no-such-flag' -- run --no-such-flag busybox:demo true
 expect "run keeps binary output" 0 '^0000000 +377 +000 +012' '' -- bash -c "'$mayfly' run --network none busybox:demo printf '\\377\\000\\n' | od -b -An -v | sed 's/^/0000000/'"
 expect "images lists the image" 0 'busybox.*demo' '' -- "$mayfly" images
 expect "images --json is JSON" 0 '' '' -- bash -c "'$mayfly' images --json | python3 -m json.tool >/dev/null"
 expect "inspect an image" 0 '"[Ii]d"|"digest"' '' -- "$mayfly" inspect busybox:demo
-expect "inspect nothing" 1 '' 'no.such' -- "$mayfly" inspect no.such/thing:x
+expect "inspect nothing" 1 '^\[\] $' 'no.such' -- "$mayfly" inspect no.such/thing:x
 expect "version" 0 '[0-9]+\.[0-9]+' '' -- "$mayfly" version
 expect "help lists the commands" 0 'run.*images|images.*run' '' -- "$mayfly" --help
 for command in serve run images inspect import load rmi version; do
