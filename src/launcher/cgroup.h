@@ -74,9 +74,9 @@ int cgroup_leaf_make(struct cgroup *cg, enum cgroup_group group, const struct cg
 /* Writes only what differs from what the leaf has. */
 int cgroup_leaf_limit(struct cgroup *cg, struct cgroup_leaf *leaf, const struct cgroup_limits *limits);
 
-/* In a child: the calling process (of one thread) joins the leaf. Version 1 only; on version 2 it was cloned into
- * dir[0]. 0 or -errno. */
-int cgroup_leaf_enter(const struct cgroup *cg, const struct cgroup_leaf *leaf);
+/* In a child: the calling process (of one thread) joins the leaf, whose `enter` descriptors are `first` and those after
+ * it. Version 1 only; on version 2 it was cloned into dir[0]. 0 or -errno. */
+int cgroup_enter(const struct cgroup *cg, int first);
 
 void cgroup_leaf_read(struct cgroup *cg, const struct cgroup_leaf *leaf, struct cgroup_counters *ret);
 

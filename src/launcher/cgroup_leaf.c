@@ -15,7 +15,7 @@
 
 #define CPU_PERIOD_US 100000
 #define CPU_QUOTA_MIN_US 1000           /* the kernel's own minimum */
-#define KEEP_MAX (1024 * 1024)          /* what a leaf of version 1 may keep charged between two uses */
+#define KEEP_MAX (4 * 1024 * 1024)         /* what a leaf of version 1 may keep charged between two uses */
 #define REMOVE_TRIES 200
 
 static bool is_v2(const struct cgroup *cg)
@@ -247,12 +247,12 @@ int cgroup_leaf_make(struct cgroup *cg, enum cgroup_group group, const struct cg
         return 0;
 }
 
-int cgroup_leaf_enter(const struct cgroup *cg, const struct cgroup_leaf *leaf)
+int cgroup_enter(const struct cgroup *cg, int first)
 {
         if (is_v2(cg))
                 return 0;
         for (unsigned i = 0; i < cg->n; i++)
-                if (write(leaf->enter[i], "0", 1) < 0)
+                if (write(first + (int)i, "0", 1) < 0)
                         return -errno;
         return 0;
 }

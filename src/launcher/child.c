@@ -14,11 +14,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/close_range.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define INIT_PROGRAM_FD (INIT_REPORT_FD + 1)
 
 /* The payload as the child uses it. Not on the stack, and touched in the child only, so it costs the launcher nothing. */
 static char *child_argv[LAUNCH_ARGS_MAX + 1];
@@ -128,10 +131,18 @@ static int write_file(struct payload *p, int root, const char *workdir, const st
 
 /* ── steps ────────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+static int fd_of(const struct child *c, enum child_fd fd)
+{
+        return c->window + (int)fd;
+}
+
 static void make_root(const struct child *c, const struct unpacked *u)
 {
         struct rootfs rootfs = {
-                .slot = c->slot,
+                .upper = fd_of(c, CHILD_UPPER),
+                .store = fd_of(c, CHILD_STORE),
+                .pts = fd_of(c, CHILD_PTS),
+                .shm = fd_of(c, CHILD_SHM),
                 .tree = c->start->tree,
                 .idmapped = c->idmapped,
                 .cgroup2 = c->cgroup->kind == LAUNCH_CGROUP_V2,
@@ -152,12 +163,13 @@ static void make_root(const struct child *c, const struct unpacked *u)
 
 static void join(const struct child *c)
 {
+        check(c, sys_close_range(CHILD_WINDOW_END, UINT_MAX, CLOSE_RANGE_UNSHARE));
         at_stage(c, LAUNCH_STAGE_CGROUP);
-        check(c, cgroup_leaf_enter(c->cgroup, &c->slot->leaf));
+        check(c, cgroup_enter(c->cgroup, fd_of(c, CHILD_ENTER)));
         if (c->cgroup->kind != LAUNCH_CGROUP_V2 && unshare(CLONE_NEWCGROUP) < 0)
                 fail(c, -errno);
         at_stage(c, LAUNCH_STAGE_NET);
-        if (setns(c->fds[LAUNCH_FD_NETNS], CLONE_NEWNET) < 0)
+        if (setns(fd_of(c, CHILD_NETNS), CLONE_NEWNET) < 0)
                 fail(c, -errno);
 }
 
@@ -166,7 +178,7 @@ static void become_root(const struct child *c)
         at_stage(c, LAUNCH_STAGE_USER);
         check(c, privilege_rlimits());
         check(c, privilege_keyring());
-        check(c, privilege_join(c->slot->userns));
+        check(c, privilege_join(fd_of(c, CHILD_USERNS)));
 }
 
 static void place_files(const struct child *c, struct unpacked *u)
@@ -184,21 +196,21 @@ static void place_files(const struct child *c, struct unpacked *u)
         check(c, files_chdir(dir));
 }
 
-/* Descriptors of START are all above 2: the launcher keeps 0, 1 and 2 taken. */
+/* The launcher keeps 0, 1 and 2 taken, and its own descriptors and the windows above what is used here. */
 static void set_stdio(const struct child *c)
 {
         unsigned first = 3;
 
-        if (dup2(c->fds[LAUNCH_FD_STDIN], 0) < 0 || dup2(c->fds[LAUNCH_FD_STDOUT_W], 1) < 0 ||
-            dup2(c->fds[LAUNCH_FD_STDERR_W], 2) < 0)
+        if (dup2(fd_of(c, CHILD_STDIN), 0) < 0 || dup2(fd_of(c, CHILD_STDOUT), 1) < 0 ||
+            dup2(fd_of(c, CHILD_STDERR), 2) < 0)
                 fail(c, -errno);
         if (c->init >= 0) {
-                /* Neither may be overwritten by the other's new number. */
-                int init = fcntl(c->init, F_DUPFD_CLOEXEC, 16), report = fcntl(c->init_report, F_DUPFD_CLOEXEC, 16);
+                int init = fcntl(c->init, F_DUPFD_CLOEXEC, CHILD_WINDOW_END);
 
-                if (init < 0 || report < 0 || dup2(report, INIT_REPORT_FD) < 0 || dup3(init, 4, O_CLOEXEC) < 0)
+                if (init < 0 || dup2(fd_of(c, CHILD_INIT_REPORT), INIT_REPORT_FD) < 0 ||
+                    dup3(init, INIT_PROGRAM_FD, O_CLOEXEC) < 0)
                         fail(c, -errno);
-                first = 5;
+                first = INIT_PROGRAM_FD + 1;
         }
         check(c, sys_close_range(first, UINT_MAX, 0));
 }
@@ -229,8 +241,8 @@ _Noreturn void child_run(const struct child *c)
         struct unpacked u;
         sigset_t none;
 
-        check(c, unpack(c, &u));
         join(c);
+        check(c, unpack(c, &u));
         if (sethostname((const char *)u.hostname.data, u.hostname.len) < 0)
                 fail(c, -errno);
         make_root(c, &u);
@@ -247,5 +259,5 @@ _Noreturn void child_run(const struct child *c)
         at_stage(c, LAUNCH_STAGE_EXEC);
         if (c->init < 0)
                 fail(c, search());
-        fail(c, sys_execveat(4, "", child_argv, child_envp, AT_EMPTY_PATH));
+        fail(c, sys_execveat(INIT_PROGRAM_FD, "", child_argv, child_envp, AT_EMPTY_PATH));
 }

@@ -131,12 +131,73 @@ static int hold_mntns(const struct containers *cs, pid_t pid, int pidfd)
         return fd < 0 ? -EBADF : fd;
 }
 
+/* What lies in a window is closed; the numbers stay taken (by /dev/null), so that nothing else comes to lie there. */
+static void empty_window(struct containers *cs, unsigned window)
+{
+        int first = CHILD_WINDOW_FIRST + (int)window * CHILD_WINDOW_SIZE;
+
+        if (!cs->windows[window])
+                return;
+        for (int i = 0; i < CHILD_FDS; i++)
+                (void)dup3(STDIN_FILENO, first + i, O_CLOEXEC);
+        cs->windows[window] = NULL;
+}
+
+/* Its child has a table of its own by now, or has been killed before. */
+static bool has_left(const struct container *c)
+{
+        siginfo_t info = { .si_pid = 0 };
+
+        if (__atomic_load_n(&c->slot->report->stage, __ATOMIC_ACQUIRE) != LAUNCH_STAGE_CLONE)
+                return true;
+        return sys_waitid(P_PID, c->pid, &info, WEXITED | WNOHANG | WNOWAIT, NULL) < 0 || info.si_pid == c->pid;
+}
+
+/* Windows are used in turn, so the child of this one began a while ago, and leaves within its first system call. */
+static void take_window(struct containers *cs, const struct container *c, struct child *child)
+{
+        unsigned window = cs->next_window;
+
+        cs->next_window = (window + 1) % CHILD_WINDOWS;
+        while (cs->windows[window] && !has_left(cs->windows[window]))
+                (void)sched_yield();
+        empty_window(cs, window);
+        cs->windows[window] = c;
+        child->window = CHILD_WINDOW_FIRST + (int)window * CHILD_WINDOW_SIZE;
+}
+
+static int fill_window(const struct child *child, const int *fds, int init_report)
+{
+        const struct slot *slot = child->slot;
+        const int from[CHILD_FDS] = {
+                [CHILD_NETNS] = fds[LAUNCH_FD_NETNS],
+                [CHILD_STDIN] = fds[LAUNCH_FD_STDIN],
+                [CHILD_STDOUT] = fds[LAUNCH_FD_STDOUT_W],
+                [CHILD_STDERR] = fds[LAUNCH_FD_STDERR_W],
+                [CHILD_UPPER] = slot->upper,
+                [CHILD_STORE] = slot->store,
+                [CHILD_PTS] = slot->pts,
+                [CHILD_SHM] = slot->shm,
+                [CHILD_USERNS] = slot->userns,
+                [CHILD_INIT_REPORT] = init_report,
+                [CHILD_ENTER] = slot->leaf.enter[0],
+                slot->leaf.enter[1],
+                slot->leaf.enter[2],
+                slot->leaf.enter[3],
+        };
+
+        for (int i = 0; i < CHILD_FDS; i++)
+                if (from[i] >= 0 && dup3(from[i], child->window + i, O_CLOEXEC) < 0)
+                        return -errno;
+        return 0;
+}
+
 static pid_t clone_child(struct containers *cs, struct child *child, struct slot *slot)
 {
         auto_fd pidfd = -EBADF;
         int got = -EBADF;
         struct clone_args args = {
-                .flags = CLONE_PIDFD | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS,
+                .flags = CLONE_FILES | CLONE_PIDFD | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS,
                 .pidfd = (uintptr_t)&got,
                 .exit_signal = SIGCHLD,
         };
@@ -190,7 +251,6 @@ static int start(struct containers *cs, struct container *c, const struct launch
                 .payload = payload,
                 .payload_len = payload_len,
                 .cgroup = cs->cgroup,
-                .fds = fds,
                 .init = s->flags & LAUNCH_F_INIT ? cs->init : -EBADF,
                 .idmapped = cs->slots->idmapped,
         };
@@ -204,10 +264,10 @@ static int start(struct containers *cs, struct container *c, const struct launch
         r = slots_take(cs->slots, &s->limits, &slot, err);
         if (r < 0)
                 return r;
-        child.slot = slot;
-        child.init_report = report_w;
-        c->pid = clone_child(cs, &child, slot);
-        c->slot = slot;
+        child.slot = c->slot = slot;
+        take_window(cs, c, &child);
+        r = fill_window(&child, fds, report_w);
+        c->pid = r < 0 ? r : clone_child(cs, &child, slot);
         c->init_report = TAKE_FD(report_r);
         c->exit = (struct launch_exit){ .clone_ns = now };
         memcpy(c->id, s->id, LAUNCH_ID_MAX);
@@ -216,15 +276,24 @@ static int start(struct containers *cs, struct container *c, const struct launch
         return 0;
 }
 
+/* No process of it is left. */
+static void let_go(struct containers *cs, struct container *c)
+{
+        for (unsigned i = 0; i < CHILD_WINDOWS; i++)
+                if (cs->windows[i] == c)
+                        empty_window(cs, i);
+        fd_replace(&c->init_report, -EBADF);
+        slots_release(cs->slots, c->slot);
+        c->slot = NULL;
+}
+
 /* The kernel refused the clone: this container has ended before it began. */
 static void stillborn(struct containers *cs, struct container *c)
 {
         c->exit.stage = LAUNCH_STAGE_CLONE;
         c->exit.error = -c->pid;
         c->exit.exit_ns = time_mono_ns();
-        slots_release(cs->slots, c->slot);
-        c->slot = NULL;
-        fd_replace(&c->init_report, -EBADF);
+        let_go(cs, c);
         container_move(c, CONTAINER_ENDED);
 }
 
@@ -333,9 +402,7 @@ bool container_reaped(struct containers *cs, struct container *c, const siginfo_
                 if (c->init_report >= 0)
                         read_init(c);
         }
-        fd_replace(&c->init_report, -EBADF);
-        slots_release(cs->slots, c->slot);
-        c->slot = NULL;
+        let_go(cs, c);
         if (wanted)
                 container_move(c, CONTAINER_ENDED);
         else

@@ -9,6 +9,7 @@
 
 #include "base/err.h"
 #include "launcher/cgroup.h"
+#include "launcher/child.h"
 #include "launcher/proto.h"
 #include "launcher/slot.h"
 
@@ -40,6 +41,8 @@ struct containers {
         struct cgroup *cgroup;
         int proc;
         int init;                       /* the program of init */
+        const struct container *windows[CHILD_WINDOWS]; /* whose child may still use it; NULL: empty */
+        unsigned next_window;
 };
 
 /* n: how many may be remembered, running or not. */

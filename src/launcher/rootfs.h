@@ -2,7 +2,7 @@
  * it joins the user namespace (most of these mounts are EPERM after). The order is the one that works from Linux 6.1 on. */
 #pragma once
 
-#include "launcher/slot.h"
+#include "launcher/proto.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -19,7 +19,7 @@ struct rootfs_text {
 };
 
 struct rootfs {
-        const struct slot *slot;
+        int upper, store, pts, shm;     /* detached mounts of the slot */
         const char *tree;               /* LAUNCH_HEX digits, no NUL */
         bool idmapped;
         bool cgroup2;

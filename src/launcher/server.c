@@ -458,6 +458,7 @@ static int init_work(struct server *s, const struct server_fds *fds, struct err 
         struct cgroup_limits limits = { WORK_MEMORY, 1000, WORK_PIDS };
         struct work_config config = {
                 .store_fd = fds->store,
+                .proc_fd = fds->proc,
                 .worker_fd = fds->worker,
                 .id_base = s->ceiling->id_base,
                 .reply = work_reply,

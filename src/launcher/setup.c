@@ -2,6 +2,7 @@
 
 #include "base/fd.h"
 #include "base/str.h"
+#include "launcher/child.h"
 #include "launcher/rootfs.h"
 #include "launcher/sys.h"
 
@@ -196,6 +197,10 @@ static int take_stdio(struct err *err)
                 null = dup(null);
         if (null < 0 || dup2(null, STDIN_FILENO) < 0)
                 return err_sys(err, "take descriptor 0");
+        /* The windows of children (child.h) are taken before anything else can come to lie there. */
+        for (int i = CHILD_WINDOW_FIRST; i < CHILD_WINDOW_END; i++)
+                if (dup3(null, i, O_CLOEXEC) < 0)
+                        return err_sys(err, "take descriptor %d", i);
         return close(null) < 0 ? err_sys(err, "close") : 0;
 }
 
