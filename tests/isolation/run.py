@@ -34,7 +34,7 @@ OUTSIDE = "11.22.33.44"   # a public address, which a network namespace of ours 
 PRIVATE = "10.99.231.2"   # a private one, likewise
 NETWORKS = ("none", "nat", "internet")
 
-LONG = "--long" in sys.argv
+LONG = "--long" in sys.argv or bool(os.environ.get("MAYFLY_LONG"))
 report = mayfly.Report("isolation: ")
 
 

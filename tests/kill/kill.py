@@ -5,7 +5,6 @@
 """
 
 import concurrent.futures
-import json
 import os
 import random
 import signal
@@ -21,25 +20,10 @@ sys.dont_write_bytecode = True
 import mayfly  # noqa: E402
 
 NAME = "mfkill"
-LONG = "--long" in sys.argv
+LONG = "--long" in sys.argv or bool(os.environ.get("MAYFLY_LONG"))
 ROUNDS = {"daemon": (5, 100), "launcher": (3, 20), "netd": (3, 20), "supervisor": (1, 5)}
 IN_FLIGHT = 8
 BULK = 10 * 1024 * 1024
-CLEARS_PDEATHSIG = """
-#include <sys/prctl.h>
-#include <unistd.h>
-int main(void)
-{
-        prctl(PR_SET_PDEATHSIG, 0);
-        if (fork() == 0) {
-                setsid();
-                prctl(PR_SET_PDEATHSIG, 0);
-        }
-        write(1, "cleared\\n", 8);
-        for (;;)
-                pause();
-}
-"""
 # Half of the tasks write 10 MB, in pieces, so that the kill comes while they do; the last line of stderr is its hash.
 WRITER = """
 cat /proc/sys/kernel/random/uuid >&2
@@ -296,20 +280,13 @@ def main():
         return
     before = f"/tmp/{NAME}-{os.getpid()}.before"
     check = os.path.join(HERE, "..", "leftover", "check.py")
-    subprocess.run([check, "save", before], check=True)
+    subprocess.run([check, "--save", before], check=True, stdout=subprocess.DEVNULL)
     instance = mayfly.Instance(NAME, "10.234.0.0/16")
     try:
-        clear = os.path.join(instance.dir, "clear")
-        with open(clear + ".c", "w") as f:
-            f.write(CLEARS_PDEATHSIG)
-        ready = os.path.join(mayfly.BUILD, "tests", "clear")
-        try:
-            mayfly.compile_c(clear + ".c", clear, "-static", "-Wno-unused-result")
-            os.makedirs(os.path.dirname(ready), exist_ok=True)
-            with open(clear, "rb") as f, open(ready, "wb") as g:
-                g.write(f.read())
-        except (mayfly.Skip, OSError):
-            clear = ready
+        clear = os.path.join(mayfly.BUILD, "tests", "clear")
+        if not os.path.exists(clear):
+            clear = mayfly.compile_c(os.path.join(HERE, "clear.c"), os.path.join(instance.dir, "clear"), "-static",
+                                     "-Wno-unused-result")
         with instance:
             instance.load(mayfly.busybox().copy("clear", clear).bytes(), "kill:1")
             for name in wanted:
@@ -320,7 +297,7 @@ def main():
             with report.case("the instance stops in order"):
                 assert instance.stop(), instance.log_tail()
         with report.case("nothing is left over"):
-            found = subprocess.run([check, "compare", before, "--mine", NAME, "--dir", instance.dir], stdout=subprocess.PIPE,
+            found = subprocess.run([check, "--compare", before, "--mine", NAME, "--dir", instance.dir], stdout=subprocess.PIPE,
                                    check=False)
             assert found.returncode == 0, found.stdout.decode()
     finally:

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """What of ours is on this machine: a list to compare before and after.
 
-    check.py save FILE [OPTIONS]      writes the list
-    check.py compare FILE [OPTIONS]   prints what is there now and was not, or is gone or changed; exit 1 if anything
-    check.py list [OPTIONS]           prints it
+    check.py --save FILE [OPTIONS]      writes the list
+    check.py --compare FILE [OPTIONS]   what is there now and was not, or is gone or changed; exit 1 if anything
+    check.py --list [OPTIONS]           prints it
 
     --mine NAME     only what belongs to the instance NAME, for machines that others use at the same time (may be repeated)
     --dir DIR       a run or data directory: its sockets, temporary files and trash count (may be repeated)
@@ -208,24 +208,24 @@ def difference(before, now, names, directories):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("save", "compare", "list"))
-    parser.add_argument("file", nargs="?")
+    parser.add_argument("--save", metavar="FILE")
+    parser.add_argument("--compare", metavar="FILE")
+    parser.add_argument("--list", action="store_true")
     parser.add_argument("--mine", action="append", default=[])
     parser.add_argument("--dir", action="append", default=[])
     parser.add_argument("--wait", type=float, default=10)
     a = parser.parse_args()
-    if a.what != "list" and not a.file:
-        parser.error("which file?")
-    if a.what == "save":
-        with open(a.file, "w") as f:
+    if a.save:
+        with open(a.save, "w") as f:
             json.dump(snapshot(a.dir), f, indent=0)
+        print("ok - leftover: listed what is there before")
         return 0
-    if a.what == "list":
+    if not a.compare:
         for thing, detail in snapshot(a.dir).items():
             if not a.mine or is_mine(thing, detail, a.mine, a.dir):
                 print(thing, detail)
         return 0
-    with open(a.file) as f:
+    with open(a.compare) as f:
         before = json.load(f)
     end = time.monotonic() + a.wait
     while True:
@@ -235,7 +235,9 @@ def main():
             break
         time.sleep(0.5)
     for word, thing, detail in found:
-        print(f"{word}: {thing}{f' ({detail})' if detail else ''}")
+        print(f"not ok - leftover: {word}: {thing}{f' ({detail})' if detail else ''}")
+    if not found:
+        print("ok - leftover: nothing is left over, nothing changed")
     return 1 if found else 0
 
 

@@ -1,0 +1,28 @@
+#!/bin/bash
+# What tests/debootstrap/run.sh runs as the first program of the clean root: the README's two commands.
+set -uo pipefail
+cd /root/mayfly
+failed=0
+
+run() { # COMMAND as the README has it
+    local start=$SECONDS status=0
+    grep -qF -- "$1" README.md || { echo "not ok - debootstrap: the README does not say '$1'"; failed=1; }
+    bash -c "$1" >"/root/log" 2>&1 || status=$?
+    # Verdicts of the tests inside are told by their last lines, not counted twice.
+    sed 's/^\(ok\|not ok\|skip\) - /  \1: /' /root/log | tail -n "${2:-60}"
+    if [ "$status" = 0 ]; then
+        echo "ok - debootstrap: $1 ($((SECONDS - start)) s)"
+    else
+        echo "not ok - debootstrap: $1: status $status"
+        failed=1
+    fi
+}
+run "sudo ./tools/demo.sh"
+run "sudo ./tools/test.sh" 120
+
+# This shell is pid 1 here: what is left of either command is its child now.
+left=$(pgrep -l mayfly || true)
+if [ -n "$left" ]; then echo "not ok - debootstrap: processes are left: $left"; failed=1; fi
+left=$(awk '$5 ~ /mayfly/' /proc/self/mountinfo)
+if [ -n "$left" ]; then echo "not ok - debootstrap: mounts are left: $left"; failed=1; fi
+exit "$failed"

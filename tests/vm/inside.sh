@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# What tests/vm/run.sh runs inside of the machine, in the tree that was brought along.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+
+parts=${*:-demo test systemd}
+failed=0
+ok() { echo "ok - vm: $1"; }
+bad() { echo "not ok - vm: $1: $2"; failed=1; }
+
+wants() { case " $parts " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
+
+# The package of the tests' users: as tools/setup.sh makes them, before the list of what is there.
+./tools/setup.sh run demo >/dev/null || bad setup "the packages that were brought along are not those that setup.sh wants"
+tests/leftover/check.py --save /root/before.json >/dev/null
+
+echo "vm: $(uname -r), $(stat -fc %T /sys/fs/cgroup), $(systemctl --version | head -n 1), $(aa-status --enabled 2>/dev/null && echo AppArmor || echo 'no AppArmor')"
+
+if wants demo; then
+    if ./tools/demo.sh >/root/demo.log 2>&1; then ok "tools/demo.sh"; else bad "tools/demo.sh" "status $?"; tail -n 30 /root/demo.log; fi
+fi
+
+if wants test; then
+    ./tools/test.sh --installed >/root/test.log 2>&1
+    status=$?
+    sed 's/^\(not ok\|ok\|skip\) /vm \1 /' /root/test.log
+    if [ "$status" = 0 ]; then ok "tools/test.sh --installed"; else bad "tools/test.sh --installed" "$(tail -n 1 /root/test.log)"; fi
+fi
+
+# ── systemd ──
+
+task() { # COMMAND…: its output
+    /usr/bin/mayfly run busybox:demo "$@"
+}
+pid_of() { systemctl show -p MainPID --value "$1.service"; }
+eventually() { # COMMAND…: within ten seconds
+    for _ in $(seq 100); do "$@" >/dev/null 2>&1 && return; sleep 0.1; done
+    return 1
+}
+serves() { curl -fs --unix-socket /run/mayfly/mayfly.sock http://mayfly/healthz; }
+other_pid() { [ "$(pid_of "$1")" != "$2" ] && [ "$(pid_of "$1")" != 0 ]; }
+
+systemd_units() {
+    tar -C / -xf /opt/root.tar
+    systemd-sysusers
+    systemd-tmpfiles --create
+    systemctl daemon-reload
+    if ! systemctl start mayflyd.service || ! eventually serves; then
+        bad "systemd: start" "$(systemctl status --no-pager -n 15 'mayfly*' 2>&1 | tail -n 60)"
+        return
+    fi
+    ok "systemd: start"
+    tools/busybox-image.sh | /usr/bin/mayfly import - busybox:demo >/dev/null || bad "systemd: import" "status $?"
+    if [ "$(task echo hello)" = hello ]; then ok "systemd: a task"; else bad "systemd: a task" "no hello"; fi
+
+    local unit old
+    for unit in mayflyd mayfly-launcher mayfly-netd; do
+        old=$(pid_of "$unit")
+        kill -9 "$old"
+        if eventually other_pid "$unit" "$old" && eventually serves && eventually task true; then
+            ok "systemd: kill -9 of $unit, the next one serves"
+        else
+            bad "systemd: kill -9 of $unit" "$(systemctl status --no-pager -n 10 "$unit" 2>&1 | tail -n 20)"
+        fi
+    done
+
+    # Containers and their results outlive a restart of the daemon.
+    curl -s --unix-socket /run/mayfly/mayfly.sock -H 'Content-Type: application/json' -H 'Idempotency-Key: restart' \
+        -d '{"image": "busybox:demo", "cmd": ["sh", "-c", "sleep 2; echo survived"]}' http://mayfly/v1/tasks >/dev/null &
+    sleep 0.5
+    systemctl restart mayflyd.service
+    eventually serves
+    if curl -s --unix-socket /run/mayfly/mayfly.sock -H 'Content-Type: application/json' -H 'Idempotency-Key: restart' \
+        -d '{"image": "busybox:demo", "cmd": ["sh", "-c", "sleep 2; echo survived"]}' http://mayfly/v1/tasks | grep -q survived; then
+        ok "systemd: a task outlives the restart of mayflyd"
+    else
+        bad "systemd: a task outlives the restart of mayflyd" "its output is not there"
+    fi
+    wait
+
+    task sleep 60 &
+    local client=$!
+    eventually pgrep -x sleep
+    systemctl stop 'mayfly*.service' 'mayfly*.socket'
+    kill "$client" 2>/dev/null
+    wait "$client" 2>/dev/null
+    if pgrep -l '^mayfly' || pgrep -x sleep; then bad "systemd: stop" "processes are left"; else ok "systemd: stop ends all"; fi
+    systemctl reset-failed 'mayfly*'
+    tar -tf /opt/root.tar | grep '[^/]$' | sed 's|^\.|/|' | xargs rm -f
+    rm -rf /usr/libexec/mayfly /run/mayfly /var/lib/mayfly
+    systemctl daemon-reload
+}
+if wants systemd; then systemd_units; fi
+
+tests/leftover/check.py --compare /root/before.json --wait 20 || failed=1
+exit "$failed"

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# The README's two commands, the whole-program tests and the systemd units in a machine with Debian 12's own kernel,
+# systemd and pure cgroup v2; and that nothing is left afterwards. With KVM some minutes; without, ten times as long.
+#
+#   tests/vm/run.sh [PART…]      parts: demo test systemd (all)
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+build=${MAYFLY_BUILD:-$PWD/build}
+stage=$(mktemp -d /tmp/mayfly-vm-stage.XXXXXX)
+trap 'rm -rf "$stage"' EXIT
+
+# What the tree is without its sources: the tools see that there is nothing to build.
+tree=$stage/tree
+mkdir -p "$tree/build/tests"
+git ls-files -z -- . ':!src' ':!bench' | xargs -0 cp --parents -t "$tree"
+for program in mayfly mayflyd mayfly-supervisor mayfly-launcher mayfly-netd mayfly-worker mayfly-init; do
+    [ -x "$build/$program" ] || { echo "not ok - vm: $build/$program is not built"; exit 1; }
+    cp "$build/$program" "$tree/build/"
+done
+gcc -std=gnu17 -O2 -D_GNU_SOURCE -static tests/isolation/probe*.c -o "$tree/build/tests/probe"
+gcc -std=gnu17 -O2 -D_GNU_SOURCE -static tests/kill/clear.c -o "$tree/build/tests/clear"
+# Other tests' programs that need no compiler there.
+for program in "$build"/tests/* "$build"/test_engine_conformance* "$build"/conformance*; do
+    [ -f "$program" ] && [ -x "$program" ] && [ ! -e "$tree/build/tests/${program##*/}" ] || continue
+    if [ "${program%/*}" = "$build" ]; then cp "$program" "$tree/build/"; else cp "$program" "$tree/build/tests/"; fi
+done
+
+# As `make install PREFIX=/usr` and contrib/systemd/README.md say.
+root=$stage/root
+install -D -t "$root/usr/bin" "$build/mayfly"
+install -D -t "$root/usr/libexec/mayfly" "$build"/mayfly{d,-supervisor,-launcher,-netd,-worker,-init}
+install -D -m 644 -t "$root/usr/lib/systemd/system" contrib/systemd/*.service contrib/systemd/*.socket
+install -D -m 644 contrib/systemd/mayfly.sysusers "$root/usr/lib/sysusers.d/mayfly.conf"
+install -D -m 644 contrib/systemd/mayfly.tmpfiles "$root/usr/lib/tmpfiles.d/mayfly.conf"
+tar -C "$root" -cf "$stage/root.tar" .
+
+packages="libmicrohttpd12 libsystemd0 libjansson4 libyaml-0-2 libsqlite3-0 libcurl4 libssl3 libmnl0 nftables
+    busybox-static curl python3 iproute2 procps util-linux git zstd ${MAYFLY_VM_PACKAGES:-}"
+start=$SECONDS status=0
+copies=(-c "$tree:/opt/mayfly" -c "$stage/root.tar:/opt/root.tar")
+corpora=${MAYFLY_CORPORA:-../shared/corpora}
+[ ! -d "$corpora" ] || copies+=(-c "$(realpath "$corpora"):/opt/shared/corpora")
+tests/vm/vm.sh -p "$packages" "${copies[@]}" -m 4G -t "${MAYFLY_VM_SECONDS:-3600}" -- \
+    /opt/mayfly/tests/vm/inside.sh "$@" || status=$?
+if [ "$status" = 77 ]; then
+    echo "skip - vm: see the line above"
+    exit 0
+fi
+echo "vm: $((SECONDS - start)) s"
+[ "$status" = 0 ] || { echo "not ok - vm: status $status"; exit 1; }
