@@ -199,9 +199,11 @@ static int length_parse(const char *v, int64_t *ret)
         uint64_t n = 0;
 
         for (const char *p = v; *p; p++) {
-                if (*p < '0' || *p > '9' || n > (INT64_MAX - 9) / 10)
+                uint64_t digit = (uint64_t)(*p - '0');
+
+                if (*p < '0' || *p > '9' || n > (INT64_MAX - digit) / 10)
                         return -EINVAL;
-                n = n * 10 + (uint64_t)(*p - '0');
+                n = n * 10 + digit;
         }
         if (*v == '\0')
                 return -EINVAL;

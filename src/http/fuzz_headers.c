@@ -1,0 +1,134 @@
+/* Fuzzes a connection as it comes from outside, through the real parser: what is refused is the last of its connection, what
+ * is accepted has a well-formed head, and each connection ends. */
+
+#include "base/fd.h"
+#include "base/str.h"
+#include "http/server.h"
+
+#include <errno.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+#define TURNS_MAX 1000
+
+static struct loop *loop;
+static struct sockaddr_un address;
+static socklen_t address_len;
+static unsigned begun, refused;
+
+static void on_begin(struct http_request *r, void *data)
+{
+        const char *name, *value;
+
+        (void)data;
+        if (refused > 0 || (http_path(r)[0] != '/' && !str_eq(http_path(r), "*")))
+                abort();
+        begun++;
+        for (size_t i = 0; http_query_at(r, i, &name, &value); i++)
+                if (!name || !value)
+                        abort();
+        if (http_header(r, "Content-Length") && http_header(r, "Transfer-Encoding"))
+                abort();
+        if (http_content_length(r) > 0 && !http_has_body(r))
+                abort();
+}
+
+static int on_body(struct http_request *r, const void *piece, size_t len, void *data)
+{
+        (void)piece;
+        (void)len;
+        (void)data;
+        if (!http_has_body(r))
+                abort();
+        return 0;
+}
+
+static void on_end(struct http_request *r, void *data)
+{
+        (void)data;
+        if (http_reply(r, 200, "text/plain", "ok", 2) < 0)
+                abort();
+}
+
+static void on_bad(struct http_request *r, int status, const char *why, void *data)
+{
+        (void)data;
+        if (status < 400 || !why)
+                abort();
+        refused++;
+        (void)http_reply(r, status, "text/plain", why, strlen(why));
+}
+
+static void start(void)
+{
+        static const struct http_handler handler = { .begin = on_begin, .body = on_body, .end = on_end, .bad = on_bad };
+        static struct http_server *server;
+        const struct http_config config = { .max_connections = 0 };
+        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+        /* An abstract name of the kernel's choice (unix(7), autobind). */
+        address.sun_family = AF_UNIX;
+        address_len = sizeof(address);
+        if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof(sa_family_t)) < 0 || listen(fd, 16) < 0 ||
+            getsockname(fd, (struct sockaddr *)&address, &address_len) < 0)
+                abort();
+        if (loop_new(&loop, NULL) < 0 || http_server_new(loop, &config, &handler, NULL, &server, NULL) < 0 ||
+            http_server_listen(server, fd, NULL) < 0)
+                abort();
+}
+
+static void put(int fd, const uint8_t *data, size_t size)
+{
+        for (unsigned i = 0; size > 0 && i < TURNS_MAX; i++) {
+                ssize_t n = send(fd, data, size, MSG_NOSIGNAL);
+
+                if (n < 0 && errno != EAGAIN)
+                        return;
+                if (n > 0) {
+                        data += n;
+                        size -= (size_t)n;
+                }
+                (void)loop_turn(loop, 0, NULL);
+        }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+        char answer[65536];
+        size_t cut;
+        int fd;
+
+        if (!loop)
+                start();
+        if (size < 2)
+                return 0;
+        begun = refused = 0;
+        fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (fd < 0 || connect(fd, (struct sockaddr *)&address, address_len) < 0 || fd_set_nonblock(fd, true) < 0)
+                abort();
+        /* The first bytes say where the rest is cut in two. */
+        cut = (size_t)data[0] % (size - 1);
+        put(fd, data + 1, cut);
+        put(fd, data + 1 + cut, size - 1 - cut);
+        (void)shutdown(fd, SHUT_WR);
+        for (unsigned i = 0;; i++) {
+                ssize_t n = recv(fd, answer, sizeof(answer), 0);
+
+                if (n == 0 || (n < 0 && errno == ECONNRESET))
+                        break;
+                if (i == TURNS_MAX || refused > 1)
+                        abort();
+                if (n < 0)
+                        (void)loop_turn(loop, 1, NULL);
+        }
+        fd_close(fd);
+        for (unsigned i = 0; i < 4; i++)
+                (void)loop_turn(loop, 0, NULL);
+        return 0;
+}
