@@ -188,7 +188,7 @@ static int count_protocols(int fd, uint64_t *ret)
 static int end_sockets(struct diag *d, const struct ns_fds *fds, struct scrub_stat *s)
 {
         for (int round = 0; round < SCRUB_ROUNDS; round++) {
-                uint64_t left;
+                uint64_t left = 0;
                 int r = 0;
 
                 if (s->tcp > 0 || s->time_wait > 0)
@@ -211,7 +211,7 @@ static int end_sockets(struct diag *d, const struct ns_fds *fds, struct scrub_st
 int scrub_sockets(const struct ns_home *h, const struct ns_fds *fds, struct err *err)
 {
         struct diag d = { .protocols = -EBADF, .nl.fd = -EBADF };
-        struct scrub_stat s;
+        struct scrub_stat s = { 0 };
         int r = read_sockstat(fds->sockstat, &s);
 
         if (r < 0)

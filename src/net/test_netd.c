@@ -455,7 +455,7 @@ static bool next_msg(struct net_msg *ret, int *ret_fd)
 
 static struct net_msg expect(uint32_t op, int *ret_fd)
 {
-        struct net_msg m;
+        struct net_msg m = { .op = 0 };
 
         assert_true(next_msg(&m, ret_fd));
         assert_int_equal(m.op, op);
