@@ -30,7 +30,7 @@ shared_stop() {
 }
 if shared_start >"$logs/shared-start" 2>&1; then
     suite api/tasks python3 tests/api/tasks.py
-    suite api/malformed python3 tests/api/malformed.py --socket "$shared/run/mayfly.sock"
+    suite api/malformed python3 tests/api/malformed.py --verbose --socket "$shared/run/mayfly.sock"
     suite cli tests/cli/run.sh
     suite docs tests/docs/run_docs.sh
     suite api/stop shared_stop
