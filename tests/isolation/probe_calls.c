@@ -159,6 +159,13 @@ static void arguments(void)
                 {"AF_KCM", 41, SOCK_DGRAM, 0},
                 {"AF_QIPCRTR", 42, SOCK_DGRAM, 0},
                 {"AF_SMC", 43, SOCK_STREAM, 0},
+                {"netlink AUDIT", AF_NETLINK, SOCK_RAW, 9},
+                {"netlink CONNECTOR", AF_NETLINK, SOCK_RAW, 11},
+                {"netlink NETFILTER", AF_NETLINK, SOCK_RAW, 12},
+                {"netlink KOBJECT_UEVENT", AF_NETLINK, SOCK_RAW, 15},
+                {"netlink GENERIC", AF_NETLINK, SOCK_RAW, 16},
+                {"netlink XFRM", AF_NETLINK, SOCK_RAW, 6},
+                {"netlink CRYPTO", AF_NETLINK, SOCK_RAW, 21},
         };
         char name[64];
 

@@ -29,7 +29,8 @@ NAME = os.environ.get("MAYFLY_ISOLATION_NAME", "mfiso")
 POOL = "10.231.0.0/16"
 CANARY = "mayfly-canary-5d1f0c"
 ABSTRACT = "mayfly-probe-" + str(os.getpid())
-METADATA = "169.254.169.254"
+METADATA = "169.254.169.254"  # as in a cloud: behind the host's link
+LINK_LOCAL = "169.254.170.2"  # another of that kind, on the host itself
 OUTSIDE = "11.22.33.44"   # a public address, which a network namespace of ours answers for during the test
 PRIVATE = "10.99.231.2"   # a private one, likewise
 NETWORKS = ("none", "nat", "internet")
@@ -79,8 +80,8 @@ def host_addresses():
 
 
 class Host:
-    """What a task must not reach, alive during the test: listeners on every address of the host, a metadata server on a
-    link of its own, an abstract socket; and what it may: a server beyond a router."""
+    """What a task must not reach, alive during the test: listeners on every address of the host, a link-local one
+    included, a metadata server, an abstract socket; and what it may: a server beyond a router."""
 
     def __init__(self):
         self.undo = contextlib.ExitStack()
@@ -137,25 +138,22 @@ class Host:
         self.serve(a)
 
     def metadata(self):
-        self.has_metadata = True
-        if METADATA in host_addresses():
-            return
         # A veth, because not every kernel has dummy links.
         ip("link", "add", "mfisometa", "type", "veth", "peer", "name", "mfisometap")
         self.undo.callback(lambda: ip("link", "delete", "mfisometa", check=False))
-        ip("address", "add", METADATA + "/32", "dev", "mfisometa")
+        ip("address", "add", LINK_LOCAL + "/32", "dev", "mfisometa")
         ip("link", "set", "mfisometa", "up")
-        self.serve(socket.create_server((METADATA, 80)))
+        self.serve(socket.create_server((LINK_LOCAL, 8080)))
 
     def outside(self):
-        """A network namespace that answers for one public and one private address behind a veth."""
+        """A network namespace behind a veth that answers for a public address, a private one, and the metadata service."""
         ip("netns", "add", "mfisoout")
         self.undo.callback(lambda: ip("netns", "delete", "mfisoout", check=False))
         ip("link", "add", "mfisoveth", "type", "veth", "peer", "name", "peer", "netns", "mfisoout")
         self.undo.callback(lambda: ip("link", "delete", "mfisoveth", check=False))
         ip("address", "add", "10.99.231.1/32", "dev", "mfisoveth")
         ip("link", "set", "mfisoveth", "up")
-        for address in (OUTSIDE, PRIVATE):
+        for address in (OUTSIDE, PRIVATE, METADATA):
             ip("-n", "mfisoout", "address", "add", address + "/32", "dev", "peer")
             ip("route", "add", address + "/32", "dev", "mfisoveth")
         ip("-n", "mfisoout", "link", "set", "peer", "up")
@@ -172,7 +170,7 @@ class Host:
     def targets(self, network):
         """(what must not answer, what must)"""
         refuse = [f"{a}|{self.port}" for a in host_addresses()]
-        refuse += [f"{METADATA}|80", f"127.0.0.1|{self.port}", f"0.0.0.0|{self.port}", "fd00:ec2::254|80", f"::1|{self.port}"]
+        refuse += [f"{METADATA}|8080", f"{METADATA}|80", f"{LINK_LOCAL}|8080", f"127.0.0.1|{self.port}", f"0.0.0.0|{self.port}", "fd00:ec2::254|80", f"::1|{self.port}"]
         reach = []
         if network in ("nat", "internet"):
             reach.append(f"{OUTSIDE}|8080")
@@ -311,7 +309,7 @@ def test_descriptors(rig):
         if answer.status not in (201, 400, 500) or "outside" in (task.get("stdout") or ""):
             escaped.append((request, answer))
 
-    requests = [{"image": "iso:1", "workdir": f"/proc/{who}/fd/{fd}{tail}"} for who in ("self", "1") for fd in range(64)
+    requests = [{"image": "iso:1", "workdir": f"/proc/{who}/fd/{fd}{tail}"} for who in ("self", "1") for fd in range(128)
                 for tail in (("", "/../../..") if fd < 16 or LONG else ("",))]
     requests += [{"image": "iso:1", "workdir": path} for path in
                  ("/proc/self/cwd", "/proc/1/cwd", "/proc/1/root", "/proc/self/root/..", "/proc/thread-self/cwd", "../../../..",
@@ -357,6 +355,7 @@ def hostile_images(rig, trap):
         yield f"sys/fs/cgroup -> {target}", without().dir("sys").dir("sys/fs").symlink("sys/fs/cgroup", target)
     for name in ("proc", "sys", "dev", "tmp", "etc"):
         yield f"{name} is a file", without("tmp", "etc").file(name, "x")
+    yield "dev with files of the image", without().dir("dev").file("dev/sda", "x", 0o666).symlink("dev/kmsg", "/proc/kmsg")
     yield "dev/null -> core_pattern", without().dir("dev").symlink("dev/null", "/proc/sys/kernel/core_pattern")
     yield "proc/sys is a directory of the image", without().dir("proc").dir("proc/sys").dir("proc/sys/kernel").file(
         "proc/sys/kernel/core_pattern", "|/bin/evil")
@@ -380,7 +379,7 @@ def test_targets(rig):
 
     images = list(hostile_images(rig, trap))
     if not LONG:
-        images = images[:14] + images[14::4]
+        images = images[:14] + images[14:-10:4] + images[-10:]
     ran = refused = 0
     arguments = rig.probe_arguments("none", False)
     for n, (name, archive) in enumerate(images):
@@ -428,7 +427,8 @@ def test_races(rig):
         image = images[i % len(images)]
         answer = rig.client.post({"image": image, "network": "none", "workdir": ("/work/in", "/a/link/in", "/b")[i % 3],
                                   "files": [{"path": p, "content": CANARY} for p in
-                                            ("/a/link/file", "/b/file", "/work/f", "/a/../b/g", f"/proc/self/root{trap}/h")],
+                                            ("/a/link/file", "/b/file", "/work/f", "/a/../b/g", f"/proc/self/root{trap}/h",
+                                             "/store/trees/mfrace", "/../../../../store/mfrace")],
                                   "cmd": ["sh", "-c", f"cd /; timeout 0.05 sh -c '{racer}'; cat /proc/self/mountinfo"]})
         if answer.status not in (201, 400, 500) or trap in (answer.json().get("stdout") or ""):
             bad.append(answer)
@@ -439,6 +439,10 @@ def test_races(rig):
             list(pool.map(once, range(n)))
         assert not bad, bad[0]
         assert os.listdir(trap) == [], os.listdir(trap)
+        # The launcher's root shows the store by this name.
+        store = subprocess.run(["find", rig.instance.data_dir + "/store", "-maxdepth", "2", "-name", "mfrace"],
+                               stdout=subprocess.PIPE, check=True).stdout
+        assert not store, store
     with report.case("images swapped while their tasks start"):
         swapped = [base_archive(rig.probe).file("which", "1").bytes(), base_archive(rig.probe).symlink("which", trap).bytes()]
         rig.instance.load(swapped[0], "swap:1")

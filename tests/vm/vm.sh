@@ -7,8 +7,8 @@
 #   -p  packages beyond the minimal system: the base with them is built once and cached
 #   -c  a file or folder to copy in            -m  memory (2G)     -s  disk (4G)     -t  time limit (900)
 #
-# MAYFLY_VM_CACHE: where bases are kept (/var/cache/mayfly-vm). MAYFLY_VM_ACCEL: kvm or tcg (kvm where it works; with tcg,
-# everything takes about ten times as long). MAYFLY_VM_MIRROR: of Debian. There is no network in the machine.
+# MAYFLY_VM_CACHE: where bases are kept (/var/cache/mayfly-vm). MAYFLY_VM_ACCEL: tcg, or kvm where that works, which is ten
+# times as fast. MAYFLY_VM_MIRROR: of Debian. There is no network in the machine.
 # Exit 77: something that this needs is not here; the reason is on standard error.
 set -euo pipefail
 
@@ -116,9 +116,7 @@ truncate -s "$size" "$work/disk"
 mke2fs -q -t ext4 -d "$work/root" "$work/disk"
 rm -rf "$work/root"
 
-accel=${MAYFLY_VM_ACCEL:-}
-[ -n "$accel" ] || { [ -w /dev/kvm ] && accel=kvm || accel=tcg; }
-case $accel in
+case ${MAYFLY_VM_ACCEL:-tcg} in
 kvm) accel="-accel kvm" cpu=max,-arch-capabilities ;; # nested machines often cannot set that register
 *) accel="-accel tcg,thread=multi" cpu=max ;;
 esac
