@@ -161,9 +161,13 @@ static int fill_file(const char *path, size_t len)
         if (fd < 0)
                 return errno == ENOSPC ? 28 : 1;
         memset(buf, 'x', sizeof(buf));
-        for (size_t at = 0; at < len; at += sizeof(buf))
-                if (write(fd, buf, sizeof(buf)) != sizeof(buf))
+        for (size_t at = 0; at < len;) {
+                ssize_t n = write(fd, buf, sizeof(buf));
+
+                if (n < 0)
                         return errno == ENOSPC ? 28 : 1;
+                at += (size_t)n;
+        }
         return 0;
 }
 

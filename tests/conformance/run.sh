@@ -8,7 +8,7 @@ top=$(cd "$(dirname "$0")/../.." && pwd)
 build=${MAYFLY_BUILD:-$top/build}
 programs=$build
 [ -x "$programs/mayfly-launcher" ] || programs=$build/../libexec/mayfly
-name=mfc$((RANDOM % 1000))
+name=mfc$((RANDOM % 1000)) pool=10.215
 dir=$(mktemp -d /tmp/mayfly-conformance.XXXXXX)
 chmod 755 "$dir"
 uid=$(id -u mayfly) gid=$(id -g mayfly) net_uid=$(id -u mayfly-net) net_gid=$(id -g mayfly-net)
@@ -31,7 +31,7 @@ left_over() {
     find /sys/fs/cgroup -type d -name "$name*" 2>/dev/null || true
     grep -F "$dir" /proc/self/mountinfo || true
     nft list tables 2>/dev/null | grep -w "$name" || true
-    ip -o link | grep -E "^[0-9]+: $1" || true
+    ip -o route show table all 2>/dev/null | grep -F "$pool." || true
     pgrep -x mf-escaped || true
 }
 # Leaves and links of containers, while launcher and netd still run: those that wait for their next use do not count.
@@ -66,14 +66,13 @@ ulimit -n "$(ulimit -Hn)"
 "$programs/mayfly-launcher" --ceiling "$dir/launcher.conf" >"$dir/launcher.log" 2>&1 &
 pids+=($!)
 "$programs/mayfly-netd" --socket "$dir/run/netd.sock" --state "$dir/netd" --name "$name" --peer-uid "$uid" --peer-gid "$gid" \
-    --user "$net_uid:$net_gid" --pool 10.215.0.0/16 --stock 16 --id-range "2013265920:$((2013265920 + 65536 * 257 - 1))" \
+    --user "$net_uid:$net_gid" --pool "$pool.0.0/16" --stock 16 --id-range "2013265920:$((2013265920 + 65536 * 257 - 1))" \
     >"$dir/netd.log" 2>&1 &
 pids+=($!)
 for _ in $(seq 100); do
     [ -S "$dir/run/launcher.sock" ] && [ -S "$dir/run/netd.sock" ] && break
     sleep 0.05
 done
-prefix=$(ip -o link | sed -nE 's/^[0-9]+: (mf[a-z0-9]{3}).*/\1/p' | sort | uniq -c | sort -rn | awk 'NR == 1 { print $2 }')
 
 status=0
 setpriv --reuid "$uid" --regid "$gid" --clear-groups "$build/conformance" --engine native --launcher "$dir/run/launcher.sock" \
@@ -89,7 +88,7 @@ for pid in "${pids[@]}"; do
     status=1
 done
 stop
-left=$(left_over "${prefix:-none}")
+left=$(left_over)
 if [ -n "$left" ]; then echo "not ok - nothing is left when all have stopped: ${left//$'\n'/; }"; status=1
 else echo "ok - nothing is left when all have stopped"; fi
 if grep -iE 'sanitizer|runtime error|assert' "$dir/launcher.log" "$dir/netd.log"; then
