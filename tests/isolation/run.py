@@ -6,6 +6,7 @@
 
 import concurrent.futures
 import contextlib
+import fcntl
 import glob
 import json
 import os
@@ -33,6 +34,7 @@ METADATA = "169.254.169.254"  # as in a cloud: behind the host's link
 LINK_LOCAL = "169.254.170.2"  # another of that kind, on the host itself
 OUTSIDE = "11.22.33.44"   # a public address, which a network namespace of ours answers for during the test
 PRIVATE = "10.99.231.2"   # a private one, likewise
+F_GET_SEALS, SEAL_ALL = 1034, 0xf  # of any kind: seal, shrink, grow, write (fcntl(2))
 NETWORKS = ("none", "nat", "internet")
 
 LONG = "--long" in sys.argv or bool(os.environ.get("MAYFLY_LONG"))
@@ -291,6 +293,14 @@ def test_overwrite(rig):
             for _ in range(20 if LONG else 3):
                 task = rig.client.run("iso:1", "/probe", "overwrite", network="none", init=init)
                 assert task["out"] == b"" and task["exit_code"] == 0, task["out"]
+    with report.case("what runs in a container before its program is sealed"):
+        launcher = rig.instance.pid("mayfly-launcher")
+        with open(f"/proc/{launcher}/exe", "rb") as f:
+            seals = fcntl.fcntl(f, F_GET_SEALS)
+        assert seals & SEAL_ALL == SEAL_ALL, hex(seals)
+        task = rig.client.run("iso:1", "readlink", "/proc/1/exe", network="none", init=True)
+        # Whether the link can be read or not, it is not a file of the host.
+        assert task["out"] == b"" or task["out"].startswith(b"/memfd:"), task["out"]
     with report.case("the programs of the host are unchanged"):
         assert hashes() == before, "a hash differs"
     with report.case("the image is unchanged"):

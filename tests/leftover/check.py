@@ -68,7 +68,7 @@ def processes():
             exe = os.readlink(f"/proc/{pid}/exe")
         except OSError:
             exe = ""
-        name = os.path.basename(exe.split(" (deleted)")[0])
+        name = os.path.basename(exe.split(" (deleted)")[0]).removeprefix("memfd:")
         cgroups = read(f"/proc/{pid}/cgroup")
         comm = read(f"/proc/{pid}/comm").strip()
         if name in PROGRAMS or comm in [p[:15] for p in PROGRAMS]:

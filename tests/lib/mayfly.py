@@ -212,8 +212,9 @@ def alive(pid):
 
 
 def exe_name(pid):
+    """Name of the program; of one that runs from a sealed memfd, the memfd's."""
     try:
-        return os.path.basename(os.readlink(f"/proc/{pid}/exe")).split(" ")[0]
+        return os.path.basename(os.readlink(f"/proc/{pid}/exe")).split(" ")[0].removeprefix("memfd:")
     except OSError:
         return ""
 
