@@ -131,7 +131,6 @@ static void call_free(struct call *c)
 {
         list_remove(&c->node);
         list_remove(&c->health_node);
-        loop_timer_cancel(&c->retry);
         image_sink_discard(c->sink);
         wire_task_request_done(&c->request);
         str_done(&c->body);
@@ -322,8 +321,7 @@ void api_free(struct api *a)
         {
                 list_remove(&c->node);
                 list_remove(&c->health_node);
-                loop_timer_cancel(&c->retry);
-        }
+                }
         health_done(a);
         free(a);
 }

@@ -63,8 +63,6 @@ struct call {
         uint8_t body_hash[32];
         char *key;                      /* Idempotency-Key */
         char *subject;                  /* what the path names: an id, a reference */
-        struct loop_timer retry;
-        unsigned tries;
         struct list health_node;
 };
 

@@ -3,7 +3,6 @@
 #include "api/internal.h"
 #include "api/text.h"
 #include "base/id.h"
-#include "base/time.h"
 #include "base/vec.h"
 #include "image/ref.h"
 
@@ -14,9 +13,6 @@
 
 #define LIST_DEFAULT 100
 #define LIST_MAX 1000
-/* A task that has ended is for a moment neither live nor yet in history. */
-#define RETRY_NS (5 * NS_PER_MS)
-#define RETRIES_MAX 400
 
 /* ── how an ended task is answered ─────────────────────────────────────────────────────────────────────────────────── */
 
@@ -281,14 +277,6 @@ void tasks_create_run(struct call *c)
 
 /* ── GET /v1/tasks/{id} ────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static void get_record(struct call *c);
-
-static void on_retry(struct loop_timer *timer, void *data)
-{
-        (void)timer;
-        get_record(data);
-}
-
 static void on_record(int r, struct history_record *record, const struct err *err, void *data)
 {
         struct call *c = data;
@@ -296,8 +284,6 @@ static void on_record(int r, struct history_record *record, const struct err *er
 
         if (!c->http) {
                 /* nobody to tell */
-        } else if (r == -ENOENT && tasks_find(c->api->config.tasks, c->subject) && c->tries++ < RETRIES_MAX) {
-                (void)loop_timer_set(c->api->loop, &c->retry, time_mono_ns() + RETRY_NS, on_retry, c);
         } else if (r == -ENOENT) {
                 call_problem(c, 404, "not_found", "there is no task %s", c->subject);
         } else if (r < 0) {
@@ -337,11 +323,12 @@ void tasks_get_run(struct call *c)
                 return;
         }
         t = tasks_find(c->api->config.tasks, c->subject);
-        if (t)
-                task_describe(t, &now);
-        if (!t || now.status >= WIRE_EXITED)
+        if (!t) {
                 get_record(c);
-        else if (wire_task_write(&now, &text) < 0)
+                return;
+        }
+        task_describe(t, &now);
+        if (wire_task_write(&now, &text) < 0)
                 call_oom(c);
         else
                 call_answer(c, 200, &text);
@@ -476,6 +463,7 @@ static int entry_write(const struct entry *e, struct str *out)
         if (e->record)
                 return str_add(out, e->record->document.data, e->record->document.len);
         task_describe(e->task, &now);
+        now.has_output = false;
         return wire_task_write(&now, out);
 }
 
