@@ -149,30 +149,35 @@ class Host:
 
     def outside(self):
         """A network namespace behind a veth that answers for a public address, a private one, and the metadata service."""
-        ip("netns", "add", "mfisoout")
-        self.undo.callback(lambda: ip("netns", "delete", "mfisoout", check=False))
-        ip("link", "add", "mfisoveth", "type", "veth", "peer", "name", "peer", "netns", "mfisoout")
+        # Not `ip netns`: it leaves a mount behind. Pure Python in there: accept and close.
+        code = ("import socket, sys\nprint('made', flush=True)\nsys.stdin.readline()\n"
+                "s = socket.create_server(('0.0.0.0', 8080))\nprint('ready', flush=True)\nwhile True:\n    s.accept()[0].close()\n")
+        server = subprocess.Popen(["unshare", "--net", sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.undo.callback(server.wait)
+        self.undo.callback(server.kill)
+        server.stdout.readline()
+
+        def inside(*arguments):
+            subprocess.run(["nsenter", "-t", str(server.pid), "-n", "ip", *arguments], check=True)
+        ip("link", "add", "mfisoveth", "type", "veth", "peer", "name", "peer", "netns", str(server.pid))
         self.undo.callback(lambda: ip("link", "delete", "mfisoveth", check=False))
         ip("address", "add", "10.99.231.1/32", "dev", "mfisoveth")
         ip("link", "set", "mfisoveth", "up")
         for address in (OUTSIDE, PRIVATE, METADATA):
-            ip("-n", "mfisoout", "address", "add", address + "/32", "dev", "peer")
+            inside("address", "add", address + "/32", "dev", "peer")
             ip("route", "add", address + "/32", "dev", "mfisoveth")
-        ip("-n", "mfisoout", "link", "set", "peer", "up")
-        ip("-n", "mfisoout", "route", "add", "10.99.231.1/32", "dev", "peer")
-        ip("-n", "mfisoout", "route", "add", "default", "via", "10.99.231.1", "dev", "peer")
-        # Pure Python in that namespace: accept and close.
-        code = ("import socket\ns = socket.create_server(('0.0.0.0', 8080))\nprint('ready', flush=True)\n"
-                "while True:\n    s.accept()[0].close()\n")
-        server = subprocess.Popen(["ip", "netns", "exec", "mfisoout", sys.executable, "-c", code], stdout=subprocess.PIPE)
-        self.undo.callback(server.wait)
-        self.undo.callback(server.kill)
+        inside("link", "set", "lo", "up")
+        inside("link", "set", "peer", "up")
+        inside("route", "add", "10.99.231.1/32", "dev", "peer")
+        inside("route", "add", "default", "via", "10.99.231.1", "dev", "peer")
+        server.stdin.write(b"\n")
+        server.stdin.flush()
         server.stdout.readline()
 
     def targets(self, network):
         """(what must not answer, what must)"""
         refuse = [f"{a}|{self.port}" for a in host_addresses()]
-        refuse += [f"{METADATA}|8080", f"{METADATA}|80", f"{LINK_LOCAL}|8080", f"127.0.0.1|{self.port}", f"0.0.0.0|{self.port}", "fd00:ec2::254|80", f"::1|{self.port}"]
+        refuse += [f"{METADATA}|8080", f"{METADATA}|80", f"{LINK_LOCAL}|8080", f"0.0.0.0|{self.port}", "fd00:ec2::254|80", f"::1|{self.port}"]
         reach = []
         if network in ("nat", "internet"):
             reach.append(f"{OUTSIDE}|8080")
