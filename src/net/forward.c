@@ -142,6 +142,7 @@ int forward_restore(int state_dir, struct err *err)
 
         if (r <= 0)
                 return r;
+        r = 0;
         if (str_starts(record.data, RECORD_OFF)) {
                 r = fd_write_knob(AT_FDCWD, IP_FORWARD, "0", err);
                 for (const char *p = record.data + strlen(RECORD_OFF); r == 0 && *p; p += strcspn(p, "\n") + 1)

@@ -11,11 +11,11 @@
 #include <linux/netlink.h>
 #include <linux/sock_diag.h>
 #include <netinet/in.h>
-#include <sched.h>
 
 #define SOCKSTAT_MAX 1024
 #define PROTOCOLS_MAX 16384
-#define SCRUB_ROUNDS 3
+#define TCP_LISTEN_STATE 10
+#define TCPF_CONNECTIONS (UINT32_C(0x1ffe) & ~(UINT32_C(1) << TCP_LISTEN_STATE)) /* TCP_ESTABLISHED to NEW_SYN_RECV */
 
 /* ── counting ────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -81,30 +81,24 @@ static int read_sockstat(int fd, struct scrub_stat *ret)
 
 /* ── destroying ──────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* Lives as long as one look inside. */
-struct diag {
-        struct nl nl;
-        int protocols; /* /proc/net/protocols */
-};
+static int open_protocols(void *data, struct err *err)
+{
+        int fd = open("/proc/thread-self/net/protocols", O_RDONLY | O_CLOEXEC);
+
+        if (fd < 0)
+                return err_sys(err, "open /proc/net/protocols");
+        *(int *)data = fd;
+        return 0;
+}
 
 static int open_diag(void *data, struct err *err)
 {
-        struct diag *d = data;
-
-        d->protocols = open("/proc/thread-self/net/protocols", O_RDONLY | O_CLOEXEC);
-        if (d->protocols < 0)
-                return err_sys(err, "open /proc/net/protocols");
-        return nl_init(&d->nl, NETLINK_SOCK_DIAG, err);
-}
-
-static void diag_done(struct diag *d)
-{
-        fd_replace(&d->protocols, -EBADF);
-        nl_done(&d->nl);
+        return nl_init(data, NETLINK_SOCK_DIAG, err);
 }
 
 struct victims {
         uint8_t family, protocol;
+        uint32_t states;
         size_t n;
         struct inet_diag_sockid ids[64];
         bool more;
@@ -132,7 +126,7 @@ static int destroy_some(struct nl *nl, struct victims *v)
         struct inet_diag_req_v2 req = {
                 .sdiag_family = v->family,
                 .sdiag_protocol = v->protocol,
-                .idiag_states = (uint32_t)-1,
+                .idiag_states = v->states,
         };
         int r;
 
@@ -154,19 +148,19 @@ static int destroy_some(struct nl *nl, struct victims *v)
 /* A namespace that holds more than this is thrown away: nobody waits for a hundred thousand connections. */
 #define DESTROY_DUMPS 64
 
-static int destroy_all(struct nl *nl, uint8_t protocol)
+static int destroy_all(struct nl *nl, uint8_t family, uint8_t protocol)
 {
-        static const uint8_t families[] = { AF_INET, AF_INET6 };
+        struct victims v = { .family = family, .protocol = protocol, .states = (uint32_t)-1, .more = true };
 
-        for (size_t i = 0; i < ARRAY_LEN(families); i++) {
-                struct victims v = { .family = families[i], .protocol = protocol, .more = true };
+        /* Listeners and what is only bound have ended with their processes, and looking for them goes through tables
+         * that the whole host shares. */
+        if (protocol == IPPROTO_TCP)
+                v.states = TCPF_CONNECTIONS;
+        for (int dumps = 0; dumps < DESTROY_DUMPS && v.more; dumps++) {
+                int r = destroy_some(nl, &v);
 
-                for (int dumps = 0; dumps < DESTROY_DUMPS && v.more; dumps++) {
-                        int r = destroy_some(nl, &v);
-
-                        if (r < 0)
-                                return r;
-                }
+                if (r < 0)
+                        return r;
         }
         return 0;
 }
@@ -183,47 +177,61 @@ static int count_protocols(int fd, uint64_t *ret)
         return scrub_parse_protocols(text, ret);
 }
 
-#define OWN_SOCKETS 1 /* the one of struct diag */
-
-static int end_sockets(struct diag *d, const struct ns_fds *fds, struct scrub_stat *s)
+/* 1: nothing is left but `own` sockets of ours. */
+static int nothing_left(int protocols, const struct ns_fds *fds, uint64_t own)
 {
-        for (int round = 0; round < SCRUB_ROUNDS; round++) {
-                uint64_t left = 0;
-                int r = 0;
+        struct scrub_stat s = { 0 };
+        uint64_t left = 0;
+        int r = read_sockstat(fds->sockstat, &s);
 
-                if (s->tcp > 0 || s->time_wait > 0)
-                        r = destroy_all(&d->nl, IPPROTO_TCP);
-                if (r == 0 && s->udp > 0)
-                        r = destroy_all(&d->nl, IPPROTO_UDP);
-                if (r == 0)
-                        r = read_sockstat(fds->sockstat, s);
-                if (r == 0)
-                        r = count_protocols(d->protocols, &left);
-                if (r < 0)
-                        return r;
-                if (left <= OWN_SOCKETS && s->time_wait == 0 && s->fragments == 0)
-                        return 1;
-                (void)sched_yield();
+        if (r == 0)
+                r = count_protocols(protocols, &left);
+        if (r < 0)
+                return r;
+        return left <= own && s.time_wait == 0 && s.fragments == 0;
+}
+
+/* What is likely comes first. */
+static const struct {
+        uint8_t family, protocol;
+        bool last; /* of its round */
+} kinds[] = {
+        { AF_INET, IPPROTO_TCP, true },  { AF_INET6, IPPROTO_TCP, false }, { AF_INET, IPPROTO_UDP, false },
+        { AF_INET6, IPPROTO_UDP, true }, { AF_INET, IPPROTO_TCP, false },  { AF_INET6, IPPROTO_TCP, true },
+};
+
+static int end_sockets(struct nl *diag, int protocols, const struct ns_fds *fds)
+{
+        int r = 0;
+
+        for (size_t i = 0; i < ARRAY_LEN(kinds) && r == 0; i++) {
+                r = destroy_all(diag, kinds[i].family, kinds[i].protocol);
+                if (r == 0 && kinds[i].last)
+                        r = nothing_left(protocols, fds, 1);
         }
-        return 0;
+        return r;
 }
 
 int scrub_sockets(const struct ns_home *h, const struct ns_fds *fds, struct err *err)
 {
-        struct diag d = { .protocols = -EBADF, .nl.fd = -EBADF };
         struct scrub_stat s = { 0 };
+        auto_fd protocols = -EBADF;
+        auto_nl diag = { .fd = -EBADF };
         int r = read_sockstat(fds->sockstat, &s);
 
         if (r < 0)
                 return err_set(err, -r, "read /proc/net/sockstat: %s", strerror(-r));
         if (s.used == 0 && s.time_wait == 0 && s.fragments == 0)
                 return 1;
-        r = ns_inside(h, fds->ns, open_diag, &d, err);
+        r = ns_inside(h, fds->ns, open_protocols, &protocols, err);
+        if (r < 0)
+                return r;
+        r = nothing_left(protocols, fds, 0);
         if (r == 0) {
-                r = end_sockets(&d, fds, &s);
+                r = ns_inside(h, fds->ns, open_diag, &diag, err);
                 if (r < 0)
-                        (void)err_set(err, -r, "end sockets: %s", strerror(-r));
+                        return r;
+                r = end_sockets(&diag, protocols, fds);
         }
-        diag_done(&d);
-        return r;
+        return r < 0 ? err_set(err, -r, "end sockets: %s", strerror(-r)) : r;
 }
