@@ -5,6 +5,7 @@
 #include "base/fd.h"
 #include "base/path.h"
 #include "base/str.h"
+#include "base/test_tar.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -27,7 +28,6 @@
 #define NAME_B "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
 #define NAME_T "cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc"
 #define PROGRAM_MAX (64U << 20)
-#define BLOCK 512
 
 struct fixture {
         char dir[64];
@@ -147,32 +147,10 @@ static int teardown(void **state)
                 }                                                                                                      \
         } while (0)
 
-/* A ustar archive (POSIX.1-2017 pax, "ustar Interchange Format"), as far as these tests need it. */
 static void tar_add(struct str *out, const char *name, char type, const char *link, const char *text)
 {
-        char header[BLOCK] = { 0 };
-        unsigned sum = 0;
-        size_t len = strlen(text);
-
-        (void)snprintf(header, 100, "%s", name);
-        (void)snprintf(header + 100, 8, "%07o", type == '5' ? 0755 : 0644);
-        (void)snprintf(header + 108, 8, "%07o", 7);
-        (void)snprintf(header + 116, 8, "%07o", 8);
-        (void)snprintf(header + 124, 12, "%011o", (unsigned)MIN(len, 07777777u));
-        (void)snprintf(header + 136, 12, "%011o", 1000000000u);
-        header[156] = type;
-        (void)snprintf(header + 157, 100, "%s", link);
-        memcpy(header + 257, "ustar\0"
-                             "00",
-               8);
-        memset(header + 148, ' ', 8);
-        for (size_t i = 0; i < BLOCK; i++)
-                sum += (unsigned char)header[i];
-        (void)snprintf(header + 148, 7, "%06o", sum);
-        assert_int_equal(str_add(out, header, BLOCK), 0);
-        assert_int_equal(str_add(out, text, len), 0);
-        while (out->len % BLOCK)
-                assert_int_equal(str_addc(out, '\0'), 0);
+        test_tar_entry(out, &(struct test_tar_entry){ .name = name, .type = type, .target = link, .data = text,
+                                                      .len = strlen(text), .uid = 7, .gid = 8 });
 }
 
 static int memfd_of(const void *data, size_t len)

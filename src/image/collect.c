@@ -1,0 +1,362 @@
+/* Steps that write the index, take images out, and collect what none names. */
+
+#include "image/operation.h"
+
+#include "base/log.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static char wanted;
+
+struct stored *store_find_digest(const struct image_store *s, const char *digest)
+{
+        for (size_t i = 0; i < s->images.len; i++) {
+                if (str_eq(s->images.items[i]->image.digest, digest))
+                        return s->images.items[i];
+        }
+        return NULL;
+}
+
+static bool has_name(char *const *names, const char *name)
+{
+        for (; names && *names; names++) {
+                if (str_eq(*names, name))
+                        return true;
+        }
+        return false;
+}
+
+static struct stored *added(const struct op *op, const char *digest)
+{
+        for (size_t i = 0; i < op->images.len; i++) {
+                if (str_eq(op->images.items[i]->image.digest, digest))
+                        return op->images.items[i];
+        }
+        return NULL;
+}
+
+/* Whether `name` of an image that is there stays its name: a name means the image that got it last, and of two in one
+ * archive the later one. */
+static bool keeps(const struct op *op, const char *digest, const char *name)
+{
+        if (op->target.digest[0])
+                return !str_eq(op->target.digest, digest) || (!op->whole && !str_eq(name, op->ref));
+        for (size_t i = op->images.len; i > 0; i--) {
+                if (has_name(op->images.items[i - 1]->image.names, name))
+                        return str_eq(op->images.items[i - 1]->image.digest, digest);
+        }
+        return true;
+}
+
+/* ── index.json ───────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static int add_entry(json_t *list, const struct image_descriptor *d, const char *name)
+{
+        json_t *e = json_pack("{s:s, s:s, s:I}", "mediaType", d->media_type, "digest", d->digest, "size",
+                              (json_int_t)d->size);
+
+        if (e && name)
+                (void)json_object_set_new(e, "annotations", json_pack("{s:s}", "org.opencontainers.image.ref.name", name));
+        return !e || json_array_append_new(list, e) < 0 ? -ENOMEM : 0;
+}
+
+/* One entry for each name, or one without. */
+static int add_image(const struct op *op, json_t *list, const struct stored *image, const struct stored *more)
+{
+        size_t n = 0;
+        int r = 0;
+
+        for (char **name = image->image.names; r == 0 && name && *name; name++) {
+                if (!keeps(op, image->image.digest, *name))
+                        continue;
+                r = add_entry(list, &image->manifest, *name);
+                n++;
+        }
+        for (char **name = more ? more->image.names : NULL; r == 0 && name && *name; name++) {
+                if (has_name(image->image.names, *name) || !keeps(op, image->image.digest, *name))
+                        continue;
+                r = add_entry(list, &image->manifest, *name);
+                n++;
+        }
+        return r == 0 && n == 0 ? add_entry(list, &image->manifest, NULL) : r;
+}
+
+static int write_text(struct op *op, json_t *list)
+{
+        const struct image_store *s = op->store;
+        int r = 0;
+
+        for (size_t i = 0; r == 0 && i < s->images.len; i++) {
+                const struct stored *image = s->images.items[i];
+
+                if (op->whole && str_eq(op->target.digest, image->image.digest))
+                        continue;
+                r = add_image(op, list, image, added(op, image->image.digest));
+        }
+        for (size_t i = 0; r == 0 && i < op->images.len; i++) {
+                if (!store_find_digest(s, op->images.items[i]->image.digest))
+                        r = add_image(op, list, op->images.items[i], NULL);
+        }
+        return r;
+}
+
+static int work_write_index(struct op *op, struct err *err)
+{
+        return image_layout_write_index(&op->store->layout, op->text.data, op->text.len, err);
+}
+
+int step_write_index(struct op *op)
+{
+        auto_json o = json_pack("{s:i, s:s, s:[]}", "schemaVersion", 2, "mediaType", MEDIA_OCI_INDEX, "manifests");
+        int r;
+
+        str_clear(&op->text);
+        if (!o || write_text(op, json_object_get(o, "manifests")) < 0 || json_write(o, &op->text) < 0)
+                return op_out_of_memory(op);
+        r = op_work(op, work_write_index);
+        return r < 0 ? r : STEP_WAIT;
+}
+
+/* ── what is in memory follows what is on disk ────────────────────────────────────────────────────────────────────── */
+
+static void drop_names(struct op *op)
+{
+        struct image_store *s = op->store;
+
+        for (size_t i = 0; i < s->images.len; i++) {
+                struct image *image = &s->images.items[i]->image;
+                size_t kept = 0;
+
+                for (size_t k = 0; image->names && image->names[k]; k++) {
+                        if (keeps(op, image->digest, image->names[k]))
+                                image->names[kept++] = image->names[k];
+                        else
+                                free(image->names[k]);
+                }
+                if (image->names)
+                        image->names[kept] = NULL;
+        }
+}
+
+static int merge_into(const struct op *op, struct stored *have, struct stored *more)
+{
+        for (char **name = more->image.names; name && *name; name++) {
+                if (!has_name(have->image.names, *name) && keeps(op, have->image.digest, *name) &&
+                    strv_add(&have->image.names, *name) < 0)
+                        return -ENOMEM;
+        }
+        if (!have->passwd)
+                have->passwd = TAKE_PTR(more->passwd);
+        if (!have->group)
+                have->group = TAKE_PTR(more->group);
+        return 0;
+}
+
+int step_publish(struct op *op)
+{
+        struct image_store *s = op->store;
+
+        drop_names(op);
+        for (size_t i = 0; i < op->images.len; i++) {
+                struct stored *image = op->images.items[i], *have = store_find_digest(s, image->image.digest);
+
+                if (have) {
+                        if (merge_into(op, have, image) < 0)
+                                return op_out_of_memory(op);
+                        continue;
+                }
+                if (VEC_ADD(&s->images, image) < 0)
+                        return op_out_of_memory(op);
+                op->images.items[i] = NULL;
+        }
+        for (size_t i = 0; i < op->images.len; i++)
+                stored_free(op->images.items[i]);
+        op->images.len = 0;
+        return STEP_NEXT;
+}
+
+/* Images whose tree has gone, as after a launcher's store was lost, are unpacked again. */
+static int work_repair(struct op *op, struct err *err)
+{
+        struct image_store *s = op->store;
+
+        for (size_t i = 0; i < s->images.len; i++) {
+                struct stored *have = s->images.items[i], *image = NULL;
+                struct err why = ERR_INIT;
+
+                if (map_find(op->trees, have->image.tree) && (have->passwd || have->group))
+                        continue;
+                if (stored_new(&s->layout, &have->manifest, &image, &why) < 0) {
+                        log_debug("images: %s: %s", have->image.digest, why.text);
+                        continue;
+                }
+                if (VEC_ADD(&op->images, image) < 0) {
+                        stored_free(image);
+                        return err_oom(err);
+                }
+        }
+        return 0;
+}
+
+int step_repair(struct op *op)
+{
+        int r = op_work(op, work_repair);
+
+        return r < 0 ? r : STEP_WAIT;
+}
+
+/* ── removal ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void on_tree_removed(int r, const struct err *err, void *data)
+{
+        op_wake(data, r == -ENOENT ? 0 : r, err);
+}
+
+/* Decides what goes, and takes the tree first: while a container uses it, nothing goes. */
+int step_remove_tree(struct op *op)
+{
+        struct image_store *s = op->store;
+        const struct image *image = image_store_find(s, op->ref, &op->err);
+        int r;
+
+        if (!image)
+                return op->err.num ? -op->err.num : err_set(&op->err, ENOENT, "there is no image '%s'", op->ref);
+        op->target = CONTAINER_OF(image, struct stored, image)->manifest;
+        if (!op->whole && !has_name(image->names, op->ref))
+                op->whole = true;
+        if (!op->whole)
+                op->whole = image->names && !image->names[1];
+        for (size_t i = 0; op->whole && i < s->images.len; i++) {
+                if (&s->images.items[i]->image != image && str_eq(s->images.items[i]->image.tree, image->tree))
+                        return STEP_NEXT;
+        }
+        if (!op->whole)
+                return STEP_NEXT;
+        r = s->workers.remove(s->workers.context, IMAGE_TREE, image->tree, on_tree_removed, op, &op->err);
+        return r < 0 ? r : STEP_WAIT;
+}
+
+int step_remove_name(struct op *op)
+{
+        struct image_store *s = op->store;
+
+        drop_names(op);
+        for (size_t i = 0; op->whole && i < s->images.len; i++) {
+                if (!str_eq(s->images.items[i]->image.digest, op->target.digest))
+                        continue;
+                stored_free(s->images.items[i]);
+                memmove(&s->images.items[i], &s->images.items[i + 1],
+                        (s->images.len - i - 1) * sizeof(s->images.items[0]));
+                s->images.len--;
+                break;
+        }
+        return STEP_NEXT;
+}
+
+static bool tree_wanted(const struct image_store *s, const char *name)
+{
+        for (size_t i = 0; i < s->images.len; i++) {
+                if (str_eq(s->images.items[i]->image.tree, name))
+                        return true;
+        }
+        return false;
+}
+
+static bool layer_wanted(const struct image_store *s, const char *name)
+{
+        for (size_t i = 0; i < s->images.len; i++) {
+                const struct image_config *c = &s->images.items[i]->config;
+
+                for (size_t k = 0; k < c->n_diff_ids; k++) {
+                        if (str_eq(c->diff_ids[k], name))
+                                return true;
+                }
+        }
+        return false;
+}
+
+/* A tree that a container still uses is left for the next collection. */
+static void on_deleted(int r, const struct err *err, void *data)
+{
+        if (r < 0 && r != -EBUSY && r != -ENOENT)
+                log_debug("images: collect: %s", err ? err->text : strerror(-r));
+        op_wake(data, 0, NULL);
+}
+
+static int delete_next(struct op *op, enum image_kind kind, struct map *present,
+                       bool (*is_wanted)(const struct image_store *s, const char *name))
+{
+        struct image_store *s = op->store;
+        const char *name;
+        size_t pos = 0;
+        void *value;
+
+        while (map_next(present, &pos, &name, &value)) {
+                char copy[65];
+
+                memcpy(copy, name, MIN(strlen(name) + 1, sizeof(copy)));
+                copy[64] = '\0';
+                (void)map_remove(present, name);
+                if (is_wanted(s, copy))
+                        continue;
+                if (s->workers.remove(s->workers.context, kind, copy, on_deleted, op, NULL) == 0)
+                        return STEP_AGAIN;
+        }
+        return STEP_NEXT;
+}
+
+int step_delete_trees(struct op *op)
+{
+        return delete_next(op, IMAGE_TREE, op->trees, tree_wanted);
+}
+
+int step_delete_layers(struct op *op)
+{
+        return delete_next(op, IMAGE_LAYER, op->layers, layer_wanted);
+}
+
+static int want(struct map *m, const char *digest)
+{
+        return map_set(m, digest, &wanted);
+}
+
+static int want_blobs(struct map *blobs, const struct stored *image)
+{
+        int r = want(blobs, image->manifest.digest + 7);
+
+        if (r == 0)
+                r = want(blobs, image->parts.config.digest + 7);
+        for (size_t k = 0; r == 0 && k < image->parts.n_layers; k++)
+                r = want(blobs, image->parts.layers[k].digest + 7);
+        return r;
+}
+
+static int work_collect(struct op *op, struct err *err)
+{
+        return image_layout_collect(&op->store->layout, op->layers, op->trees, err);
+}
+
+int step_collect_blobs(struct op *op)
+{
+        struct image_store *s = op->store;
+        int r = 0;
+
+        /* The maps are empty now, or hold what stays. */
+        map_free(op->layers);
+        map_free(op->trees);
+        op->layers = map_new();
+        op->trees = map_new();
+        if (!op->layers || !op->trees)
+                return op_out_of_memory(op);
+        for (size_t i = 0; r == 0 && i < s->images.len; i++) {
+                r = want_blobs(op->layers, s->images.items[i]);
+                if (r == 0)
+                        r = want(op->trees, s->images.items[i]->image.tree);
+        }
+        if (r < 0)
+                return op_out_of_memory(op);
+        r = op_work(op, work_collect);
+        return r < 0 ? r : STEP_WAIT;
+}

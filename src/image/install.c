@@ -1,0 +1,510 @@
+/* Steps that bring images in: index, copy, unpack, merge. */
+
+#include "base/fd.h"
+#include "image/changes.h"
+#include "image/operation.h"
+
+#include "base/time.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#define ENTRIES_MAX 100000      /* of an archive of images */
+#define REPORT_MAX (80U << 20)
+#define PAIR_MAX (IMAGE_DIGEST_MAX + 66)
+
+static char present;
+
+/* ── reports of the workers ───────────────────────────────────────────────────────────────────────────────────────── */
+
+static int new_report(struct op *op)
+{
+        fd_replace(&op->report, memfd_create("report", MFD_CLOEXEC));
+        return op->report < 0 ? err_sys(&op->err, "make a report") : 0;
+}
+
+static int read_report(struct op *op, struct str *ret, struct err *err)
+{
+        struct stat st;
+        size_t done = 0;
+
+        if (fstat(op->report, &st) < 0 || st.st_size > REPORT_MAX)
+                return err_set(err, EIO, "the worker's report cannot be read");
+        if (str_reserve(ret, (size_t)st.st_size + 1) < 0)
+                return err_oom(err);
+        while (done < (size_t)st.st_size) {
+                ssize_t n = pread(op->report, ret->data + done, (size_t)st.st_size - done, (off_t)done);
+
+                if (n <= 0)
+                        return err_set(err, EIO, "the worker's report cannot be read");
+                done += (size_t)n;
+        }
+        ret->len = done;
+        ret->data[done] = '\0';
+        return 0;
+}
+
+/* Why a worker failed: its own words, else what its end says. */
+static int worker_error(struct op *op, int r, const struct err *err)
+{
+        auto_str text = STR_INIT;
+        auto_json o = NULL;
+        const char *why = NULL;
+        int num = 0;
+
+        if (read_report(op, &text, NULL) == 0 && json_read(text.data, text.len, &o, NULL) == 0) {
+                why = json_string_value(json_object_get(o, "error"));
+                num = (int)json_integer_value(json_object_get(o, "errno"));
+        }
+        if (!why)
+                return err_set(&op->err, -r, "%s", err && err->text[0] ? err->text : strerror(-r));
+        if (num == EFBIG)
+                num = EBADMSG;
+        if (num != EBADMSG && num != ENOSPC && num != ENOMEM)
+                num = EIO;
+        return err_set(&op->err, num, "%s", why);
+}
+
+static void wake_failed(struct op *op, int r, const struct err *err)
+{
+        r = worker_error(op, r, err);
+        op_wake(op, r, &op->err);
+}
+
+/* ── load ─────────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void on_indexed(int r, uint32_t token, const struct err *err, void *data)
+{
+        struct op *op = data;
+
+        (void)token;
+        if (r < 0)
+                wake_failed(op, r, err);
+        else
+                op_wake(op, 0, NULL);
+}
+
+int step_index(struct op *op)
+{
+        struct image_store *s = op->store;
+        int r;
+
+        r = new_report(op);
+        if (r == 0)
+                r = image_layout_spool(&s->layout, &op->plain, &op->err);
+        if (r == 0)
+                r = s->workers.index(s->workers.context, op->archive, op->plain, op->report, s->config.max_archive_bytes,
+                                     ENTRIES_MAX, on_indexed, op, &op->err);
+        return r < 0 ? r : STEP_WAIT;
+}
+
+static int work_read_archive(struct op *op, struct err *err)
+{
+        auto_str text = STR_INIT;
+        int r;
+
+        r = read_report(op, &text, err);
+        if (r == 0)
+                r = image_archive_read(&op->store->layout, text.data, text.len, op->archive, op->plain, &op->found, err);
+        return r;
+}
+
+int step_read_archive(struct op *op)
+{
+        int r = op_work(op, work_read_archive);
+
+        return r < 0 ? r : STEP_WAIT;
+}
+
+/* ── import ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static int work_import_blob(struct op *op, struct err *err)
+{
+        int r;
+
+        r = image_layer_media(op->archive, 0, op->layer.media_type, err);
+        op->layer.size = op->archive_size;
+        if (r == 0)
+                r = image_layout_put(&op->store->layout, op->archive, 0, op->archive_size, op->layer.digest, err);
+        return r;
+}
+
+int step_import_blob(struct op *op)
+{
+        int r = op_work(op, work_import_blob);
+
+        return r < 0 ? r : STEP_WAIT;
+}
+
+/* Takes the diff_id out of the report of UNPACK. */
+static int take_diff_id(struct op *op, char out[65])
+{
+        auto_str text = STR_INIT;
+        auto_json o = NULL;
+        const char *diff_id;
+        int r;
+
+        r = read_report(op, &text, &op->err);
+        if (r < 0)
+                return r;
+        if (json_read(text.data, text.len, &o, NULL) < 0)
+                return err_set(&op->err, EIO, "the worker's report cannot be read");
+        diff_id = json_string_value(json_object_get(o, "diff_id"));
+        if (!diff_id || !str_starts(diff_id, "sha256:") || !hex_is_lower(diff_id + 7, 64))
+                return err_set(&op->err, EIO, "the worker's report has no diff_id");
+        memcpy(out, diff_id + 7, 65);
+        return 0;
+}
+
+static void on_import_unpacked(int r, uint32_t token, const struct err *err, void *data)
+{
+        struct op *op = data;
+
+        if (r < 0) {
+                wake_failed(op, r, err);
+                return;
+        }
+        op->token = token;
+        r = take_diff_id(op, op->diff_id);
+        op_wake(op, r, &op->err);
+}
+
+int step_import_unpack(struct op *op)
+{
+        struct image_store *s = op->store;
+        int r;
+
+        r = new_report(op);
+        if (r == 0)
+                r = s->workers.unpack(s->workers.context, op->archive, op->report, s->config.max_layer_bytes,
+                                      s->config.max_layer_entries, on_import_unpacked, op, &op->err);
+        return r < 0 ? r : STEP_WAIT;
+}
+
+/* Who made a token owns it until here: what has the name already is the same. */
+static void on_committed(int r, const struct err *err, void *data)
+{
+        struct op *op = data;
+
+        op->token = 0;
+        op_wake(op, r == -EEXIST ? 0 : r, err);
+}
+
+static int start_commit(struct op *op, enum image_kind kind, const char *name)
+{
+        struct image_store *s = op->store;
+        int r = s->workers.commit(s->workers.context, op->token, kind, name, on_committed, op, &op->err);
+
+        if (r < 0)
+                (void)s->workers.discard(s->workers.context, op->token, NULL);
+        return r;
+}
+
+int step_import_commit(struct op *op)
+{
+        int r = start_commit(op, IMAGE_LAYER, op->diff_id);
+
+        return r < 0 ? r : STEP_WAIT;
+}
+
+static void pair_key(const char *blob, const char *diff_id, char out[PAIR_MAX])
+{
+        (void)snprintf(out, PAIR_MAX, "%s %s", blob, diff_id);
+}
+
+static int work_import_image(struct op *op, struct err *err)
+{
+        struct image_manifest m = { .layers = &op->layer, .n_layers = 1 };
+        char created[TIME_RFC3339_MAX], diff_id[IMAGE_DIGEST_MAX];
+        auto_json config = NULL;
+        auto_str text = STR_INIT;
+        int r;
+
+        time_rfc3339(time_real_ms(), created);
+        (void)snprintf(diff_id, sizeof(diff_id), "sha256:%s", op->diff_id);
+        r = image_import_config(diff_id, op->changes, created, &config, err);
+        if (r < 0)
+                return r;
+        if (json_write(config, &text) < 0)
+                return err_oom(err);
+        (void)snprintf(m.config.media_type, sizeof(m.config.media_type), "%s", MEDIA_OCI_CONFIG);
+        m.config.size = text.len;
+        r = image_layout_put_text(&op->store->layout, text.data, text.len, m.config.digest, err);
+        if (r == 0)
+                r = image_manifest_store(&op->store->layout, &m, &op->found.items[0].manifest, err);
+        if (r == 0)
+                r = image_layout_sync(&op->store->layout, err);
+        return r;
+}
+
+int step_import_image(struct op *op)
+{
+        char key[PAIR_MAX];
+        int r = 0;
+
+        op->found.items = calloc(1, sizeof(*op->found.items));
+        if (!op->found.items)
+                return op_out_of_memory(op);
+        op->found.n = 1;
+        pair_key(op->layer.digest, op->diff_id, key);
+        if (strv_add(&op->found.items[0].names, op->ref) < 0 || map_set(op->verified, key, &present) < 0)
+                return op_out_of_memory(op);
+        r = op_work(op, work_import_image);
+        return r < 0 ? r : STEP_WAIT;
+}
+
+/* ── what is there, what is missing ───────────────────────────────────────────────────────────────────────────────── */
+
+static int work_prepare(struct op *op, struct err *err)
+{
+        for (size_t i = 0; i < op->found.n; i++) {
+                struct stored *image = NULL;
+                int r = stored_new(&op->store->layout, &op->found.items[i].manifest, &image, err);
+
+                if (r < 0)
+                        return r;
+                if (VEC_ADD(&op->images, image) < 0) {
+                        stored_free(image);
+                        return err_oom(err);
+                }
+                image->image.names = strv_dup(op->found.items[i].names);
+                if (op->found.items[i].names && !image->image.names)
+                        return err_oom(err);
+        }
+        return 0;
+}
+
+int step_prepare(struct op *op)
+{
+        int r = op_work(op, work_prepare);
+
+        return r < 0 ? r : STEP_WAIT;
+}
+
+static int take_names(struct map *to, const char (*names)[65], size_t n)
+{
+        for (size_t i = 0; i < n; i++) {
+                if (map_set(to, names[i], &present) < 0)
+                        return -ENOMEM;
+        }
+        return 0;
+}
+
+static void on_layers(int r, const char (*names)[65], size_t n, const struct err *err, void *data)
+{
+        struct op *op = data;
+
+        if (r == 0)
+                r = take_names(op->layers, names, n);
+        op_wake(op, r, err);
+}
+
+static void on_trees(int r, const char (*names)[65], size_t n, const struct err *err, void *data)
+{
+        struct op *op = data;
+
+        if (r == 0)
+                r = take_names(op->trees, names, n);
+        op_wake(op, r, err);
+}
+
+static int start_list(struct op *op, enum image_kind kind, struct map **map, image_names_fn fn)
+{
+        struct image_store *s = op->store;
+        struct map *fresh = map_new();
+        int r;
+
+        if (!fresh)
+                return op_out_of_memory(op);
+        map_free(*map);
+        *map = fresh;
+        r = s->workers.list(s->workers.context, kind, fn, op, &op->err);
+        return r < 0 ? r : STEP_WAIT;
+}
+
+int step_list_layers(struct op *op)
+{
+        return start_list(op, IMAGE_LAYER, &op->layers, on_layers);
+}
+
+int step_list_trees(struct op *op)
+{
+        return start_list(op, IMAGE_TREE, &op->trees, on_trees);
+}
+
+static bool stored_pair(const struct image_store *s, const char *blob, const char *diff_id)
+{
+        for (size_t i = 0; i < s->images.len; i++) {
+                const struct stored *image = s->images.items[i];
+
+                for (size_t k = 0; k < image->parts.n_layers; k++) {
+                        if (str_eq(image->parts.layers[k].digest, blob) && str_eq(image->config.diff_ids[k], diff_id))
+                                return true;
+                }
+        }
+        return false;
+}
+
+/* A layer that is there counts only for a blob that was seen to unpack to it: who names somebody else's diff_id must
+ * bring the layer. */
+static bool layer_missing(const struct op *op, const char *blob, const char *diff_id)
+{
+        char key[PAIR_MAX];
+
+        if (!map_find(op->layers, diff_id))
+                return true;
+        pair_key(blob, diff_id, key);
+        return !map_find(op->verified, key) && !stored_pair(op->store, blob, diff_id);
+}
+
+static bool next_missing(const struct op *op, const struct image_descriptor **ret_blob, const char **ret_diff_id)
+{
+        for (size_t i = 0; i < op->images.len; i++) {
+                const struct stored *image = op->images.items[i];
+
+                for (size_t k = 0; k < image->parts.n_layers; k++) {
+                        *ret_blob = &image->parts.layers[k];
+                        *ret_diff_id = image->config.diff_ids[k];
+                        if (layer_missing(op, (*ret_blob)->digest, *ret_diff_id))
+                                return true;
+                }
+        }
+        return false;
+}
+
+static void on_unpacked(int r, uint32_t token, const struct err *err, void *data)
+{
+        char diff_id[65], key[PAIR_MAX];
+        struct op *op = data;
+
+        if (r < 0) {
+                wake_failed(op, r, err);
+                return;
+        }
+        op->token = token;
+        r = take_diff_id(op, diff_id);
+        if (r == 0 && !str_eq(diff_id, op->name))
+                r = err_set(&op->err, EBADMSG, "layer %s has the diff_id sha256:%s, not sha256:%s", op->layer.digest,
+                            diff_id, op->name);
+        pair_key(op->layer.digest, op->name, key);
+        if (r == 0 && (map_set(op->layers, op->name, &present) < 0 || map_set(op->verified, key, &present) < 0))
+                r = op_out_of_memory(op);
+        if (r < 0)
+                (void)op->store->workers.discard(op->store->workers.context, token, NULL);
+        else
+                r = start_commit(op, IMAGE_LAYER, op->name);
+        if (r < 0)
+                op_wake(op, r, &op->err);
+}
+
+int step_unpack(struct op *op)
+{
+        const struct image_descriptor *blob;
+        struct image_store *s = op->store;
+        auto_fd fd = -EBADF;
+        const char *diff_id;
+        uint64_t size;
+        int r;
+
+        if (!next_missing(op, &blob, &diff_id))
+                return STEP_NEXT;
+        op->layer = *blob;
+        memcpy(op->name, diff_id, sizeof(op->name));
+        r = image_layout_open_blob(&s->layout, blob->digest, &fd, &size, &op->err);
+        if (r == 0)
+                r = new_report(op);
+        if (r == 0)
+                r = s->workers.unpack(s->workers.context, fd, op->report, s->config.max_layer_bytes,
+                                      s->config.max_layer_entries, on_unpacked, op, &op->err);
+        return r < 0 ? r : STEP_AGAIN;
+}
+
+/* The users' names are on disk before the tree has its name. */
+static void users_run(void *data)
+{
+        struct op *op = data;
+
+        op->work_err = (struct err)ERR_INIT;
+        op->work_result = image_layout_write_users(&op->store->layout, op->name, op->text.data, op->text.len,
+                                                   &op->work_err);
+}
+
+static void users_done(void *data)
+{
+        struct op *op = data;
+        int r = op->work_result;
+
+        op->in_thread = false;
+        if (r < 0) {
+                (void)op->store->workers.discard(op->store->workers.context, op->token, NULL);
+                op_wake(op, r, &op->work_err);
+                return;
+        }
+        r = start_commit(op, IMAGE_TREE, op->name);
+        if (r < 0)
+                op_wake(op, r, &op->err);
+}
+
+static void on_merged(int r, uint32_t token, const struct err *err, void *data)
+{
+        struct op *op = data;
+
+        if (r < 0) {
+                wake_failed(op, r, err);
+                return;
+        }
+        op->token = token;
+        str_clear(&op->text);
+        r = read_report(op, &op->text, &op->err);
+        for (size_t i = 0; r == 0 && i < op->images.len; i++) {
+                if (str_eq(op->images.items[i]->image.tree, op->name))
+                        r = stored_set_users(op->images.items[i], op->text.data, op->text.len, &op->err);
+        }
+        if (r == 0 && map_set(op->trees, op->name, &present) < 0)
+                r = op_out_of_memory(op);
+        if (r == 0)
+                r = loop_work(op->store->loop, IMAGE_QUEUE, users_run, users_done, op);
+        op->in_thread = r == 0;
+        if (r < 0) {
+                (void)op->store->workers.discard(op->store->workers.context, token, NULL);
+                op_wake(op, r, &op->err);
+        }
+}
+
+/* A tree that is there serves only if what was read from it is there as well. */
+static bool tree_present(struct op *op, struct stored *image)
+{
+        auto_str users = STR_INIT;
+
+        if (!map_find(op->trees, image->image.tree))
+                return false;
+        if (image->passwd || image->group)
+                return true;
+        return image_layout_read_users(&op->store->layout, image->image.tree, &users, NULL) == 0 &&
+               stored_set_users(image, users.data ? users.data : "", users.len, NULL) == 0;
+}
+
+int step_merge(struct op *op)
+{
+        struct image_store *s = op->store;
+        struct stored *image = NULL;
+        int r;
+
+        for (size_t i = 0; i < op->images.len && !image; i++) {
+                if (!tree_present(op, op->images.items[i]))
+                        image = op->images.items[i];
+        }
+        if (!image)
+                return STEP_NEXT;
+        memcpy(op->name, image->image.tree, sizeof(op->name));
+        r = new_report(op);
+        if (r == 0)
+                r = s->workers.merge(s->workers.context, (const char (*)[65])image->config.diff_ids,
+                                     image->config.n_diff_ids, op->report, on_merged, op, &op->err);
+        return r < 0 ? r : STEP_AGAIN;
+}

@@ -1,0 +1,299 @@
+#include "image/layout.h"
+
+#include "base/fd.h"
+#include "base/path.h"
+#include "image/ref.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <openssl/evp.h>
+#include <openssl/sha.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define DIR_FLAGS (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+#define LAYOUT_TEXT "{\"imageLayoutVersion\":\"1.0.0\"}"
+#define EMPTY_INDEX "{\"schemaVersion\":2,\"mediaType\":\"" MEDIA_OCI_INDEX "\",\"manifests\":[]}"
+#define TMP_NAME "incoming"
+#define COPY_CHUNK (256U << 10)
+#define HEX 64
+
+static int open_dir(int dir, const char *name, int *ret, struct err *err)
+{
+        if (mkdirat(dir, name, 0700) < 0 && errno != EEXIST)
+                return err_sys(err, "make '%s' of the image layout", name);
+        *ret = openat(dir, name, DIR_FLAGS);
+        return *ret < 0 ? err_sys(err, "open '%s' of the image layout", name) : 0;
+}
+
+/* Calls fn for each name in a directory. */
+static int each(int dirfd, void (*fn)(int dirfd, const char *name, void *data), void *data, struct err *err)
+{
+        int fd = openat(dirfd, ".", DIR_FLAGS);
+        DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+        struct dirent *e;
+
+        if (!dir) {
+                int r = err_sys(err, "read a directory of the image layout");
+
+                fd_close(fd);
+                return r;
+        }
+        while ((e = readdir(dir))) {
+                if (e->d_name[0] != '.')
+                        fn(dirfd, e->d_name, data);
+        }
+        closedir(dir);
+        return 0;
+}
+
+static void remove_temporary(int dirfd, const char *name, void *data)
+{
+        (void)data;
+        if (!hex_is_lower(name, HEX))
+                (void)unlinkat(dirfd, name, 0);
+}
+
+static int write_first(const struct image_layout *l, const char *name, const char *text, struct err *err)
+{
+        if (faccessat(l->dir, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+                return 0;
+        return fd_write_file(l->dir, name, 0600, text, strlen(text), err);
+}
+
+int image_layout_open(const char *path, struct image_layout *ret, struct err *err)
+{
+        __attribute__((cleanup(image_layout_close))) struct image_layout l = IMAGE_LAYOUT_NONE;
+        auto_fd all = -EBADF;
+        int r;
+
+        r = path_mkdirs(path, 0700, err);
+        if (r < 0)
+                return r;
+        l.dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (l.dir < 0)
+                return err_sys(err, "open '%s'", path);
+        r = open_dir(l.dir, "blobs", &all, err);
+        if (r == 0)
+                r = open_dir(all, "sha256", &l.blobs, err);
+        if (r == 0)
+                r = open_dir(l.dir, "users", &l.users, err);
+        if (r == 0)
+                r = each(l.blobs, remove_temporary, NULL, err);
+        if (r == 0)
+                r = write_first(&l, "oci-layout", LAYOUT_TEXT, err);
+        if (r == 0)
+                r = write_first(&l, "index.json", EMPTY_INDEX, err);
+        if (r < 0)
+                return r;
+        *ret = l;
+        l = (struct image_layout)IMAGE_LAYOUT_NONE;
+        return 0;
+}
+
+void image_layout_close(struct image_layout *l)
+{
+        fd_replace(&l->dir, -EBADF);
+        fd_replace(&l->blobs, -EBADF);
+        fd_replace(&l->users, -EBADF);
+}
+
+int image_layout_spool(const struct image_layout *l, int *ret, struct err *err)
+{
+        int fd = openat(l->dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+        if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) {
+                fd = openat(l->dir, TMP_NAME, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+                if (fd >= 0)
+                        (void)unlinkat(l->dir, TMP_NAME, 0);
+        }
+        if (fd < 0)
+                return err_sys(err, "make a temporary file");
+        *ret = fd;
+        return 0;
+}
+
+static void ctx_free(EVP_MD_CTX **ctx)
+{
+        EVP_MD_CTX_free(*ctx);
+}
+#define auto_md __attribute__((cleanup(ctx_free))) EVP_MD_CTX *
+
+static int finish_digest(EVP_MD_CTX *ctx, char digest[IMAGE_DIGEST_MAX])
+{
+        unsigned char hash[SHA256_DIGEST_LENGTH];
+
+        if (EVP_DigestFinal_ex(ctx, hash, NULL) != 1)
+                return -EIO;
+        memcpy(digest, "sha256:", 7);
+        hex_encode(hash, sizeof(hash), digest + 7);
+        return 0;
+}
+
+/* Copies and hashes; to_fd may be -EBADF. */
+static int copy(int from, uint64_t offset, uint64_t size, int to, char digest[IMAGE_DIGEST_MAX], struct err *err)
+{
+        auto_free char *buffer = malloc(COPY_CHUNK);
+        auto_md ctx = EVP_MD_CTX_new();
+        int r;
+
+        if (!buffer || !ctx || EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) != 1)
+                return err_oom(err);
+        while (size > 0) {
+                ssize_t n = pread(from, buffer, MIN(size, (uint64_t)COPY_CHUNK), (off_t)offset);
+
+                if (n < 0 && errno == EINTR)
+                        continue;
+                if (n < 0)
+                        return err_sys(err, "read a blob");
+                if (n == 0)
+                        return err_set(err, EBADMSG, "a blob is cut short");
+                r = to >= 0 ? fd_write_all(to, buffer, (size_t)n) : 0;
+                if (r < 0)
+                        return err_set(err, -r, "write a blob: %s", strerror(-r));
+                if (EVP_DigestUpdate(ctx, buffer, (size_t)n) != 1)
+                        return err_set(err, EIO, "cannot compute SHA-256");
+                offset += (uint64_t)n;
+                size -= (uint64_t)n;
+        }
+        return finish_digest(ctx, digest) < 0 ? err_set(err, EIO, "cannot compute SHA-256") : 0;
+}
+
+int image_layout_put(const struct image_layout *l, int from_fd, uint64_t offset, uint64_t size,
+                     char digest[IMAGE_DIGEST_MAX], struct err *err)
+{
+        char found[IMAGE_DIGEST_MAX];
+        auto_fd fd = -EBADF;
+        int r;
+
+        (void)unlinkat(l->blobs, TMP_NAME, 0);
+        fd = openat(l->blobs, TMP_NAME, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+        if (fd < 0)
+                return err_sys(err, "make a blob");
+        r = copy(from_fd, offset, size, fd, found, err);
+        if (r == 0 && digest[0] && !str_eq(digest, found))
+                r = err_set(err, EBADMSG, "blob %s has the digest %s", digest, found);
+        if (r == 0 && fsync(fd) < 0)
+                r = err_sys(err, "write a blob to disk");
+        if (r == 0 && renameat(l->blobs, TMP_NAME, l->blobs, found + 7) < 0)
+                r = err_sys(err, "name a blob");
+        if (r < 0) {
+                (void)unlinkat(l->blobs, TMP_NAME, 0);
+                return r;
+        }
+        memcpy(digest, found, IMAGE_DIGEST_MAX);
+        return 0;
+}
+
+int image_layout_put_text(const struct image_layout *l, const void *data, size_t len, char digest[IMAGE_DIGEST_MAX],
+                          struct err *err)
+{
+        int r = image_sha256_text(data, len, digest, err);
+
+        return r < 0 ? r : fd_write_file(l->blobs, digest + 7, 0600, data, len, err);
+}
+
+int image_layout_sync(const struct image_layout *l, struct err *err)
+{
+        return fsync(l->blobs) < 0 ? err_sys(err, "write blobs to disk") : 0;
+}
+
+int image_layout_open_blob(const struct image_layout *l, const char *digest, int *ret, uint64_t *ret_size,
+                           struct err *err)
+{
+        auto_fd fd = -EBADF;
+        struct stat st;
+
+        if (!image_digest_valid(digest))
+                return err_set(err, EINVAL, "no valid digest");
+        fd = openat(l->blobs, digest + 7, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+        if (fd < 0 || fstat(fd, &st) < 0)
+                return err_sys(err, "blob %s", digest);
+        *ret = TAKE_FD(fd);
+        *ret_size = (uint64_t)st.st_size;
+        return 0;
+}
+
+int image_layout_read_blob(const struct image_layout *l, const char *digest, size_t max, struct str *ret,
+                           struct err *err)
+{
+        char found[IMAGE_DIGEST_MAX];
+        auto_str text = STR_INIT;
+        int r;
+
+        if (!image_digest_valid(digest))
+                return err_set(err, EINVAL, "no valid digest");
+        r = fd_read_file(l->blobs, digest + 7, max, &text, err);
+        if (r == 0)
+                r = image_sha256_text(text.data ? text.data : "", text.len, found, err);
+        if (r < 0)
+                return r;
+        if (!str_eq(found, digest))
+                return err_set(err, EBADMSG, "blob %s is damaged", digest);
+        str_done(ret);
+        *ret = text;
+        text = (struct str)STR_INIT;
+        return 0;
+}
+
+int image_layout_read_index(const struct image_layout *l, struct str *ret, struct err *err)
+{
+        return fd_read_file(l->dir, "index.json", IMAGE_INDEX_FILE_MAX, ret, err);
+}
+
+int image_layout_write_index(const struct image_layout *l, const char *text, size_t len, struct err *err)
+{
+        return fd_write_file(l->dir, "index.json", 0600, text, len, err);
+}
+
+static void users_name(const char *tree, char out[HEX + 8])
+{
+        (void)snprintf(out, HEX + 8, "%.64s.json", tree);
+}
+
+int image_layout_read_users(const struct image_layout *l, const char *tree, struct str *ret, struct err *err)
+{
+        char name[HEX + 8];
+
+        users_name(tree, name);
+        return fd_read_file(l->users, name, IMAGE_USERS_FILE_MAX, ret, err);
+}
+
+int image_layout_write_users(const struct image_layout *l, const char *tree, const char *text, size_t len,
+                             struct err *err)
+{
+        char name[HEX + 8];
+
+        users_name(tree, name);
+        return fd_write_file(l->users, name, 0600, text, len, err);
+}
+
+struct collection {
+        const struct map *keep;
+        size_t len; /* of the part of a name that is the key */
+};
+
+static void collect(int dirfd, const char *name, void *data)
+{
+        const struct collection *c = data;
+        char key[HEX + 1];
+
+        (void)snprintf(key, sizeof(key), "%.*s", (int)c->len, name);
+        if (!hex_is_lower(key, HEX) || !map_find(c->keep, key))
+                (void)unlinkat(dirfd, name, 0);
+}
+
+int image_layout_collect(const struct image_layout *l, const struct map *blobs, const struct map *trees,
+                         struct err *err)
+{
+        struct collection c = { blobs, HEX };
+        int r;
+
+        r = each(l->blobs, collect, &c, err);
+        c.keep = trees;
+        return r < 0 ? r : each(l->users, collect, &c, err);
+}

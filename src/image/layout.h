@@ -1,0 +1,54 @@
+/* The files of the image store: an OCI image layout (image-spec, image-layout.md), and beside it what the workers found in
+ * passwd and group of each tree.
+ *
+ *   oci-layout  index.json  blobs/sha256/<hex>  users/<tree>.json
+ *
+ * All writes are atomic and durable. Everything blocks; nothing here keeps state but directories, so that work threads may
+ * use it as long as one operation at a time writes. */
+#pragma once
+
+#include "base/err.h"
+#include "base/map.h"
+#include "base/str.h"
+#include "image/manifest.h"
+
+#include <stdint.h>
+
+struct image_layout {
+        int dir, blobs, users;
+};
+#define IMAGE_LAYOUT_NONE { .dir = -EBADF, .blobs = -EBADF, .users = -EBADF }
+
+#define IMAGE_USERS_FILE_MAX (4U << 20) /* passwd and group in base64, twice 1 MiB, and a little */
+#define IMAGE_INDEX_FILE_MAX (64U << 20)
+
+/* Makes what is missing, removes temporary files. */
+int image_layout_open(const char *path, struct image_layout *ret, struct err *err);
+void image_layout_close(struct image_layout *l);
+
+int image_layout_spool(const struct image_layout *l, int *ret, struct err *err); /* a file without a name */
+
+/* Stores `size` bytes of from_fd from `offset` on. *digest is what they must have (-EBADMSG), or empty, and then it is set. */
+int image_layout_put(const struct image_layout *l, int from_fd, uint64_t offset, uint64_t size,
+                     char digest[IMAGE_DIGEST_MAX], struct err *err);
+int image_layout_put_text(const struct image_layout *l, const void *data, size_t len, char digest[IMAGE_DIGEST_MAX],
+                          struct err *err);
+int image_layout_sync(const struct image_layout *l, struct err *err); /* names of blobs, before an index that uses them */
+
+/* The caller owns *ret. -ENOENT. */
+int image_layout_open_blob(const struct image_layout *l, const char *digest, int *ret, uint64_t *ret_size,
+                           struct err *err);
+/* A small one, its digest verified. */
+int image_layout_read_blob(const struct image_layout *l, const char *digest, size_t max, struct str *ret,
+                           struct err *err);
+
+int image_layout_read_index(const struct image_layout *l, struct str *ret, struct err *err); /* empty if there is none */
+int image_layout_write_index(const struct image_layout *l, const char *text, size_t len, struct err *err);
+
+int image_layout_read_users(const struct image_layout *l, const char *tree, struct str *ret, struct err *err);
+int image_layout_write_users(const struct image_layout *l, const char *tree, const char *text, size_t len,
+                             struct err *err);
+
+/* Removes each blob whose hex is no key of `blobs`, and the users of each tree that is no key of `trees`. */
+int image_layout_collect(const struct image_layout *l, const struct map *blobs, const struct map *trees,
+                         struct err *err);

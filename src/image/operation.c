@@ -1,0 +1,207 @@
+#include "image/operation.h"
+
+#include "base/fd.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+const op_step op_load_steps[] = {
+        step_index,      step_read_archive, step_prepare,     step_list_layers, step_list_trees,
+        step_unpack,     step_merge,        step_write_index, step_publish,     NULL,
+};
+
+const op_step op_import_steps[] = {
+        step_import_blob, step_import_unpack, step_import_commit, step_import_image, step_prepare,  step_list_layers,
+        step_list_trees,  step_unpack,        step_merge,         step_write_index,  step_publish,  NULL,
+};
+
+const op_step op_remove_steps[] = {
+        step_remove_tree,   step_write_index,   step_remove_name, step_list_layers, step_list_trees,
+        step_delete_trees,  step_delete_layers, step_collect_blobs, NULL,
+};
+
+const op_step op_sweep_steps[] = {
+        step_list_layers, step_list_trees,   step_repair,        step_unpack,        step_merge,
+        step_publish,     step_delete_trees, step_delete_layers, step_collect_blobs, NULL,
+};
+
+const op_step op_clean_steps[] = {
+        step_list_layers, step_list_trees, step_delete_trees, step_delete_layers, step_collect_blobs, NULL,
+};
+
+struct op *op_new(struct image_store *s, const op_step *steps)
+{
+        struct op *op = calloc(1, sizeof(*op));
+
+        if (!op)
+                return NULL;
+        *op = (struct op){ .store = s, .steps = steps, .archive = -EBADF, .plain = -EBADF, .report = -EBADF };
+        list_init(&op->node);
+        op->layers = map_new();
+        op->trees = map_new();
+        op->verified = map_new();
+        if (!op->layers || !op->trees || !op->verified) {
+                op_free(op);
+                return NULL;
+        }
+        return op;
+}
+
+void op_free(struct op *op)
+{
+        if (!op)
+                return;
+        fd_close(op->archive);
+        fd_close(op->plain);
+        fd_close(op->report);
+        free(op->ref);
+        strv_free(op->changes);
+        image_found_done(&op->found);
+        for (size_t i = 0; i < op->images.len; i++)
+                stored_free(op->images.items[i]);
+        VEC_DONE(&op->images);
+        map_free(op->layers);
+        map_free(op->trees);
+        map_free(op->verified);
+        str_done(&op->text);
+        free(op);
+}
+
+int op_out_of_memory(struct op *op)
+{
+        return err_oom(&op->err);
+}
+
+static void tell(struct op *op)
+{
+        const char *digests[IMAGE_SAVED_MAX + IMAGE_INDEX_MAX];
+        const struct err *err = op->result < 0 ? &op->err : NULL;
+        size_t n = 0;
+
+        if (op->done)
+                op->done(op->result, err, op->data);
+        if (!op->loaded)
+                return;
+        for (size_t i = 0; op->result == 0 && i < op->found.n && n < ARRAY_LEN(digests); i++)
+                digests[n++] = op->found.items[i].manifest.digest;
+        op->loaded(op->result, digests, n, err, op->data);
+}
+
+static void run(void *data);
+
+/* The next operation begins in a later turn, so that nobody's callback meets its own. */
+static void begin_next(struct image_store *s)
+{
+        struct op *op = LIST_FIRST(&s->ops, struct op, node);
+
+        if (op && loop_defer(s->loop, run, op) < 0) {
+                op->result = err_oom(&op->err);
+                list_remove(&op->node);
+                tell(op);
+                op_free(op);
+        }
+}
+
+static void end(struct op *op)
+{
+        struct image_store *s = op->store;
+
+        list_remove(&op->node);
+        begin_next(s);
+        tell(op);
+        op_free(op);
+}
+
+/* A failure is told after the clean-up; what the clean-up itself cannot do is left to the next one. */
+static void fail(struct op *op, int r)
+{
+        op->result = r;
+        op->cleaning = true;
+        op->steps = op_clean_steps;
+        op->at = 0;
+}
+
+static void run(void *data)
+{
+        struct op *op = data;
+
+        while (op->steps[op->at]) {
+                struct err told = op->err;
+                bool cleaning = op->cleaning;
+                int r = op->steps[op->at](op);
+
+                if (r == STEP_WAIT || r == STEP_AGAIN) {
+                        op->waiting = (enum step)r;
+                        return;
+                }
+                if (r < 0) {
+                        if (cleaning) {
+                                log_debug("images: clean up: %s", op->err.text);
+                                op->err = told;
+                                end(op);
+                                return;
+                        }
+                        fail(op, r);
+                        continue;
+                }
+                op->at++;
+        }
+        end(op);
+}
+
+void op_wake(struct op *op, int r, const struct err *err)
+{
+        if (r < 0) {
+                if (op->cleaning) {
+                        log_debug("images: clean up: %s", err ? err->text : strerror(-r));
+                        end(op);
+                        return;
+                }
+                if (err && err != &op->err)
+                        op->err = *err;
+                if (!op->err.num)
+                        (void)err_set(&op->err, -r, "%s", strerror(-r));
+                fail(op, r);
+        } else if (op->waiting == STEP_WAIT) {
+                op->at++;
+        }
+        run(op);
+}
+
+void op_add(struct op *op)
+{
+        struct image_store *s = op->store;
+        bool idle = list_empty(&s->ops);
+
+        list_append(&s->ops, &op->node);
+        if (idle)
+                begin_next(s);
+}
+
+static void work_run(void *data)
+{
+        struct op *op = data;
+
+        op->work_err = (struct err)ERR_INIT;
+        op->work_result = op->work(op, &op->work_err);
+}
+
+static void work_done(void *data)
+{
+        struct op *op = data;
+
+        op->in_thread = false;
+        op_wake(op, op->work_result, &op->work_err);
+}
+
+int op_work(struct op *op, int (*work)(struct op *op, struct err *err))
+{
+        int r;
+
+        op->work = work;
+        r = loop_work(op->store->loop, IMAGE_QUEUE, work_run, work_done, op);
+        op->in_thread = r == 0;
+        return r < 0 ? err_set(&op->err, -r, "too much work waits") : 0;
+}

@@ -1,0 +1,118 @@
+/* Inside of the image store: what it holds in memory, and its operations, of which one runs at a time.
+ *
+ * An operation is a list of steps. Each does something, or starts something that ends in op_wake():
+ *
+ *        op_add()        ┌──────────── STEP_NEXT ────────────┐
+ *   ───▶ QUEUED ───▶ step ├─ STEP_WAIT ─▶ op_wake() ─▶ next ──┤──▶ last step ──▶ told, freed
+ *                         └─ STEP_AGAIN ▶ op_wake() ─▶ same ──┘
+ *        any failure ──▶ the steps of clean-up (op_clean_steps) ──▶ told, freed
+ *
+ * Whatever an operation left behind that no image names is collected, so a refused archive leaves no trace. */
+#pragma once
+
+#include "base/list.h"
+#include "base/map.h"
+#include "base/vec.h"
+#include "image/archive.h"
+#include "image/layout.h"
+#include "image/manifest.h"
+#include "image/store.h"
+
+#define IMAGE_QUEUE 2 /* of the loop's work threads */
+#define IMAGE_INDEX_ENTRIES_MAX 100000
+
+/* An image with what struct image only points to. */
+struct stored {
+        struct image image;
+        struct image_descriptor manifest;
+        struct image_manifest parts;
+        struct image_config config;
+        char *passwd, *group; /* NULL where the image has none */
+};
+
+struct image_store {
+        struct loop *loop;
+        struct image_store_config config;
+        struct image_workers workers;
+        struct image_layout layout;
+        VEC(struct stored *) images;
+        struct list ops;
+};
+
+/* From blobs; `users` is the report of MERGE or NULL. */
+int stored_new(const struct image_layout *l, const struct image_descriptor *manifest, struct stored **ret,
+               struct err *err);
+void stored_free(struct stored *i); /* accepts NULL */
+int stored_set_users(struct stored *i, const char *report, size_t len, struct err *err);
+
+enum step { STEP_NEXT = 0, STEP_WAIT, STEP_AGAIN }; /* or -errno with op->err */
+
+struct op;
+typedef int (*op_step)(struct op *op);
+
+struct op {
+        struct list node;
+        struct image_store *store;
+        const op_step *steps;   /* NULL-terminated */
+        size_t at;
+        enum step waiting;
+        int result;
+        struct err err;         /* of the failure that is told */
+        bool cleaning;
+
+        image_loaded_fn loaded; /* one of the two */
+        image_done_fn done;
+        void *data;
+
+        int archive, plain, report; /* files without a name */
+        uint64_t archive_size;
+        char *ref;              /* IMPORT: the name; REMOVE: what was asked for */
+        char **changes;
+        struct image_descriptor layer; /* IMPORT */
+        char diff_id[65];
+        struct image_found_list found;
+        VEC(struct stored *) images; /* that this operation adds */
+        struct map *layers, *trees, *verified; /* present in the launcher's store; "blob diff_id" seen to fit */
+        uint32_t token;
+        struct str text;        /* of a file that is being written */
+        char name[65];          /* of the layer or tree in hand */
+        struct image_descriptor target; /* REMOVE: manifest */
+        bool whole;             /* REMOVE: the image, not only a name */
+        bool more;              /* of names in a listing */
+        int work_result;
+        struct err work_err;
+        bool in_thread;         /* a work thread has it */
+        int (*work)(struct op *op, struct err *err);
+};
+
+struct op *op_new(struct image_store *s, const op_step *steps); /* NULL: out of memory */
+void op_free(struct op *op);
+void op_add(struct op *op);     /* takes it */
+void op_wake(struct op *op, int r, const struct err *err);
+int op_work(struct op *op, int (*work)(struct op *op, struct err *err)); /* on a work thread, then op_wake() */
+int op_out_of_memory(struct op *op);
+
+/* Steps, in the files that are named. */
+extern const op_step op_load_steps[], op_import_steps[], op_remove_steps[], op_sweep_steps[], op_clean_steps[];
+
+int step_index(struct op *op);          /* install.c */
+int step_read_archive(struct op *op);
+int step_import_blob(struct op *op);
+int step_import_unpack(struct op *op);
+int step_import_commit(struct op *op);
+int step_import_image(struct op *op);
+int step_prepare(struct op *op);
+int step_list_layers(struct op *op);
+int step_list_trees(struct op *op);
+int step_unpack(struct op *op);
+int step_merge(struct op *op);
+int step_write_index(struct op *op);    /* collect.c */
+int step_publish(struct op *op);
+int step_repair(struct op *op);
+int step_remove_tree(struct op *op);
+int step_remove_name(struct op *op);
+int step_delete_trees(struct op *op);
+int step_delete_layers(struct op *op);
+int step_collect_blobs(struct op *op);
+
+struct stored *store_find_digest(const struct image_store *s, const char *digest);

@@ -1,0 +1,463 @@
+#include "image/store.h"
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "image/changes.h"
+#include "image/operation.h"
+#include "image/ref.h"
+#include "image/users.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DEFAULT_BYTES (UINT64_C(64) << 30)
+#define DEFAULT_ENTRIES 2000000
+#define PREFIX_MIN 4
+#define HEX 64
+
+/* ── one image ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void fill_image(struct stored *s)
+{
+        struct image *image = &s->image;
+        const struct image_config *c = &s->config;
+
+        memcpy(image->digest, s->manifest.digest, sizeof(image->digest));
+        memcpy(image->config_digest, s->parts.config.digest, sizeof(image->config_digest));
+        memcpy(image->created, c->created, sizeof(image->created));
+        memcpy(image->architecture, c->architecture, sizeof(image->architecture));
+        memcpy(image->os, c->os, sizeof(image->os));
+        memcpy(image->variant, c->variant, sizeof(image->variant));
+        memcpy(image->stop_signal, c->stop_signal, sizeof(image->stop_signal));
+        image->entrypoint = c->entrypoint;
+        image->cmd = c->cmd;
+        image->env = c->env;
+        image->workdir = c->workdir;
+        image->user = c->user;
+        image->config = c->json;
+        image->layers = c->diff_ids;
+        image->n_layers = c->n_diff_ids;
+        image->size = s->parts.config.size;
+        for (size_t i = 0; i < s->parts.n_layers; i++)
+                image->size += s->parts.layers[i].size;
+}
+
+static int read_parts(const struct image_layout *l, struct stored *s, struct err *err)
+{
+        auto_str manifest = STR_INIT, config = STR_INIT;
+        int r;
+
+        r = image_layout_read_blob(l, s->manifest.digest, IMAGE_JSON_MAX, &manifest, err);
+        if (r == 0)
+                r = image_manifest_parse(manifest.data ? manifest.data : "", manifest.len, &s->parts, err);
+        if (r == 0)
+                r = image_layout_read_blob(l, s->parts.config.digest, IMAGE_JSON_MAX, &config, err);
+        if (r == 0)
+                r = image_config_parse(config.data ? config.data : "", config.len, &s->config, err);
+        if (r < 0)
+                return r;
+        if (s->config.n_diff_ids != s->parts.n_layers)
+                return err_set(err, EBADMSG, "the image has %zu layers and %zu diff_ids", s->parts.n_layers,
+                               s->config.n_diff_ids);
+        s->manifest.size = manifest.len;
+        return image_tree_name((const char (*)[65])s->config.diff_ids, s->config.n_diff_ids, s->image.tree, err);
+}
+
+static void stored_cleanup(struct stored **s)
+{
+        stored_free(*s);
+}
+
+int stored_new(const struct image_layout *l, const struct image_descriptor *manifest, struct stored **ret,
+               struct err *err)
+{
+        __attribute__((cleanup(stored_cleanup))) struct stored *s = calloc(1, sizeof(*s));
+        int r;
+
+        if (!s)
+                return err_oom(err);
+        s->manifest = *manifest;
+        r = read_parts(l, s, err);
+        if (r < 0)
+                return r;
+        fill_image(s);
+        *ret = TAKE_PTR(s);
+        return 0;
+}
+
+void stored_free(struct stored *i)
+{
+        if (!i)
+                return;
+        image_manifest_done(&i->parts);
+        image_config_done(&i->config);
+        strv_free(i->image.names);
+        free(i->passwd);
+        free(i->group);
+        free(i);
+}
+
+static int take_users(const json_t *o, const char *name, char **ret, struct err *err)
+{
+        const char *text = json_string_value(json_object_get(o, name));
+        auto_str decoded = STR_INIT;
+        int r;
+
+        if (!text)
+                return 0;
+        r = base64_decode(&decoded, text, strlen(text));
+        if (r < 0)
+                return r == -ENOMEM ? err_oom(err) : err_set(err, EIO, "the worker's report cannot be read");
+        free(*ret);
+        *ret = str_take(&decoded);
+        return *ret ? 0 : err_oom(err);
+}
+
+int stored_set_users(struct stored *i, const char *report, size_t len, struct err *err)
+{
+        auto_json o = NULL;
+        int r;
+
+        if (json_read(report, len, &o, NULL) < 0)
+                return err_set(err, EIO, "the worker's report cannot be read");
+        r = take_users(o, "passwd", &i->passwd, err);
+        return r < 0 ? r : take_users(o, "group", &i->group, err);
+}
+
+/* ── open, close ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static int load_entry(struct image_store *s, const json_t *v)
+{
+        const char *digest = json_string_value(json_object_get(v, "digest"));
+        const char *name = json_string_value(
+                json_object_get(json_object_get(v, "annotations"), "org.opencontainers.image.ref.name"));
+        const char *media = json_string_value(json_object_get(v, "mediaType"));
+        struct image_descriptor d = { .media_type = MEDIA_OCI_MANIFEST };
+        auto_str users = STR_INIT;
+        struct err err = ERR_INIT;
+        struct stored *image;
+
+        if (!digest || !image_digest_valid(digest))
+                return 0;
+        memcpy(d.digest, digest, strlen(digest) + 1);
+        if (media && strlen(media) < sizeof(d.media_type))
+                memcpy(d.media_type, media, strlen(media) + 1);
+        image = store_find_digest(s, d.digest);
+        if (!image) {
+                if (stored_new(&s->layout, &d, &image, &err) < 0) {
+                        log_debug("images: %s (%s) is left out: %s", name ? name : "no name", digest, err.text);
+                        return 0;
+                }
+                if (image_layout_read_users(&s->layout, image->image.tree, &users, NULL) == 0)
+                        (void)stored_set_users(image, users.data ? users.data : "", users.len, NULL);
+                if (VEC_ADD(&s->images, image) < 0) {
+                        stored_free(image);
+                        return -ENOMEM;
+                }
+        }
+        return name ? strv_add(&image->image.names, name) : 0;
+}
+
+static int load_index(struct image_store *s, struct err *err)
+{
+        auto_str text = STR_INIT;
+        auto_json o = NULL;
+        const json_t *list, *v;
+        size_t i;
+        int r;
+
+        r = image_layout_read_index(&s->layout, &text, err);
+        if (r == 0)
+                r = json_read(text.data ? text.data : "", text.len, &o, err);
+        if (r < 0)
+                return err_wrap(err, "index.json of the images");
+        list = json_object_get(o, "manifests");
+        json_array_foreach(list, i, v)
+        {
+                if (load_entry(s, v) < 0)
+                        return err_oom(err);
+        }
+        return 0;
+}
+
+static void store_cleanup(struct image_store **s)
+{
+        image_store_close(*s);
+}
+
+int image_store_open(struct loop *loop, const struct image_store_config *config, const struct image_workers *workers,
+                     struct image_store **ret, struct err *err)
+{
+        __attribute__((cleanup(store_cleanup))) struct image_store *s = calloc(1, sizeof(*s));
+        int r;
+
+        if (!s)
+                return err_oom(err);
+        s->loop = loop;
+        s->config = *config;
+        s->config.dir = NULL;
+        s->workers = *workers;
+        s->layout = (struct image_layout)IMAGE_LAYOUT_NONE;
+        list_init(&s->ops);
+        if (s->config.max_layer_bytes == 0)
+                s->config.max_layer_bytes = DEFAULT_BYTES;
+        if (s->config.max_layer_entries == 0)
+                s->config.max_layer_entries = DEFAULT_ENTRIES;
+        if (s->config.max_archive_bytes == 0)
+                s->config.max_archive_bytes = DEFAULT_BYTES;
+        r = image_layout_open(config->dir, &s->layout, err);
+        if (r == 0)
+                r = load_index(s, err);
+        if (r == 0)
+                *ret = TAKE_PTR(s);
+        return r;
+}
+
+void image_store_close(struct image_store *s)
+{
+        struct op *op;
+
+        if (!s)
+                return;
+        /* A thread that still works needs all of it; the process ends now. */
+        op = LIST_FIRST(&s->ops, struct op, node);
+        if (op && op->in_thread)
+                return;
+        LIST_FOREACH(op, &s->ops, node)
+        {
+                list_remove(&op->node);
+                op_free(op);
+        }
+        for (size_t i = 0; i < s->images.len; i++)
+                stored_free(s->images.items[i]);
+        VEC_DONE(&s->images);
+        image_layout_close(&s->layout);
+        free(s);
+}
+
+/* ── look up ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static struct stored *find_name(struct image_store *s, const char *name)
+{
+        for (size_t i = 0; i < s->images.len; i++) {
+                for (char **n = s->images.items[i]->image.names; n && *n; n++) {
+                        if (str_eq(*n, name))
+                                return s->images.items[i];
+                }
+        }
+        return NULL;
+}
+
+static const char *prefix_of(const char *ref)
+{
+        const char *hex = str_starts(ref, "sha256:") ? ref + 7 : ref;
+        size_t len = strlen(hex);
+
+        return len >= PREFIX_MIN && len <= HEX && strspn(hex, "0123456789abcdef") == len ? hex : NULL;
+}
+
+static struct stored *find_prefix(struct image_store *s, const char *hex, struct err *err)
+{
+        struct stored *found = NULL;
+
+        for (size_t i = 0; i < s->images.len; i++) {
+                if (!str_starts(s->images.items[i]->image.digest + 7, hex))
+                        continue;
+                if (found) {
+                        (void)err_set(err, EINVAL, "'%s' is the beginning of more than one digest", hex);
+                        return NULL;
+                }
+                found = s->images.items[i];
+        }
+        return found;
+}
+
+static int normalise(const char *text, struct image_ref *ref, char out[REF_TEXT_MAX], struct err *err)
+{
+        int r = image_ref_parse_docker(text, ref, err);
+
+        if (r == 0)
+                image_ref_format(ref, out);
+        return r;
+}
+
+/* The digest decides; the name before it must be one that the image has, or had none. */
+static struct stored *find_pinned(struct image_store *s, const struct image_ref *ref)
+{
+        struct stored *image = store_find_digest(s, ref->digest);
+
+        for (char **n = image ? image->image.names : NULL; n && *n; n++) {
+                struct image_ref have;
+
+                if (image_ref_parse(*n, &have, NULL) == 0 && str_eq(have.domain, ref->domain) &&
+                    str_eq(have.path, ref->path))
+                        return image;
+        }
+        return image && (!image->image.names || !image->image.names[0]) ? image : NULL;
+}
+
+const struct image *image_store_find(struct image_store *s, const char *ref, struct err *err)
+{
+        const char *hex = prefix_of(ref);
+        struct stored *image = NULL;
+        char name[REF_TEXT_MAX];
+        struct image_ref parsed;
+        int r = -EINVAL;
+
+        if (!hex || (strlen(hex) != HEX && hex == ref)) {
+                r = normalise(ref, &parsed, name, hex ? NULL : err);
+                if (r == 0)
+                        image = parsed.digest[0] ? find_pinned(s, &parsed) : find_name(s, name);
+        }
+        if (!image && hex)
+                image = find_prefix(s, hex, err);
+        return image ? &image->image : NULL;
+}
+
+const struct image *image_store_by_digest(struct image_store *s, const char *digest)
+{
+        const struct stored *image = store_find_digest(s, digest);
+
+        return image ? &image->image : NULL;
+}
+
+const struct image *image_store_next(struct image_store *s, size_t *pos)
+{
+        return *pos < s->images.len ? &s->images.items[(*pos)++]->image : NULL;
+}
+
+int image_user_resolve(struct image_store *s, const struct image *image, const char *user, struct image_user *ret,
+                       struct err *err)
+{
+        const struct stored *i = CONTAINER_OF(image, const struct stored, image);
+
+        (void)s;
+        return image_users_find(i->passwd, i->group, user, ret, err);
+}
+
+/* ── operations ───────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+int image_store_sweep(struct image_store *s, image_done_fn fn, void *data, struct err *err)
+{
+        struct op *op = op_new(s, op_sweep_steps);
+
+        if (!op)
+                return err_oom(err);
+        op->done = fn;
+        op->data = data;
+        op_add(op);
+        return 0;
+}
+
+int image_store_remove(struct image_store *s, const char *ref, image_done_fn fn, void *data, struct err *err)
+{
+        struct err why = ERR_INIT;
+        const struct image *image = image_store_find(s, ref, &why);
+        char name[REF_TEXT_MAX];
+        struct image_ref parsed;
+        struct op *op;
+
+        if (!image)
+                return why.num ? err_set(err, why.num, "%s", why.text) :
+                                 err_set(err, ENOENT, "there is no image '%.128s'", ref);
+        op = op_new(s, op_remove_steps);
+        if (!op)
+                return err_oom(err);
+        /* By name only this name goes; by digest all of it. */
+        op->whole = normalise(ref, &parsed, name, NULL) < 0 || find_name(s, name) == NULL;
+        op->ref = strdup(op->whole ? image->digest : name);
+        if (!op->ref) {
+                op_free(op);
+                return err_oom(err);
+        }
+        op->done = fn;
+        op->data = data;
+        op_add(op);
+        return 0;
+}
+
+/* ── archives that come in pieces ─────────────────────────────────────────────────────────────────────────────────── */
+
+struct image_sink {
+        struct op *op;
+};
+
+static int prepare_import(struct op *op, const char *ref, char *const *changes, struct err *err)
+{
+        char name[REF_TEXT_MAX];
+        struct image_ref parsed;
+        auto_json trial = NULL;
+        int r;
+
+        r = normalise(ref ? ref : "", &parsed, name, err);
+        if (r < 0)
+                return r;
+        if (parsed.digest[0])
+                return err_set(err, EINVAL, "an import cannot be given the name '%s': it holds a digest", name);
+        /* What is wrong with the changes should be known before the archive is sent. */
+        r = image_import_config("sha256:", changes, "", &trial, err);
+        if (r < 0)
+                return r;
+        op->ref = strdup(name);
+        op->changes = strv_dup(changes);
+        return !op->ref || (changes && !op->changes) ? err_oom(err) : 0;
+}
+
+int image_sink_open(struct image_store *s, enum image_sink_kind kind, const char *ref, char *const *changes,
+                    struct image_sink **ret, struct err *err)
+{
+        struct image_sink *sink = calloc(1, sizeof(*sink));
+        int r = 0;
+
+        if (!sink)
+                return err_oom(err);
+        sink->op = op_new(s, kind == IMAGE_IMPORT ? op_import_steps : op_load_steps);
+        if (!sink->op)
+                r = err_oom(err);
+        if (r == 0 && kind == IMAGE_IMPORT)
+                r = prepare_import(sink->op, ref, changes, err);
+        if (r == 0)
+                r = image_layout_spool(&s->layout, &sink->op->archive, err);
+        if (r < 0) {
+                image_sink_discard(sink);
+                return r;
+        }
+        *ret = sink;
+        return 0;
+}
+
+int image_sink_write(struct image_sink *sink, const void *data, size_t len, struct err *err)
+{
+        struct op *op = sink->op;
+        int r;
+
+        if (len > op->store->config.max_archive_bytes - op->archive_size)
+                return err_set(err, EFBIG, "the archive is larger than %llu bytes",
+                               (unsigned long long)op->store->config.max_archive_bytes);
+        r = fd_write_all(op->archive, data, len);
+        if (r < 0)
+                return err_set(err, -r, "store the archive: %s", strerror(-r));
+        op->archive_size += len;
+        return 0;
+}
+
+int image_sink_finish(struct image_sink *sink, image_loaded_fn fn, void *data, struct err *err)
+{
+        struct op *op = TAKE_PTR(sink->op);
+
+        (void)err;
+        free(sink);
+        op->loaded = fn;
+        op->data = data;
+        op_add(op);
+        return 0;
+}
+
+void image_sink_discard(struct image_sink *sink)
+{
+        if (!sink)
+                return;
+        op_free(sink->op);
+        free(sink);
+}
