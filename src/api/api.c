@@ -317,11 +317,10 @@ void api_free(struct api *a)
         a->closing = true;
         http_server_free(a->server);
         /* What is held now belongs to the callback that holds it. */
-        LIST_FOREACH(c, &a->calls, node)
-        {
+        LIST_FOREACH(c, &a->calls, node) {
                 list_remove(&c->node);
                 list_remove(&c->health_node);
-                }
+        }
         health_done(a);
         free(a);
 }

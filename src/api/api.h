@@ -14,12 +14,12 @@
 struct api;
 
 struct api_config {
-        struct tasks *tasks;            /* all borrowed until api_free() */
+        struct tasks *tasks; /* all borrowed until api_free() */
         struct image_store *store;
         struct history *history;
-        struct engine *engine;          /* its name, and check() for health */
-        uint64_t max_connections;       /* 0: the server's default */
-        unsigned idle_timeout_s;        /* 0: the server's default */
+        struct engine *engine;    /* its name, and check() for health */
+        uint64_t max_connections; /* 0: the server's default */
+        unsigned idle_timeout_s;  /* 0: the server's default */
 };
 
 int api_new(struct loop *loop, const struct api_config *config, struct api **ret, struct err *err);
@@ -30,7 +30,7 @@ int api_listen(struct api *a, int fd, struct err *err);
 /* From now on /healthz answers 503 and connections end after their answer. New tasks are tasks_drain()'s to refuse. */
 void api_drain(struct api *a);
 
-size_t api_open(const struct api *a);   /* requests that wait for their answer or are being sent it */
+size_t api_open(const struct api *a); /* requests that wait for their answer or are being sent it */
 
 /* Closes all; whoever still waits has hung up, without their tasks being cancelled. Before tasks_free(). Accepts NULL. */
 void api_free(struct api *a);

@@ -87,8 +87,7 @@ static void health_settle(struct api *a, const char *task_status, const char *de
         h->task = NULL;
         h->status = str_eq(task_status, "failed") ? 503 : 200;
         h->checked_ns = health_write(&h->body, a, NULL, task_status, detail, run_ns) < 0 ? 0 : time_mono_ns();
-        LIST_FOREACH(c, &h->waiting, health_node)
-        {
+        LIST_FOREACH(c, &h->waiting, health_node) {
                 list_remove(&c->health_node);
                 if (h->checked_ns == 0)
                         call_oom(c);

@@ -14,10 +14,10 @@
 struct call;
 
 struct health {
-        struct list waiting;            /* calls, by health_node */
+        struct list waiting; /* calls, by health_node */
         bool running;
-        uint64_t checked_ns;            /* 0: never */
-        int status;                     /* of the last answer, and its body */
+        uint64_t checked_ns; /* 0: never */
+        int status;          /* of the last answer, and its body */
         struct str body;
         struct task *task;
 };
@@ -32,37 +32,37 @@ struct api {
 };
 
 enum route_body {
-        BODY_NONE,      /* what comes is dropped */
-        BODY_JSON,      /* collected, up to WIRE_BODY_MAX */
-        BODY_STREAM,    /* handed on */
+        BODY_NONE,   /* what comes is dropped */
+        BODY_JSON,   /* collected, up to WIRE_BODY_MAX */
+        BODY_STREAM, /* handed on */
 };
 
 struct route {
-        const char *method, *path;              /* a path that ends in '*' matches what begins so, and has more */
+        const char *method, *path; /* a path that ends in '*' matches what begins so, and has more */
         enum route_body body;
-        const char *const *params;              /* of the query, NULL-terminated; NULL: none */
-        void (*begin)(struct call *c);          /* BODY_STREAM: before the first piece; may answer */
-        void (*run)(struct call *c);            /* the body is complete */
+        const char *const *params;     /* of the query, NULL-terminated; NULL: none */
+        void (*begin)(struct call *c); /* BODY_STREAM: before the first piece; may answer */
+        void (*run)(struct call *c);   /* the body is complete */
 };
 
 /* One request. Lives until its connection has let go of it and no callback holds it. */
 struct call {
         struct api *api;
-        struct http_request *http;      /* NULL: gone; the answer goes nowhere */
+        struct http_request *http; /* NULL: gone; the answer goes nowhere */
         const struct route *route;
-        struct list node;               /* of api->calls */
+        struct list node; /* of api->calls */
         unsigned held;
         bool answered;
         char request_id[API_REQUEST_ID_MAX + 1];
         char owner[32];
-        const char *rest;               /* of the path, where the route's ends in '*' */
+        const char *rest; /* of the path, where the route's ends in '*' */
         struct str body;
         struct image_sink *sink;
-        struct task *task;              /* waits for its end */
+        struct task *task; /* waits for its end */
         struct wire_task_request request;
         uint8_t body_hash[32];
-        char *key;                      /* Idempotency-Key */
-        char *subject;                  /* what the path names: an id, a reference */
+        char *key;     /* Idempotency-Key */
+        char *subject; /* what the path names: an id, a reference */
         struct list health_node;
 };
 

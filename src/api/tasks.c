@@ -69,11 +69,14 @@ void tasks_call_gone(struct call *c)
 {
         struct task *t = c->task;
 
-        /* A daemon that stops is no client that hangs up. */
-        if (!t || c->api->closing)
+        if (!t)
                 return;
         c->task = NULL;
-        task_forget(t, c);
+        /* A daemon that stops is no client that hangs up. */
+        if (c->api->closing)
+                task_leave(t, c);
+        else
+                task_forget(t, c);
         call_release(c);
 }
 
@@ -490,7 +493,8 @@ static int entries_write(const entries_t *entries, uint32_t limit, bool more, st
         }
         if (r < 0)
                 return r;
-        return more && last ? str_addf(out, "],\"next_cursor\":\"%s\"}", last) : str_adds(out, "],\"next_cursor\":null}");
+        return more && last ? str_addf(out, "],\"next_cursor\":\"%s\"}", last)
+                            : str_adds(out, "],\"next_cursor\":null}");
 }
 
 static int list_write(struct tasks *tasks, const struct filter *f, const struct history_record *records, size_t n,

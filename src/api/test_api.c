@@ -3,6 +3,7 @@
 #include "api/api.h"
 
 #include "base/fd.h"
+#include "base/list.h"
 #include "base/path.h"
 #include "http/client.h"
 
@@ -31,11 +32,13 @@ struct fake_container {
         int out[2];
         uint64_t total[2];
         bool running, sleeps;
+        struct list node;
 };
 
 struct fake_engine {
         struct engine base;
         struct loop *loop;
+        struct list containers;
         atomic_int broken, live, started;
 };
 
@@ -102,7 +105,7 @@ static int fake_create(struct engine *e, const struct engine_spec *spec, const s
         if (str_eq(what, "cat"))
                 say(c, 0, spec->stdin_data, spec->stdin_len);
         else if (str_eq(what, "echo"))
-                say(c, 1, spec->cmd[1], strlen(spec->cmd[1]));
+                say(c, 1, "x", 1);
         else if (str_eq(what, "sleep"))
                 c->sleeps = true;
         else if (str_eq(what, "missing"))
@@ -110,6 +113,7 @@ static int fake_create(struct engine *e, const struct engine_spec *spec, const s
         else if (str_eq(what, "broken"))
                 c->exit.end = ENGINE_END_START_ERROR;
         atomic_fetch_add(&((struct fake_engine *)e)->live, 1);
+        list_append(&((struct fake_engine *)e)->containers, &c->node);
         *ret = &c->base;
         return 0;
 }
@@ -167,6 +171,7 @@ static void fake_remove(struct engine_container *base)
 {
         struct fake_container *c = (struct fake_container *)base;
 
+        list_remove(&c->node);
         loop_timer_cancel(&c->timer);
         fd_close(c->out[0]);
         fd_close(c->out[1]);
@@ -319,7 +324,8 @@ int image_store_remove(struct image_store *s, const char *ref, image_done_fn fn,
 {
         if (str_eq(ref, "a/b:busy"))
                 return store_call(s, -EBUSY, NULL, fn, data);
-        return str_eq(ref, "busybox:demo") ? store_call(s, 0, NULL, fn, data) : err_set(err, ENOENT, "no image %s", ref);
+        return str_eq(ref, "busybox:demo") ? store_call(s, 0, NULL, fn, data)
+                                           : err_set(err, ENOENT, "no image %s", ref);
 }
 
 /* ── the fixture: the loop in a thread, the client in the test's ───────────────────────────────────────────────────── */
@@ -365,6 +371,7 @@ static int setup(void **state)
         (void)snprintf(f->host, sizeof(f->host), "unix://%s", f->path);
         assert_int_equal(loop_new(&f->loop, &err), 0);
         f->engine.base.ops = &fake_ops;
+        list_init(&f->engine.containers);
         f->engine.loop = f->store.loop = f->loop;
         atomic_store(&f->store.images, 1);
         assert_int_equal(history_open(f->loop, &(struct history_config){ .path = f->db }, &f->history, &err), 0);
@@ -387,12 +394,17 @@ static int setup(void **state)
 static int teardown(void **state)
 {
         struct fixture *f = *state;
+        struct fake_container *c;
         auto_fd tmp = -EBADF;
 
         atomic_store(&f->stop, 1);
         assert_int_equal(pthread_join(f->thread, NULL), 0);
         api_free(f->api);
         tasks_free(f->tasks);
+        /* Those that the next daemon would find. */
+        LIST_FOREACH(c, &f->engine.containers, node) {
+                fake_remove(&c->base);
+        }
         history_close(f->history);
         http_client_free(f->client);
         loop_free(f->loop);
@@ -464,7 +476,8 @@ static void assert_problem(const json_t *v, const char *reason, int status)
 
 static void test_run(void **state)
 {
-        auto_json v = run(*state, "{\"image\":\"busybox:demo\",\"cmd\":[\"cat\"],\"stdin\":\"hi\",\"user\":\"nobody\"}", 201);
+        auto_json v = run(*state, "{\"image\":\"busybox:demo\",\"cmd\":[\"cat\"],\"stdin\":\"hi\",\"user\":\"nobody\"}",
+                          201);
         auto_free char *path = str_printf("/v1/tasks/%s", text_of(v, "id"));
         auto_json again = NULL;
 
@@ -506,9 +519,9 @@ static void test_outcomes(void **state)
 
         assert_string_equal(text_of(v, "reason"), "command_not_found");
         for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        auto_json p = run(*state, rows[i].body, rows[i].status);
+                auto_json p = run(*state, rows[i].body, rows[i].status);
                 auto_free char *path = str_printf("/v1/tasks/%s", text_of(p, "task_id"));
-        auto_json kept = get(*state, path, 200);
+                auto_json kept = get(*state, path, 200);
 
                 assert_problem(p, rows[i].reason, rows[i].status);
                 assert_string_equal(text_of(kept, "reason"), rows[i].reason);
@@ -529,7 +542,7 @@ static void test_bad_bodies(void **state)
         };
 
         for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
-        auto_json v = run(*state, cases[i].body, 400);
+                auto_json v = run(*state, cases[i].body, 400);
 
                 assert_problem(v, "bad_request", 400);
                 assert_string_equal(text_of(json_array_get(json_object_get(v, "errors"), 0), "pointer"),
@@ -545,7 +558,8 @@ static void test_idempotency(void **state)
         auto_json again = ask(f->client, "POST", "/v1/tasks", "k", "application/json", body, 201);
         auto_json other = ask(f->client, "POST", "/v1/tasks", "k", "application/json", "{\"image\":\"b\"}", 422);
         auto_json failed = ask(f->client, "POST", "/v1/tasks", "n", "application/json", "{\"image\":\"none\"}", 404);
-        auto_json failed_again = ask(f->client, "POST", "/v1/tasks", "n", "application/json", "{\"image\":\"none\"}", 404);
+        auto_json failed_again = ask(f->client, "POST", "/v1/tasks", "n", "application/json", "{\"image\":\"none\"}",
+                                     404);
         auto_json bad = NULL;
 
         assert_true(json_equal(first, again));
@@ -587,13 +601,13 @@ static void test_list(void **state)
 static void test_bad_queries(void **state)
 {
         static const char *const paths[] = {
-                "/v1/tasks?limit=0",     "/v1/tasks?limit=1001",   "/v1/tasks?limit=x",    "/v1/tasks?status=dead",
-                "/v1/tasks?since=soon",  "/v1/tasks?until=2026-1", "/v1/tasks?cursor=x",   "/v1/tasks?image=A",
-                "/v1/tasks?colour=red",  "/v1/version?a",          "/v1/health?full=2",    "/v1/images?all=1",
+                "/v1/tasks?limit=0",    "/v1/tasks?limit=1001",   "/v1/tasks?limit=x",  "/v1/tasks?status=dead",
+                "/v1/tasks?since=soon", "/v1/tasks?until=2026-1", "/v1/tasks?cursor=x", "/v1/tasks?image=A",
+                "/v1/tasks?colour=red", "/v1/version?a",          "/v1/health?full=2",  "/v1/images?all=1",
         };
 
         for (size_t i = 0; i < ARRAY_LEN(paths); i++) {
-        auto_json v = get(*state, paths[i], 400);
+                auto_json v = get(*state, paths[i], 400);
 
                 assert_problem(v, "bad_request", 400);
         }
@@ -630,6 +644,11 @@ static json_t *wait_count(struct fixture *f, const char *status, size_t n)
         }
 }
 
+static void wait_for(struct fixture *f, const char *status, size_t n)
+{
+        json_decref(wait_count(f, status, n));
+}
+
 static void test_hang_up_cancels(void **state)
 {
         struct fixture *f = *state;
@@ -654,35 +673,30 @@ static void test_join(void **state)
 {
         struct fixture *f = *state;
         auto_fd first = start_task(f, "same"), second = start_task(f, "same"), third = -EBADF;
-        auto_json running = wait_count(f, "running", 1);
-        auto_json still = NULL;
-        auto_json killed = NULL;
 
+        wait_for(f, "running", 1);
         third = start_task(f, "other");
-        running = (json_decref(running), wait_count(f, "running", 2));
+        wait_for(f, "running", 2);
         fd_replace(&first, -EBADF);
         fd_replace(&third, -EBADF);
-        killed = wait_count(f, "killed", 1);
-        still = wait_count(f, "running", 1);
+        wait_for(f, "killed", 1);
+        wait_for(f, "running", 1);
         assert_int_equal(atomic_load(&f->engine.started), 2);
         fd_replace(&second, -EBADF);
-        json_decref(killed);
-        killed = wait_count(f, "killed", 2);
+        wait_for(f, "killed", 2);
 }
 
 static void test_queue_full(void **state)
 {
         struct fixture *f = *state;
-        auto_json running = NULL;
-        auto_json queued = NULL;
         auto_json v = NULL;
         auto_json of_image = NULL;
         int fds[8];
 
         for (size_t i = 0; i < ARRAY_LEN(fds); i++)
                 fds[i] = start_task(f, NULL);
-        running = wait_count(f, "running", 4);
-        queued = wait_count(f, "queued", 4);
+        wait_for(f, "running", 4);
+        wait_for(f, "queued", 4);
         v = run(f, "{\"image\":\"b\"}", 429);
         assert_problem(v, "queue_full", 429);
         /* Those that have no image yet match by the reference that was given. */
@@ -698,13 +712,12 @@ static void test_queue_full(void **state)
 static void test_queue_timeout(void **state)
 {
         struct fixture *f = *state;
-        auto_json running = NULL;
         auto_json v = NULL;
         int fds[4];
 
         for (size_t i = 0; i < ARRAY_LEN(fds); i++)
                 fds[i] = start_task(f, NULL);
-        running = wait_count(f, "running", 4);
+        wait_for(f, "running", 4);
         v = run(f, "{\"image\":\"b\",\"limits\":{\"queue_timeout\":\"1ms\"}}", 503);
         assert_problem(v, "queue_timeout", 503);
         assert_true(*text_of(v, "task_id"));
@@ -734,9 +747,9 @@ static void test_stop_with_tasks(void **state)
 {
         struct fixture *f = *state;
         auto_fd fd = start_task(f, NULL);
-        auto_json running = wait_count(f, "running", 1);
         char c;
 
+        wait_for(f, "running", 1);
         atomic_store(&f->stop, 1);
         assert_int_equal(pthread_join(f->thread, NULL), 0);
         api_free(f->api);

@@ -21,8 +21,8 @@ bool media_type_is(const char *value, const char *type)
 
 bool media_type_is_form(const char *value)
 {
-        return media_type_is(value, "application/x-www-form-urlencoded") || media_type_is(value, "multipart/form-data") ||
-               media_type_is(value, "text/plain");
+        return media_type_is(value, "application/x-www-form-urlencoded") ||
+               media_type_is(value, "multipart/form-data") || media_type_is(value, "text/plain");
 }
 
 bool request_id_valid(const char *s)

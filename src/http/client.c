@@ -14,8 +14,8 @@
 
 struct http_client {
         CURL *curl;
-        char *socket;   /* path; NULL: TCP */
-        char *base;     /* scheme and authority, no slash at the end */
+        char *socket; /* path; NULL: TCP */
+        char *base;   /* scheme and authority, no slash at the end */
         char *key;
 };
 
@@ -95,7 +95,7 @@ struct transfer {
         const struct http_client_request *request;
         struct http_answer *answer;
         size_t sent, max;
-        uint64_t size;          /* of the body; UINT64_MAX: unknown */
+        uint64_t size; /* of the body; UINT64_MAX: unknown */
         int read_error;
         bool too_large, out_of_memory;
 };

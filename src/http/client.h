@@ -24,16 +24,16 @@ void http_answer_done(struct http_answer *a);
 #define auto_answer __attribute__((cleanup(http_answer_done))) struct http_answer
 
 struct http_client_request {
-        const char *method, *path;              /* path with query, encoded */
-        const char *content_type;               /* NULL: none */
-        const void *body;                       /* in memory… */
+        const char *method, *path; /* path with query, encoded */
+        const char *content_type;  /* NULL: none */
+        const void *body;          /* in memory… */
         size_t body_len;
-        int body_fd;                            /* …or streamed from a descriptor if >= 0 (chunked unless a regular file) */
-        const char *const *headers;             /* "Name: value", NULL-terminated, or NULL */
-        size_t max_answer;                      /* bytes; 0: 1 GiB */
+        int body_fd;                /* …or streamed from a descriptor if >= 0 (chunked unless a regular file) */
+        const char *const *headers; /* "Name: value", NULL-terminated, or NULL */
+        size_t max_answer;          /* bytes; 0: 1 GiB */
         void (*progress)(uint64_t sent, void *data); /* NULL: none */
         void *progress_data;
-        const volatile int *abort;              /* non-zero ends the request: -ECANCELED */
+        const volatile int *abort; /* non-zero ends the request: -ECANCELED */
 };
 
 /* Blocks. 0 with any status that the server gave; -ECONNREFUSED, -ENOENT (no socket), -EACCES, -errno otherwise. */

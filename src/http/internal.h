@@ -12,9 +12,9 @@ struct http_listener {
         struct MHD_Daemon *daemon;
         struct loop_io *io;
         struct loop_timer timer;
-        struct list node;       /* of server->listeners */
+        struct list node;           /* of server->listeners */
         struct list conns, hung_up; /* connections; those whose client has ended its side */
-        bool dirty;             /* connections were resumed: run before the loop sleeps */
+        bool dirty;                 /* connections were resumed: run before the loop sleeps */
 };
 
 struct http_server {
@@ -23,10 +23,10 @@ struct http_server {
         void *data;
         struct http_config config;
         struct list listeners;
-        struct list idle;       /* connections without a request, the one that waits longest first */
-        struct list hung;       /* requests that wait although their client has gone */
+        struct list idle; /* connections without a request, the one that waits longest first */
+        struct list hung; /* requests that wait although their client has gone */
         struct loop_timer idle_timer;
-        int hangup_fd;          /* epoll: EPOLLRDHUP of every connection, edge-triggered */
+        int hangup_fd; /* epoll: EPOLLRDHUP of every connection, edge-triggered */
         struct loop_io *hangup_io;
         size_t open;
         bool deferred, closed;
@@ -36,9 +36,9 @@ struct http_conn {
         struct http_listener *listener;
         struct MHD_Connection *mhd;
         struct http_request *request;
-        struct list node;       /* of listener->conns */
-        struct list idle_node;  /* of server->idle */
-        struct list hung_node;  /* of listener->hung_up */
+        struct list node;      /* of listener->conns */
+        struct list idle_node; /* of server->idle */
+        struct list hung_node; /* of listener->hung_up */
         uint64_t idle_since_ns;
         int fd;
         uid_t uid;
@@ -55,7 +55,7 @@ struct http_request {
         struct http_server *server;
         enum http_state state;
         bool suspended;
-        bool gone;              /* told */
+        bool gone; /* told */
         bool close_after;
         const char *method;
         const char *raw_target; /* in the parser's memory */
@@ -67,7 +67,7 @@ struct http_request {
         uint64_t received, dropped;
         bool replied, early_sent;
         unsigned status;
-        char *reply_type;       /* NULL: none */
+        char *reply_type; /* NULL: none */
         char *reply;
         size_t reply_len;
         struct {

@@ -26,7 +26,7 @@ static void server_deferred(void *data);
 
 static void server_defer(struct http_server *s)
 {
-        if (!s->deferred && loop_defer(s->loop, server_deferred, s) == 0)
+        if (!s->deferred && !s->closed && loop_defer(s->loop, server_deferred, s) == 0)
                 s->deferred = true;
 }
 
@@ -57,8 +57,7 @@ static void listener_close_hung_up(struct http_listener *l)
 {
         struct http_conn *c;
 
-        LIST_FOREACH(c, &l->hung_up, hung_node)
-        {
+        LIST_FOREACH(c, &l->hung_up, hung_node) {
                 bool reading = !c->request || c->request->state == HTTP_HEAD || c->request->state == HTTP_BODY;
                 int unread = 0;
 
@@ -107,8 +106,7 @@ static void on_idle_timer(struct loop_timer *timer, void *data)
         struct http_conn *c;
 
         (void)timer;
-        LIST_FOREACH(c, &s->idle, idle_node)
-        {
+        LIST_FOREACH(c, &s->idle, idle_node) {
                 if (conn_deadline(c) > now) {
                         (void)loop_timer_set(s->loop, &s->idle_timer, conn_deadline(c), on_idle_timer, s);
                         return;
@@ -286,9 +284,8 @@ static int request_check(struct http_request *r, const char *version, const char
                 *why = "too many headers, or too long";
                 return 431;
         }
-        if (parser_is_lax() &&
-            !http_head_contiguous(r->method, r->raw_target, r->raw_target_len, version, fields.items, fields.n,
-                                  r->method + info->header_size)) {
+        if (parser_is_lax() && !http_head_contiguous(r->method, r->raw_target, r->raw_target_len, version, fields.items,
+                                                     fields.n, r->method + info->header_size)) {
                 *why = "NUL, a bare line feed, a folded line or a superfluous blank in the head";
                 return 400;
         }
@@ -423,8 +420,8 @@ static void on_completed(void *data, struct MHD_Connection *mhd, void **context,
         *context = NULL;
         r->conn->request = NULL;
         if (r->state != HTTP_HEAD && r->state != HTTP_REFUSED)
-                request_tell_gone(r, r->early_sent || (r->state == HTTP_SENDING &&
-                                                       code == MHD_REQUEST_TERMINATED_COMPLETED_OK));
+                request_tell_gone(r, r->early_sent ||
+                                             (r->state == HTTP_SENDING && code == MHD_REQUEST_TERMINATED_COMPLETED_OK));
         conn_idle(r->conn);
         http_request_free(r);
 }
@@ -446,8 +443,7 @@ static void server_deferred(void *data)
                 list_remove(&r->hung_node);
                 request_hung_up(r);
         }
-        LIST_FOREACH(l, &s->listeners, node)
-        {
+        LIST_FOREACH(l, &s->listeners, node) {
                 if (l->dirty)
                         listener_run(l);
         }
@@ -519,8 +515,7 @@ static void refuse_bad_length(struct http_listener *l)
 {
         struct http_conn *c;
 
-        LIST_FOREACH(c, &l->conns, node)
-        {
+        LIST_FOREACH(c, &l->conns, node) {
                 struct http_request *r = c->request;
 
                 if (!r || r->state != HTTP_HEAD || r->early_sent ||
@@ -575,8 +570,8 @@ static struct MHD_Daemon *parser_start(struct http_listener *l, int fd)
                 { MHD_OPTION_END, 0, NULL },
         };
 
-        return MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
-                                on_request, l, MHD_OPTION_ARRAY, options, MHD_OPTION_END);
+        return MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request,
+                                l, MHD_OPTION_ARRAY, options, MHD_OPTION_END);
 }
 
 static void listener_free(struct http_listener *l)
@@ -586,8 +581,7 @@ static void listener_free(struct http_listener *l)
         loop_io_remove(l->io);
         loop_timer_cancel(&l->timer);
         if (l->daemon) {
-                LIST_FOREACH(c, &l->conns, node)
-                {
+                LIST_FOREACH(c, &l->conns, node) {
                         if (c->request && c->request->suspended)
                                 request_hung_up(c->request);
                 }
@@ -631,8 +625,7 @@ void http_server_drain(struct http_server *s)
 {
         struct http_listener *l;
 
-        LIST_FOREACH(l, &s->listeners, node)
-        {
+        LIST_FOREACH(l, &s->listeners, node) {
                 MHD_socket fd = MHD_quiesce_daemon(l->daemon);
 
                 if (fd != MHD_INVALID_SOCKET)
@@ -651,14 +644,14 @@ void http_server_free(struct http_server *s)
 
         if (!s)
                 return;
-        LIST_FOREACH(l, &s->listeners, node)
-        {
+        s->closed = true;
+        LIST_FOREACH(l, &s->listeners, node) {
                 listener_free(l);
         }
         loop_timer_cancel(&s->idle_timer);
         loop_io_remove(s->hangup_io);
         fd_close(s->hangup_fd);
-        s->closed = true;
+        /* A call that is owed frees it. */
         if (!s->deferred)
                 free(s);
 }

@@ -39,29 +39,30 @@ struct http_handler {
 #define HTTP_DROP_MAX (64 * 1024 * 1024)
 
 struct http_config {
-        uint64_t max_connections;       /* 0: 4096; beyond them clients wait in the listen queue */
-        unsigned idle_timeout_s;        /* 0: 60; between two reads or writes. A head must be complete within twice that */
-        size_t max_header;              /* 0: 8 KiB for line and headers together: 414, 431 */
+        uint64_t max_connections; /* 0: 4096; beyond them clients wait in the listen queue */
+        unsigned idle_timeout_s;  /* 0: 60; between two reads or writes. A head must be complete within twice that */
+        size_t max_header;        /* 0: 8 KiB for line and headers together: 414, 431 */
 };
 
 int http_server_new(struct loop *loop, const struct http_config *config, const struct http_handler *handler, void *data,
                     struct http_server **ret, struct err *err);
 /* Takes a listening stream socket (unix or TCP). */
 int http_server_listen(struct http_server *s, int fd, struct err *err);
-void http_server_drain(struct http_server *s);  /* accepts no more; open requests go on */
-size_t http_server_open(const struct http_server *s);   /* requests not yet gone */
-void http_server_free(struct http_server *s);           /* closes all; accepts NULL; not from within a handler */
+void http_server_drain(struct http_server *s);        /* accepts no more; open requests go on */
+size_t http_server_open(const struct http_server *s); /* requests not yet gone */
+void http_server_free(struct http_server *s);         /* closes all; accepts NULL; not from within a handler */
 
-/* Peeks, valid until gone(). */
+/* Peeks, valid until gone(). The path starts with '/', or is "*"; its percent-encoding is decoded, but for %2F. */
 const char *http_method(const struct http_request *r);
-const char *http_path(const struct http_request *r);    /* percent-decoded segments keep their %2F; starts with '/', or "*" */
-const char *http_query(const struct http_request *r, const char *name);         /* decoded; NULL: absent; the first */
-const char *http_query_nth(const struct http_request *r, const char *name, size_t n);   /* the n-th of that name, from 0 */
+const char *http_path(const struct http_request *r);
+/* Decoded parameters of the query: the first of that name, the n-th (from 0) of that name, the i-th of all. */
+const char *http_query(const struct http_request *r, const char *name);
+const char *http_query_nth(const struct http_request *r, const char *name, size_t n);
 bool http_query_at(const struct http_request *r, size_t i, const char **ret_name, const char **ret_value);
-const char *http_header(const struct http_request *r, const char *name);        /* NULL: absent */
-bool http_peer_uid(const struct http_request *r, uid_t *ret);                   /* unix sockets: SO_PEERCRED at accept */
+const char *http_header(const struct http_request *r, const char *name); /* NULL: absent */
+bool http_peer_uid(const struct http_request *r, uid_t *ret);            /* unix sockets: SO_PEERCRED at accept */
 bool http_has_body(const struct http_request *r);
-int64_t http_content_length(const struct http_request *r);                      /* -1: unknown, or no body */
+int64_t http_content_length(const struct http_request *r); /* -1: unknown, or no body */
 void http_set_data(struct http_request *r, void *data);
 void *http_data(const struct http_request *r);
 

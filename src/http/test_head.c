@@ -47,9 +47,9 @@ static void test_targets(void **state)
 static void test_bad_targets(void **state)
 {
         static const char *const cases[] = {
-                "",       "a",          "a/b",           "/a b",     "/a\tb", "/a#b",  "/\x01", "/\x7f", "/\xc3\xa4",
-                "/%",     "/%4",        "/%4g",          "/%00",     "/?%",   "/?a=%", "/?%00", "http:/", "http://",
-                "http:///a", "ftp://host/a", "host:80",
+                "",      "a",         "a/b",    "/a b",    "/a\tb",     "/a#b",         "/\x01",
+                "/\x7f", "/\xc3\xa4", "/%",     "/%4",     "/%4g",      "/%00",         "/?%",
+                "/?a=%", "/?%00",     "http:/", "http://", "http:///a", "ftp://host/a", "host:80",
         };
 
         (void)state;
@@ -130,7 +130,10 @@ static void test_framing(void **state)
                 { { "Host: x", "Content-Length: 5" }, false, 0, { .length = 5 } },
                 { { "Host: x", "content-length: 0" }, false, 0, { .length = 0 } },
                 { { "Host: x", "Content-Length: 5 \t" }, false, 0, { .length = 5 } },
-                { { "Host: x", "Content-Length: 9223372036854775800" }, false, 0, { .length = INT64_C(9223372036854775800) } },
+                { { "Host: x", "Content-Length: 9223372036854775800" },
+                  false,
+                  0,
+                  { .length = INT64_C(9223372036854775800) } },
                 { { "Host: x", "Transfer-Encoding: Chunked" }, false, 0, { .length = -1, .chunked = true } },
                 { { "Host: x", "Expect: 100-Continue" }, false, 0, { .length = -1, .expect_continue = true } },
                 { { "Host: x", "X: \xc3\xa4\t b" }, false, 0, { .length = -1 } },
@@ -208,11 +211,8 @@ static void test_contiguous(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_targets),
-                cmocka_unit_test(test_bad_targets),
-                cmocka_unit_test(test_params),
-                cmocka_unit_test(test_framing),
-                cmocka_unit_test(test_contiguous),
+                cmocka_unit_test(test_targets), cmocka_unit_test(test_bad_targets), cmocka_unit_test(test_params),
+                cmocka_unit_test(test_framing), cmocka_unit_test(test_contiguous),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -24,8 +24,8 @@ struct fixture {
         char dir[32], path[64];
         struct loop *loop;
         struct http_server *server;
-        struct str events;              /* what the handler was told, as text */
-        struct http_request *waiting;   /* for the test's reply */
+        struct str events;            /* what the handler was told, as text */
+        struct http_request *waiting; /* for the test's reply */
         size_t body;
 };
 
@@ -256,8 +256,9 @@ static void test_keep_alive_and_pipeline(void **state)
 
         puts_to(f, fd, "GET /1 HTTP/1.1\r\nHost: x\r\n\r\n");
         get_until(f, fd, "GET /1", &in);
-        puts_to(f, fd, "POST /2 HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabcGET /3 HTTP/1.1\r\nHost: x\r\n\r\n"
-                       "HEAD /4 HTTP/1.1\r\nHost: x\r\n\r\nGET /close HTTP/1.1\r\nHost: x\r\n\r\n");
+        puts_to(f, fd,
+                "POST /2 HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabcGET /3 HTTP/1.1\r\nHost: x\r\n\r\n"
+                "HEAD /4 HTTP/1.1\r\nHost: x\r\n\r\nGET /close HTTP/1.1\r\nHost: x\r\n\r\n");
         get_until(f, fd, NULL, &in);
         assert_non_null(strstr(in.data, "POST /2 body=3 length=3 has=1"));
         assert_non_null(strstr(in.data, "GET /3"));
@@ -284,7 +285,9 @@ static void test_bodies(void **state)
         auto_str in = STR_INIT;
         auto_fd fd = dial(f);
 
-        puts_to(f, fd, "POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n");
+        puts_to(f, fd,
+                "POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: "
+                "chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n");
         get_until(f, fd, "POST /c body=5 length=-1 has=1", &in);
         puts_to(f, fd, "POST /l HTTP/1.1\r\nHost: x\r\nContent-Length: 262144\r\n\r\n");
         put(f, fd, body, BODY_MAX);
@@ -435,7 +438,8 @@ static void test_early_reply(void **state)
         auto_fd fd = dial(f);
 
         /* A short rest is dropped, and the connection kept. */
-        puts_to(f, fd, "POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabcGET /n HTTP/1.1\r\nHost: x\r\n\r\n");
+        puts_to(f, fd,
+                "POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabcGET /n HTTP/1.1\r\nHost: x\r\n\r\n");
         get_until(f, fd, "GET /n", &in);
         assert_non_null(strstr(in.data, "HTTP/1.1 403 Forbidden"));
         /* Who asks before sending is told at once. */

@@ -452,18 +452,26 @@ int tasks_submit(struct tasks *ts, struct wire_task_request *request, const stru
 
 /* ── waiters ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-void task_forget(struct task *t, void *waiter_data)
+static bool remove_waiter(struct task *t, const void *waiter_data)
 {
-        size_t kept = 0;
+        size_t kept = 0, before = t->waiters.len;
 
-        for (size_t i = 0; i < t->waiters.len; i++)
+        for (size_t i = 0; i < before; i++)
                 if (t->waiters.items[i].data != waiter_data)
                         t->waiters.items[kept++] = t->waiters.items[i];
-        if (kept == t->waiters.len)
-                return;
         t->waiters.len = kept;
-        if (kept == 0 && t->cancel_when_alone)
+        return kept < before;
+}
+
+void task_forget(struct task *t, void *waiter_data)
+{
+        if (remove_waiter(t, waiter_data) && t->waiters.len == 0 && t->cancel_when_alone)
                 task_cancel(t);
+}
+
+void task_leave(struct task *t, void *waiter_data)
+{
+        (void)remove_waiter(t, waiter_data);
 }
 
 struct task *tasks_find(struct tasks *ts, const char *id)

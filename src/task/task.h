@@ -61,6 +61,7 @@ int tasks_submit(struct tasks *ts, struct wire_task_request *request, const stru
 int task_join(struct task *t, const struct task_waiter *waiter, struct err *err);
 /* The waiter goes (client hung up). With cancel_when_alone and no other waiter, the task is cancelled. */
 void task_forget(struct task *t, void *waiter_data);
+void task_leave(struct task *t, void *waiter_data);     /* as task_forget(), but the task runs on: the daemon stops */
 void task_cancel(struct task *t);
 
 struct task *tasks_find(struct tasks *ts, const char *id);      /* live ones; peek or NULL */

@@ -17,8 +17,8 @@ static const char *const output_words[] = { "truncate", "kill", NULL };
 
 /* Members that the API has and this version does not. */
 static const char *const later_members[] = {
-        "pull",     "outputs", "secrets", "labels",       "retries",         "callback_url", "registry_auth",
-        "profile",  "tty",     "priority", "engine",      "on_disconnect",   NULL,
+        "pull",    "outputs", "secrets",  "labels", "retries",       "callback_url", "registry_auth",
+        "profile", "tty",     "priority", "engine", "on_disconnect", NULL,
 };
 
 void wire_limits_default(struct wire_limits *l)
@@ -93,8 +93,8 @@ static void check_args(struct json_obj *o, const char *name, char *const *v, siz
 
                         json_obj_pointer(o, name, &pointer);
                         (void)str_addf(&pointer, "/%zu", i);
-                        json_faults_add(o->faults, pointer.data ? pointer.data : "",
-                                        "must not be longer than %d bytes", WIRE_ARG_MAX);
+                        json_faults_add(o->faults, pointer.data ? pointer.data : "", "must not be longer than %d bytes",
+                                        WIRE_ARG_MAX);
                 }
         }
 }
@@ -137,7 +137,7 @@ static void read_env(struct json_obj *body, struct wire_task_request *r, size_t 
         r->env = calloc(json_object_size(value) + 1, sizeof(*r->env));
         if (!r->env)
                 fault(body, "env", "out of memory");
-        json_object_foreach (value, name, member)
+        json_object_foreach(value, name, member)
                 if (r->env && env_entry(&o, name, &r->env[n]))
                         *total += strlen(r->env[n++]) + 1;
         json_obj_done(&o);
@@ -153,7 +153,8 @@ static void read_command(struct json_obj *o, struct wire_task_request *r)
         check_args(o, "entrypoint", r->entrypoint, &total);
         read_env(o, r, &total);
         if (total > WIRE_ARGS_MAX)
-                json_faults_add(o->faults, o->pointer, "cmd, entrypoint and env together exceed %d bytes", WIRE_ARGS_MAX);
+                json_faults_add(o->faults, o->pointer, "cmd, entrypoint and env together exceed %d bytes",
+                                WIRE_ARGS_MAX);
 }
 
 /* ── content: stdin and files ──────────────────────────────────────────────────────────────────────────────────────── */

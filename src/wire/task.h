@@ -16,7 +16,7 @@
 #define WIRE_ARG_MAX (128 * 1024 - 1)   /* bytes of one of them: MAX_ARG_STRLEN of execve(2) */
 #define WIRE_ARGS_MAX (2 * 1024 * 1024) /* bytes of all of them, with their NULs */
 #define WIRE_PATH_MAX 4095
-#define WIRE_NAME_MAX 255               /* one component of a path */
+#define WIRE_NAME_MAX 255 /* one component of a path */
 #define WIRE_USER_MAX 255
 #define WIRE_FILES_MAX 1024
 
@@ -26,7 +26,7 @@
 #define WIRE_DISK_MIN (64LL << 10)
 #define WIRE_SHM_MIN (64LL << 10)
 #define WIRE_OUTPUT_MAX (256LL << 20)
-#define WIRE_PIDS_MAX 4194304           /* PID_MAX_LIMIT */
+#define WIRE_PIDS_MAX 4194304 /* PID_MAX_LIMIT */
 #define WIRE_CPU_MILLI_MIN 10
 #define WIRE_CPU_MILLI_MAX 1024000
 #define WIRE_TIMEOUT_MIN_NS INT64_C(1000000)
@@ -47,7 +47,7 @@ struct wire_file {
 /* Defaults as in the API's table; 0 timeout means none (only where the daemon lets it). */
 struct wire_limits {
         int64_t timeout_ns, queue_timeout_ns, grace_ns;
-        int64_t memory, disk, shm, output;      /* bytes */
+        int64_t memory, disk, shm, output; /* bytes */
         int64_t cpu_milli, pids;
 };
 void wire_limits_default(struct wire_limits *l);
@@ -56,9 +56,9 @@ void wire_limits_default(struct wire_limits *l);
 struct wire_task_request {
         char *image;
         char **cmd, **entrypoint;
-        char **env;                     /* "K=V" */
+        char **env; /* "K=V" */
         char *workdir, *user;
-        void *stdin_data;               /* decoded; NULL: none */
+        void *stdin_data; /* decoded; NULL: none */
         size_t stdin_len;
         struct wire_file *files;
         size_t n_files;
@@ -103,20 +103,20 @@ extern const char *const wire_reason_names[]; /* "" first */
 struct wire_task {
         char id[32];
         enum wire_status status;
-        int exit_code;                  /* -1: null */
-        int signal;                     /* 0: null */
+        int exit_code; /* -1: null */
+        int signal;    /* 0: null */
         enum wire_reason reason;
-        char *detail;                   /* text of a failure; NULL: none */
-        const void *out[2];             /* kept bytes of stdout, stderr; NULL with has_output false */
+        char *detail;       /* text of a failure; NULL: none */
+        const void *out[2]; /* kept bytes of stdout, stderr; NULL with has_output false */
         size_t out_len[2];
         uint64_t out_total[2];
-        bool has_output;                /* lists leave the streams out */
+        bool has_output; /* lists leave the streams out */
         bool truncated;
         enum wire_encoding encoding;
-        int64_t wall_ns, cpu_ns, memory_peak;           /* -1: null */
-        int64_t queued_ns, pull_ns, start_ns, run_ns;   /* -1: null */
-        uint64_t created_ms, started_ms, finished_ms;   /* real time; 0: null */
-        char *image_ref, *image_digest;                 /* digest NULL: null */
+        int64_t wall_ns, cpu_ns, memory_peak;         /* -1: null */
+        int64_t queued_ns, pull_ns, start_ns, run_ns; /* -1: null */
+        uint64_t created_ms, started_ms, finished_ms; /* real time; 0: null */
+        char *image_ref, *image_digest;               /* digest NULL: null */
         const char *engine;
         struct wire_limits limits;
 };
@@ -125,8 +125,8 @@ int wire_task_write(const struct wire_task *t, struct str *out); /* one JSON obj
 /* Appends a document that wire_task_write() wrote without streams, with them. */
 int wire_task_add_output(const char *document, size_t len, const void *const data[2], const size_t data_len[2],
                          struct str *out);
-const char *wire_signal_name(int signo, char out[16]);           /* "SIGKILL", "SIGRTMIN+1" */
-int wire_signal_parse(const char *name);                         /* "KILL", "SIGKILL", "9": number or -EINVAL */
+const char *wire_signal_name(int signo, char out[16]); /* "SIGKILL", "SIGRTMIN+1" */
+int wire_signal_parse(const char *name);               /* "KILL", "SIGKILL", "9": number or -EINVAL */
 
 /* RFC 9457. `faults` may be NULL. */
 int wire_problem_write(struct str *out, int status, const char *reason, const char *title, const char *detail,

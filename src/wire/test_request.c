@@ -69,7 +69,8 @@ static void test_every_member(void **state)
                 "{\"path\":\"d\",\"content\":\"\\u0000\"}],"
                 "\"limits\":{\"timeout\":\"1m30s\",\"queue_timeout\":1.5,\"grace\":\"250ms\",\"memory\":\"64m\","
                 "\"disk\":1048576,\"shm\":\"1m\",\"output\":0,\"cpus\":0.125,\"pids\":7},"
-                "\"on_output_limit\":\"kill\",\"network\":\"internet\",\"init\":true,\"encoding\":\"base64\",\"wait\":true}");
+                "\"on_output_limit\":\"kill\",\"network\":\"internet\",\"init\":true,\"encoding\":\"base64\",\"wait\":"
+                "true}");
 
         (void)state;
         assert_string_equal(r.cmd[0], "x");
@@ -242,8 +243,8 @@ static void test_faults(void **state)
 static void test_later_members(void **state)
 {
         static const char *const names[] = {
-                "pull",    "outputs", "secrets",  "labels", "retries",       "callback_url", "registry_auth",
-                "profile", "tty",     "priority", "engine", "on_disconnect",
+                "pull",          "outputs", "secrets", "labels",   "retries", "callback_url",
+                "registry_auth", "profile", "tty",     "priority", "engine",  "on_disconnect",
         };
 
         (void)state;
@@ -266,8 +267,9 @@ static void test_all_faults_at_once(void **state)
         struct json_faults faults = { 0 };
 
         (void)state;
-        assert_int_equal(read_text("{\"cmd\":1,\"env\":{\"A\":1,\"B\":2},\"limits\":{\"memory\":1},\"x\":1}", &r, &faults),
-                         -EINVAL);
+        assert_int_equal(
+                read_text("{\"cmd\":1,\"env\":{\"A\":1,\"B\":2},\"limits\":{\"memory\":1},\"x\":1}", &r, &faults),
+                -EINVAL);
         assert_int_equal(faults.len, 6);
         json_faults_done(&faults);
 }
@@ -297,20 +299,15 @@ static void test_bounds(void **state)
                 size_t n, len;
                 const char *pointer; /* NULL: accepted */
         } cases[] = {
-                { WIRE_ARGV_MAX, 1, NULL },
-                { WIRE_ARGV_MAX + 1, 1, "/cmd" },
-                { 1, WIRE_ARG_MAX, NULL },
-                { 1, WIRE_ARG_MAX + 1, "/cmd/0" },
-                { 16, WIRE_ARG_MAX, NULL },
-                { 17, WIRE_ARG_MAX, "" },
+                { WIRE_ARGV_MAX, 1, NULL },        { WIRE_ARGV_MAX + 1, 1, "/cmd" }, { 1, WIRE_ARG_MAX, NULL },
+                { 1, WIRE_ARG_MAX + 1, "/cmd/0" }, { 16, WIRE_ARG_MAX, NULL },       { 17, WIRE_ARG_MAX, "" },
         };
 
         (void)state;
         for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
                 struct json_faults faults = { 0 };
 
-                assert_int_equal(read_array("cmd", cases[i].n, cases[i].len, &faults),
-                                 cases[i].pointer ? -EINVAL : 0);
+                assert_int_equal(read_array("cmd", cases[i].n, cases[i].len, &faults), cases[i].pointer ? -EINVAL : 0);
                 assert_int_equal(faults.len, cases[i].pointer ? 1 : 0);
                 if (cases[i].pointer)
                         assert_string_equal(faults.items[0].pointer, cases[i].pointer);
@@ -335,7 +332,8 @@ static void test_write(void **state)
                 "{\"image\":\"b\",\"cmd\":[\"a\",\"b\"],\"entrypoint\":[],\"env\":{\"A\":\"=1=\"}}",
                 "{\"image\":\"b\",\"workdir\":\"/x\",\"user\":\"1:2\",\"stdin\":\"text\"}",
                 "{\"image\":\"b\",\"stdin\":\"/w==\",\"stdin_encoding\":\"base64\"}",
-                "{\"image\":\"b\",\"on_output_limit\":\"kill\",\"network\":\"none\",\"init\":true,\"encoding\":\"base64\"}",
+                "{\"image\":\"b\",\"on_output_limit\":\"kill\",\"network\":\"none\",\"init\":true,\"encoding\":"
+                "\"base64\"}",
                 "{\"image\":\"b\",\"files\":[{\"path\":\"a\",\"mode\":\"0755\",\"content\":\"x\"},"
                 "{\"path\":\"b\",\"mode\":\"0644\",\"content\":\"/w==\",\"encoding\":\"base64\"}]}",
                 "{\"image\":\"b\",\"limits\":{\"timeout\":\"1500000000ns\",\"queue_timeout\":5,\"grace\":1,"

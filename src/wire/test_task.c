@@ -66,9 +66,10 @@ static void test_exited(void **state)
         struct wire_task t = ended();
 
         (void)state;
-        assert_written(&t, "{\"id\":\"01j0000000000000000000000a\",\"status\":\"exited\",\"exit_code\":0,\"signal\":null,"
-                           "\"reason\":null,\"stdout\":\"hello\\n\",\"stderr\":\"\",\"stdout_encoding\":\"utf-8\","
-                           "\"stderr_encoding\":\"utf-8\",\"stdout_bytes\":6,\"stderr_bytes\":0," TAIL);
+        assert_written(&t,
+                       "{\"id\":\"01j0000000000000000000000a\",\"status\":\"exited\",\"exit_code\":0,\"signal\":null,"
+                       "\"reason\":null,\"stdout\":\"hello\\n\",\"stderr\":\"\",\"stdout_encoding\":\"utf-8\","
+                       "\"stderr_encoding\":\"utf-8\",\"stdout_bytes\":6,\"stderr_bytes\":0," TAIL);
 }
 
 static void test_without_streams(void **state)
@@ -77,8 +78,9 @@ static void test_without_streams(void **state)
 
         (void)state;
         t.has_output = false;
-        assert_written(&t, "{\"id\":\"01j0000000000000000000000a\",\"status\":\"exited\",\"exit_code\":0,\"signal\":null,"
-                           "\"reason\":null,\"stdout_bytes\":6,\"stderr_bytes\":0," TAIL);
+        assert_written(&t,
+                       "{\"id\":\"01j0000000000000000000000a\",\"status\":\"exited\",\"exit_code\":0,\"signal\":null,"
+                       "\"reason\":null,\"stdout_bytes\":6,\"stderr_bytes\":0," TAIL);
 }
 
 static json_t *parsed(const struct wire_task *t)
@@ -158,7 +160,7 @@ static void test_nulls(void **state)
         t.started_ms = t.finished_ms = 0;
         t.image_digest = NULL;
         t.engine = NULL;
-        t.detail = (char *)(uintptr_t)"why \"so\"";
+        t.detail = (char *)(uintptr_t) "why \"so\"";
         t.limits.timeout_ns = 0;
         t.limits.grace_ns = 1500000001;
         t.limits.cpu_milli = 1125;
@@ -218,7 +220,7 @@ static void test_add_output(void **state)
                 t.out[1] = "\xff";
                 t.out_len[1] = 1;
                 t.encoding = (enum wire_encoding)asked;
-                t.detail = (char *)(uintptr_t)"\"stdout_bytes\":1";
+                t.detail = (char *)(uintptr_t) "\"stdout_bytes\":1";
                 assert_int_equal(wire_task_write(&t, &whole), 0);
                 t.has_output = false;
                 assert_int_equal(wire_task_write(&t, &stored), 0);
@@ -270,15 +272,16 @@ static void test_problem(void **state)
 
         (void)state;
         assert_int_equal(wire_problem_write(&out, 404, "not_found", "Not found", NULL, NULL, NULL, &faults), 0);
-        assert_string_equal(out.data, "{\"type\":\"urn:mayfly:problem:not_found\",\"title\":\"Not found\",\"status\":404}");
+        assert_string_equal(out.data,
+                            "{\"type\":\"urn:mayfly:problem:not_found\",\"title\":\"Not found\",\"status\":404}");
         str_clear(&out);
         json_faults_add(&faults, "/a", "must be \"b\"");
         json_faults_add(&faults, "", "bad \xff");
         assert_int_equal(wire_problem_write(&out, 400, "bad_request", "Bad request", "it is", "r1", "t1", &faults), 0);
-        assert_string_equal(out.data,
-                            "{\"type\":\"urn:mayfly:problem:bad_request\",\"title\":\"Bad request\",\"status\":400,"
-                            "\"detail\":\"it is\",\"request_id\":\"r1\",\"task_id\":\"t1\",\"errors\":["
-                            "{\"pointer\":\"/a\",\"detail\":\"must be \\\"b\\\"\"},{\"pointer\":\"\",\"detail\":\"\"}]}");
+        assert_string_equal(
+                out.data, "{\"type\":\"urn:mayfly:problem:bad_request\",\"title\":\"Bad request\",\"status\":400,"
+                          "\"detail\":\"it is\",\"request_id\":\"r1\",\"task_id\":\"t1\",\"errors\":["
+                          "{\"pointer\":\"/a\",\"detail\":\"must be \\\"b\\\"\"},{\"pointer\":\"\",\"detail\":\"\"}]}");
         json_faults_done(&faults);
 }
 
