@@ -58,7 +58,7 @@ static int health_write(struct str *out, struct api *a, const char *engine_fault
 
         if (task_status)
                 task = json_pack("{s:s, s:s?, s:o}", "status", task_status, "detail", task_detail, "run_ms",
-                                 run_ns >= 0 ? json_real((double)(run_ns / 1000) / 1000) : json_null());
+                                 run_ns >= 0 ? json_real((double)run_ns / 1e6) : json_null());
         o = json_pack("{s:s, s:{s:s, s:s, s:s?}, s:O}", "status", ok ? "ok" : "failed", "engine", "name",
                       a->config.engine->ops->name, "status", engine_fault ? "failed" : "ok", "detail", engine_fault,
                       "task", task);
