@@ -27,7 +27,7 @@ sys.dont_write_bytecode = True
 import mayfly  # noqa: E402
 
 NAME = os.environ.get("MAYFLY_ISOLATION_NAME", "mfiso")
-POOL = "10.231.0.0/16"
+POOL = "10.141.0.0/16"
 CANARY = "mayfly-canary-5d1f0c"
 ABSTRACT = "mayfly-probe-" + str(os.getpid())
 METADATA = "169.254.169.254"  # as in a cloud: behind the host's link
@@ -141,15 +141,15 @@ class Host:
 
     def metadata(self):
         # A veth, because not every kernel has dummy links.
-        ip("link", "add", "mfisometa", "type", "veth", "peer", "name", "mfisometap")
-        self.undo.callback(lambda: ip("link", "delete", "mfisometa", check=False))
-        ip("address", "add", LINK_LOCAL + "/32", "dev", "mfisometa")
-        ip("link", "set", "mfisometa", "up")
+        ip("link", "add", "isoprobe1", "type", "veth", "peer", "name", "isoprobe2")
+        self.undo.callback(lambda: ip("link", "delete", "isoprobe1", check=False))
+        ip("address", "add", LINK_LOCAL + "/32", "dev", "isoprobe1")
+        ip("link", "set", "isoprobe1", "up")
         self.serve(socket.create_server((LINK_LOCAL, 8080)))
 
     def outside(self):
         """A network namespace behind a veth that answers for a public address, a private one, and the metadata service."""
-        # Not `ip netns`: it leaves a mount behind. Pure Python in there: accept and close.
+        # Not `ip netns`: it leaves a mount behind. Links are not named mf*: those are instances'. Pure Python in there: accept and close.
         code = ("import socket, sys\nprint('made', flush=True)\nsys.stdin.readline()\n"
                 "s = socket.create_server(('0.0.0.0', 8080))\nprint('ready', flush=True)\nwhile True:\n    s.accept()[0].close()\n")
         server = subprocess.Popen(["unshare", "--net", sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -159,13 +159,13 @@ class Host:
 
         def inside(*arguments):
             subprocess.run(["nsenter", "-t", str(server.pid), "-n", "ip", *arguments], check=True)
-        ip("link", "add", "mfisoveth", "type", "veth", "peer", "name", "peer", "netns", str(server.pid))
-        self.undo.callback(lambda: ip("link", "delete", "mfisoveth", check=False))
-        ip("address", "add", "10.99.231.1/32", "dev", "mfisoveth")
-        ip("link", "set", "mfisoveth", "up")
+        ip("link", "add", "isoprobe0", "type", "veth", "peer", "name", "peer", "netns", str(server.pid))
+        self.undo.callback(lambda: ip("link", "delete", "isoprobe0", check=False))
+        ip("address", "add", "10.99.231.1/32", "dev", "isoprobe0")
+        ip("link", "set", "isoprobe0", "up")
         for address in (OUTSIDE, PRIVATE, METADATA):
             inside("address", "add", address + "/32", "dev", "peer")
-            ip("route", "add", address + "/32", "dev", "mfisoveth")
+            ip("route", "add", address + "/32", "dev", "isoprobe0")
         inside("link", "set", "lo", "up")
         inside("link", "set", "peer", "up")
         inside("route", "add", "10.99.231.1/32", "dev", "peer")
@@ -508,7 +508,7 @@ def test_neighbours(rig):
                                "refuse=" + ",".join(f"{a}|7777" for a in addresses[:100]), "token=" + CANARY,
                                "udp=" + ",".join(f"{a}|7777" for a in addresses[:100]), network="nat")
         thread.join()
-        own = re.search(rb"inet (10\.231[0-9.]*)", answer["a"]["out"])
+        own = re.search(rb"inet (10\.141[0-9.]*)", answer["a"]["out"])
         assert own and own.group(1).decode() in addresses, (answer["a"], addresses)
         mine = re.search(rb"not ok network: [0-9.|]* does not answer", other["out"])
         # The second task has an address of the list too, on which nothing listens.
@@ -557,7 +557,7 @@ def test_sockets(rig):
         code = ("import socket, sys\nfor t, p in ((1, 'mayfly.sock'), (5, 'launcher.sock'), (5, 'netd.sock')):\n"
                 "    s = socket.socket(socket.AF_UNIX, t)\n    try:\n        s.connect(sys.argv[1] + '/' + p)\n"
                 "        print('connected', p)\n    except OSError:\n        pass\n")
-        out = subprocess.run([sys.executable, "-c", code, rig.instance.run_dir], stdout=subprocess.PIPE, check=True,
+        out = subprocess.run(["/usr/bin/python3", "-c", code, rig.instance.run_dir], stdout=subprocess.PIPE, check=True,
                              user=65534, group=65534, extra_groups=[]).stdout
         assert out == b"", out
     with report.case("no core file, no dump: our processes are not dumpable"):

@@ -281,7 +281,7 @@ def main():
     before = f"/tmp/{NAME}-{os.getpid()}.before"
     check = os.path.join(HERE, "..", "leftover", "check.py")
     subprocess.run([check, "--save", before], check=True, stdout=subprocess.DEVNULL)
-    instance = mayfly.Instance(NAME, "10.234.0.0/16")
+    instance = mayfly.Instance(NAME, "10.142.0.0/16")
     try:
         clear = os.path.join(mayfly.BUILD, "tests", "clear")
         if not os.path.exists(clear):
