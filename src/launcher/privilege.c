@@ -101,3 +101,9 @@ int privilege_seccomp(void)
 
         return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) < 0 ? -errno : 0;
 }
+
+const struct sock_filter *privilege_seccomp_program(size_t *ret_n)
+{
+        *ret_n = ARRAY_LEN(seccomp_program);
+        return seccomp_program;
+}
