@@ -49,7 +49,7 @@ mkdir -m 700 "$dir/store"
 install -d -m 700 -o "$uid" -g "$gid" "$dir/state"
 install -d -m 700 -o "$net_uid" -g "$net_gid" "$dir/netd"
 "$top/tools/busybox-image.sh" | tar -C "$dir/image" -xf -
-install -m 755 "$build/conformance-helper" "$dir/image/bin/helper"
+install -m 755 "$build/tests/conformance/conformance-helper" "$dir/image/bin/helper"
 tar -C "$dir/image" --numeric-owner --owner=0 --group=0 --sort=name -cf "$dir/image.tar" .
 chmod 644 "$dir/image.tar"
 
@@ -75,7 +75,7 @@ for _ in $(seq 100); do
 done
 
 status=0
-setpriv --reuid "$uid" --regid "$gid" --clear-groups "$build/conformance" --engine native --launcher "$dir/run/launcher.sock" \
+setpriv --reuid "$uid" --regid "$gid" --clear-groups "$build/tests/conformance/conformance" --engine native --launcher "$dir/run/launcher.sock" \
     --netd "$dir/run/netd.sock" --data "$dir/state" --image "$dir/image.tar" "$@" || status=$?
 
 sleep 0.3
