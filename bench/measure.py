@@ -50,6 +50,18 @@ def cpu_of(pids):
     return total / TICK
 
 
+def cpu_parts(pids):
+    """{part: seconds}: each process by its name, and what they waited for, which is mostly containers."""
+    parts = {}
+    for pid in pids:
+        fields = mayfly.stat_fields(pid)
+        if fields:
+            name = mayfly.exe_name(pid)
+            parts[name] = parts.get(name, 0) + (int(fields[11]) + int(fields[12])) / TICK
+            parts["children"] = parts.get("children", 0) + (int(fields[13]) + int(fields[14])) / TICK
+    return parts
+
+
 def machine_cpu():
     """Seconds that all processors were busy."""
     fields = [int(f) for f in mayfly.read("/proc/stat").splitlines()[0].split()[1:]]
@@ -105,6 +117,7 @@ class Bench:
 
     def drive(self, name, arguments, flight, owners, network, pids=None, scope=None):
         """Runs the driver once. CPU is of `pids` and their children, of `scope`, or of the driver's own children."""
+        parts = cpu_parts(pids()) if pids else {}
         before = cpu_of(pids()) if pids else scope.cpu() if scope else 0
         machine_before = machine_cpu()
         process = subprocess.Popen([self.mfload, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -122,6 +135,9 @@ class Bench:
         if pids and arguments[0] == "exec":
             spent += row["children_cpu_s"]
         row["cpu_ms"] = (row["children_cpu_s"] / row["requests"] if spent is None else spent / total) * 1e3
+        if pids:
+            now = cpu_parts(pids())
+            row["cpu_parts_ms"] = {name: (now[name] - parts.get(name, 0)) / total * 1e3 for name in now}
         row["machine_cpu_ms"] = machine_spent / total * 1e3
         row.update(name=name, flight=flight, owners=owners, network=network)
         self.rows.append(row)
@@ -153,6 +169,12 @@ class Bench:
         print(f"{name}: left out: {reason}", flush=True)
 
     def print_summary(self, goals):
+        if any("cpu_parts_ms" in r for r in self.rows):
+            print("\nCPU per task by process, ms (children: containers and all that was waited for)")
+            for r in self.rows:
+                if "cpu_parts_ms" in r:
+                    parts = ", ".join(f"{name} {ms:.2f}" for name, ms in sorted(r["cpu_parts_ms"].items()))
+                    print(f"{r['name']:34} {r['flight']:>6} {r['owners']:>6}  {parts}")
         if self.memories:
             print(f"\n{'memory':34} {'processes':>9} {'RSS MB':>8} {'PSS MB':>8}")
             for m in self.memories:
