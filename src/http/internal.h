@@ -15,6 +15,7 @@ struct http_listener {
         struct list node;           /* of server->listeners */
         struct list conns, hung_up; /* connections; those whose client has ended its side */
         bool dirty;                 /* connections were resumed: run before the loop sleeps */
+        bool closed_one;            /* a connection ended in this run */
 };
 
 struct http_server {

@@ -15,9 +15,10 @@
 
 #define MAX_CONNECTIONS 4096
 #define IDLE_TIMEOUT_S 60
-#define MAX_HEADER (8 * 1024)
-/* Beside the head, the parser's memory holds its list of headers and the head of the answer. */
-#define POOL_EXTRA (4 * 1024)
+/* Together the parser's memory of a connection, all of which it touches: the head, beside it the list of its headers, and
+ * the head of the answer. */
+#define MAX_HEADER (6 * 1024)
+#define POOL_EXTRA (2 * 1024)
 #define EARLY_REST (1024 * 1024)
 #define HANGUPS_PER_TURN 64
 #define RUNS_PER_TURN 4
@@ -74,9 +75,15 @@ static void listener_run(struct http_listener *l)
         bool has_wait = true;
 
         l->dirty = false;
-        for (unsigned i = 0; i < RUNS_PER_TURN && has_wait && wait == 0; i++) {
+        /* Only a run after that in which a connection ended listens again, where there were too many of them. */
+        for (unsigned i = 0; i < RUNS_PER_TURN && ((has_wait && wait == 0) || l->closed_one); i++) {
+                l->closed_one = false;
                 (void)MHD_run(l->daemon);
                 has_wait = MHD_get_timeout(l->daemon, &wait) == MHD_YES;
+        }
+        if (l->closed_one) {
+                has_wait = true;
+                wait = 0;
         }
         if (has_wait)
                 listener_set_timer(l, wait);
@@ -163,6 +170,7 @@ static void on_connection(void *data, struct MHD_Connection *mhd, void **context
         }
         if (!c)
                 return;
+        l->closed_one = true;
         (void)epoll_ctl(l->server->hangup_fd, EPOLL_CTL_DEL, c->fd, NULL);
         list_remove(&c->node);
         list_remove(&c->idle_node);

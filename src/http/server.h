@@ -41,7 +41,7 @@ struct http_handler {
 struct http_config {
         uint64_t max_connections; /* 0: 4096; beyond them clients wait in the listen queue */
         unsigned idle_timeout_s;  /* 0: 60; between two reads or writes. A head must be complete within twice that */
-        size_t max_header;        /* 0: 8 KiB for line and headers together: 414, 431 */
+        size_t max_header;        /* 0: 6 KiB for line and headers together (less if they are many): 414, 431 */
 };
 
 int http_server_new(struct loop *loop, const struct http_config *config, const struct http_handler *handler, void *data,

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -132,6 +133,13 @@ static int setup(void **state)
 static int setup_impatient(void **state)
 {
         const struct http_config config = { .idle_timeout_s = 1, .max_header = 1024 };
+
+        return setup_with(state, &config);
+}
+
+static int setup_narrow(void **state)
+{
+        const struct http_config config = { .max_connections = 2 };
 
         return setup_with(state, &config);
 }
@@ -328,18 +336,18 @@ static void test_long_heads(void **state)
 {
         struct fixture *f = *state;
 
-        for (size_t size = 250; size <= 12000; size += 487) {
+        for (size_t size = 250; size <= 10000; size += 487) {
                 auto_str request = STR_INIT, in = STR_INIT;
                 auto_fd fd = dial(f);
 
                 assert_int_equal(str_adds(&request, "GET /h HTTP/1.1\r\nHost: x\r\n"), 0);
-                while (request.len + 190 < size)
-                        assert_int_equal(str_addf(&request, "X-%zu: %0160d\r\n", request.len, 0), 0);
+                while (request.len + 630 < size)
+                        assert_int_equal(str_addf(&request, "X-%zu: %0600d\r\n", request.len, 0), 0);
                 assert_int_equal(str_addf(&request, "X-Last: %0*d\r\n\r\n", (int)(size - request.len - 12), 0), 0);
                 assert_int_equal(request.len, size);
                 put(f, fd, request.data, request.len);
-                get_until(f, fd, size <= 8192 ? "GET /h" : NULL, &in);
-                assert_true(size <= 8192 || strstr(in.data, "HTTP/1.1 431"));
+                get_until(f, fd, size <= 6144 ? "GET /h" : NULL, &in);
+                assert_true(size <= 6144 || strstr(in.data, "HTTP/1.1 431"));
         }
 }
 
@@ -602,6 +610,57 @@ static void test_idle(void **state)
         }
 }
 
+/* Beyond the limit clients wait until another connection ends. */
+static void test_max_connections(void **state)
+{
+        struct fixture *f = *state;
+        auto_str in = STR_INIT;
+        int fds[6];
+
+        for (size_t i = 0; i < ARRAY_LEN(fds); i++) {
+                fds[i] = dial(f);
+                puts_to(f, fds[i], "GET /x HTTP/1.1\r\nHost: x\r\n\r\n");
+        }
+        for (int i = 0; i < 50; i++)
+                turn(f);
+        assert_int_equal(count(f->events.data, "begin"), 2);
+        for (size_t i = 0; i < ARRAY_LEN(fds); i++) {
+                str_clear(&in);
+                get_until(f, fds[i], "GET /x", &in);
+                fd_close(fds[i]);
+        }
+        assert_int_equal(count(f->events.data, "begin"), ARRAY_LEN(fds));
+}
+
+/* The same where the process has no descriptor left for them. */
+static void test_no_descriptors(void **state)
+{
+        struct fixture *f = *state;
+        auto_str in = STR_INIT;
+        struct rlimit before, few;
+        int fds[8], spare;
+
+        for (size_t i = 0; i < ARRAY_LEN(fds); i++)
+                fds[i] = dial(f);
+        spare = dup(fds[0]);
+        assert_true(spare >= 0);
+        fd_close(spare);
+        assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+        few = (struct rlimit){ .rlim_cur = (rlim_t)spare + 2, .rlim_max = before.rlim_max };
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+        for (size_t i = 0; i < ARRAY_LEN(fds); i++)
+                puts_to(f, fds[i], "GET /x HTTP/1.1\r\nHost: x\r\n\r\n");
+        for (int i = 0; i < 50; i++)
+                turn(f);
+        assert_in_range(count(f->events.data, "begin"), 1, 2);
+        for (size_t i = 0; i < ARRAY_LEN(fds); i++) {
+                str_clear(&in);
+                get_until(f, fds[i], "GET /x", &in);
+                fd_close(fds[i]);
+        }
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+}
+
 static void test_max_header(void **state)
 {
         struct fixture *f = *state;
@@ -635,6 +694,8 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_bad, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_drain, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_free_with_open_requests, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_max_connections, setup_narrow, teardown),
+                cmocka_unit_test_setup_teardown(test_no_descriptors, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_idle, setup_impatient, teardown),
                 cmocka_unit_test_setup_teardown(test_max_header, setup_impatient, teardown),
         };
