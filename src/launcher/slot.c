@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,12 +16,13 @@
 #include <sys/epoll.h>
 #include <sys/fsuid.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
-#define SPARE 2                         /* ready beyond what is busy: START after START without a wait */
+#define SPARE 2 /* ready beyond what is busy: START after START without a wait */
 #define READY_MAX 16
-#define TTY_GID 5                       /* as every distribution has it */
+#define TTY_GID 5 /* as every distribution has it */
 #define OPTIONS_MAX 256
 
 uint32_t slot_inodes(uint64_t disk)
@@ -101,6 +103,22 @@ static int fill_upper(int upper)
         return 0;
 }
 
+/* A change of ids makes a process dumpable as fs.suid_dumpable says, and clears its death signal (prctl(2)). Both are put
+ * back; if the parent died meanwhile, the signal comes from here. */
+static void own_files_as(uid_t id)
+{
+        pid_t parent = getppid();
+        int death = 0;
+
+        (void)prctl(PR_GET_PDEATHSIG, &death, 0, 0, 0);
+        (void)setfsgid(id);
+        (void)setfsuid(id); /* cannot fail here, and says nothing if it did */
+        (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+        (void)prctl(PR_SET_PDEATHSIG, death, 0, 0, 0);
+        if (death && getppid() != parent)
+                (void)kill(getpid(), death);
+}
+
 static int make_upper(struct slot *slot, uint64_t disk, struct err *err)
 {
         int r;
@@ -110,12 +128,9 @@ static int make_upper(struct slot *slot, uint64_t disk, struct err *err)
         if (slot->upper < 0)
                 return err_set(err, -slot->upper, "mount the tmpfs of a writable layer");
         slot->disk = disk;
-        /* Files belong to the slot without a chown each (setfsuid(2) cannot fail here, and says nothing if it did). */
-        (void)setfsgid(slot->base);
-        (void)setfsuid(slot->base);
+        own_files_as(slot->base); /* without a chown each */
         r = fill_upper(slot->upper);
-        (void)setfsuid(0);
-        (void)setfsgid(0);
+        own_files_as(0);
         return r < 0 ? err_set(err, -r, "fill a writable layer") : 0;
 }
 
@@ -259,8 +274,8 @@ static int fit(struct slots *s, struct slot *slot, const struct launch_limits *l
         if (r < 0)
                 return err_set(err, -r, "set the limits of a container");
         if (slot->disk != l->disk) {
-                r = resize_fs(slot->upper, "size=%llu,nr_inodes=%u",
-                              (unsigned long long)MAX(l->disk, (uint64_t)4096), slot_inodes(l->disk));
+                r = resize_fs(slot->upper, "size=%llu,nr_inodes=%u", (unsigned long long)MAX(l->disk, (uint64_t)4096),
+                              slot_inodes(l->disk));
                 if (r < 0)
                         return err_set(err, -r, "set the size of a writable layer");
                 slot->disk = l->disk;
