@@ -24,7 +24,8 @@ if [ -x build/mayflyd ] && [ ! -d src ]; then
     ./tools/setup.sh run demo
 else
     ./tools/setup.sh build demo
-    make --silent
+    # On a terminal ninja's one line of progress is what one wants to see; elsewhere only a failure is.
+    if [ -t 1 ]; then make --silent; else make --silent >/dev/null; fi
 fi
 echo "built: $(build/mayfly version 2>/dev/null | head -n 1 || true)"
 
@@ -67,7 +68,7 @@ request() {
     step "$title"
     printf 'POST /v1/tasks\n%s\n\n' "$body"
     curl -sS --unix-socket "$socket" -H 'Content-Type: application/json' -d "$body" \
-        -w '%{http_code} %{time_total}' -o "$dir/answer" http://mayfly/v1/tasks >"$dir/took"
+        -w '%{http_code} %{time_total}\n' -o "$dir/answer" http://mayfly/v1/tasks >"$dir/took"
     read -r status seconds <"$dir/took"
     printf '%s' "$bold$status$plain "
     cat "$dir/answer"
