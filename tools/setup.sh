@@ -8,9 +8,9 @@ declare -A packages=(
     [run]="libmicrohttpd12 libsystemd0 libjansson4 libyaml-0-2 libsqlite3-0 libcurl4 libssl3 libmnl0 nftables"
     [build]="gcc libc6-dev make meson ninja-build pkg-config libmicrohttpd-dev libsystemd-dev libseccomp-dev
         libmnl-dev libjansson-dev libyaml-dev libarchive-dev libsqlite3-dev libcurl4-openssl-dev libssl-dev
-        zlib1g-dev libzstd-dev nftables python3"
+        zlib1g-dev libzstd-dev libcmocka-dev nftables python3"
     [demo]="busybox-static curl"
-    [test]="libcmocka-dev busybox-static curl python3 iproute2 procps util-linux clang libclang-rt-14-dev clang-format
+    [test]="busybox-static curl python3 iproute2 procps util-linux clang libclang-rt-14-dev clang-format
         clang-tidy cppcheck gcovr umoci skopeo zstd"
     [bench]="bubblewrap runc crun podman docker.io busybox-static python3"
 )
