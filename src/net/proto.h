@@ -1,15 +1,17 @@
 /* The protocol between mayflyd and mayfly-netd: SOCK_SEQPACKET, one message a packet, descriptors by SCM_RIGHTS. One peer
- * at a time, of the uid given at the start; a malformed message closes the connection.
+ * at a time, of the uid given at the start (the next one waits in the listener's queue); a malformed message closes the
+ * connection.
  *
  *     HELLO ──▶ ◀── HELLO, RESOLV (again whenever it changes)
  *     ADOPT × n ──▶ ◀── CLEANED each (ok 1: it is ours again)   namespaces in use from before a restart of either side
  *     SYNCED ──▶                            links and addresses that nobody adopted are removed
- *     ACQUIRE ──▶ ◀── NETNS × count         fresh ones, from the pool or made now
+ *     ACQUIRE ──▶ ◀── NETNS × count         fresh ones, from the pool or made now; FAILED stands for the last `count`
  *     CLEAN ──▶ ◀── CLEANED                 after the last process: fit for its owner's next task, or gone
  *     DROP ──▶                              not wanted any more
  *
  * What the daemon holds dies with its descriptors: a namespace of which no descriptor and no process is left takes its
- * link with it. */
+ * link with it. When the connection ends, netd forgets what it handed out, until it is adopted. Requests are answered in
+ * their order; CLEAN of an index that netd does not know is answered by ok 0, DROP of one does nothing. */
 #pragma once
 
 #include <stdint.h>
@@ -41,7 +43,7 @@ struct net_msg {
         uint32_t version; /* HELLO */
         uint32_t mode;    /* enum net_mode */
         uint32_t index;   /* names the namespace; netd's */
-        uint32_t count;   /* ACQUIRE: 1 to NET_ACQUIRE_MAX */
+        uint32_t count;   /* ACQUIRE: 1 to NET_ACQUIRE_MAX; FAILED: how many it stands for */
         uint32_t address; /* IPv4 inside, network byte order; 0 for NET_NONE */
         uint32_t ok;      /* CLEANED: 1 if it may be used again, 0 if it is gone (close the descriptor) */
         int32_t error;    /* FAILED: positive errno */

@@ -11,6 +11,7 @@
 
 /* The answers to one message, when the peer does not read: nothing more is read before they are gone. */
 #define SERVER_QUEUE_MAX (NET_ACQUIRE_MAX + 1)
+#define ACCEPT_PAUSE_MS 50
 #define SERVER_BURST 32 /* messages per turn, so that rules and signals get theirs */
 
 struct answer {
@@ -103,6 +104,9 @@ static void on_acquire(struct server *s, const struct net_msg *m)
                 msg.index = ns->index;
                 msg.address = htonl(ns->address);
                 answer(s, msg, ns->fd);
+                flush(s); /* the next one may have to be made first */
+                if (s->peer < 0)
+                        return;
         }
 }
 
@@ -209,8 +213,11 @@ static void take_peer(struct server *s)
         auto_fd fd = accept4(s->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         uid_t uid;
 
-        if (fd < 0)
+        if (fd < 0) {
+                if (errno == EMFILE || errno == ENFILE)
+                        (void)poll(NULL, 0, ACCEPT_PAUSE_MS); /* it stays readable */
                 return;
+        }
         if (fd_peer_uid(fd, &uid) < 0 || uid != s->peer_uid) {
                 log_warn("peer: refused, not user %u", (unsigned)s->peer_uid);
                 return;

@@ -49,6 +49,7 @@
 #define RESOLVER "192.168.53.53" /* private, so that internet mode needs the exception */
 #define UPLINK "198.51.100.2"
 #define HOST_PRIVATE "172.31.9.9"
+#define OTHER_INSTANCE "10.214.0.1"
 #define SKIPPED 77
 
 struct netns {
@@ -356,6 +357,7 @@ static void check_matrix(const struct netns *ns, const char *const neighbours[2]
                 { "198.51.100.255", PORT, SOCK_DGRAM, false, false, 0 },
                 { "10.213.0.0", PORT, SOCK_STREAM, false, false, 0 },
                 { "10.213.0.255", PORT, SOCK_DGRAM, false, false, 0 },
+                { OTHER_INSTANCE, PORT, SOCK_STREAM, false, false, 0 },
                 { neighbours[0], PORT, SOCK_STREAM, false, false, 0 },
                 { neighbours[0], PORT, SOCK_DGRAM, false, false, 0 },
                 { neighbours[0], 53, SOCK_DGRAM, false, false, 0 },
@@ -669,10 +671,32 @@ static void check_all_modes(void)
         drop(&another);
 }
 
-static void isolates(void **state)
+/* A task of an instance beside this one, with a pool that is not this one's. */
+static void isolates_from_other_instances(void **state)
 {
+        auto_fd elsewhere = -EBADF;
+        char text[256];
+        pid_t server;
+
         (void)state;
+        elsewhere = new_ns();
+        enter(t.host);
+        (void)snprintf(text, sizeof(text),
+                       "ip link add mfzzzn1 type veth peer name eth0 netns /proc/%d/fd/%d\n"
+                       "ip addr add 10.214.0.254/32 dev mfzzzn1\nip link set mfzzzn1 up\n"
+                       "ip route add " OTHER_INSTANCE " dev mfzzzn1\n",
+                       (int)getpid(), elsewhere);
+        assert_int_equal(sh(text), 0);
+        enter(elsewhere);
+        assert_int_equal(sh("ip addr add " OTHER_INSTANCE "/32 dev eth0\nip link set eth0 up\n"
+                            "ip route add default via 10.214.0.254 dev eth0 onlink"),
+                         0);
+        enter(t.host);
+        server = start_server(elsewhere);
+        assert_true(reaches(t.host, OTHER_INSTANCE, PORT, true));
         check_all_modes();
+        reap(server);
+        assert_int_equal(sh("ip link del mfzzzn1"), 0);
 }
 
 /* A datagram with a source of its own; what rule or filter eats it does not matter. */
@@ -696,9 +720,9 @@ static void send_spoofed(const char *from, const char *to, uint16_t port)
         assert_int_equal(sendto(fd, &packet, sizeof(packet), 0, (struct sockaddr *)&sa, sizeof(sa)), sizeof(packet));
 }
 
-static void stops_spoofed_sources(void **state)
+static void check_spoofed(const struct netns *ns)
 {
-        struct netns ns = acquire(NET_NAT), other = acquire(NET_NAT);
+        struct netns other = acquire(NET_NAT);
         const char *const sources[] = { other.address, "203.0.113.9", UPLINK,        "198.51.100.1", "10.213.0.250",
                                         "192.168.1.1", "127.0.0.1",   "169.254.1.1", HOST_PRIVATE };
         struct sockaddr_in sa = sockaddr(PUBLIC, 9999), from;
@@ -706,22 +730,36 @@ static void stops_spoofed_sources(void **state)
         auto_fd sink = -EBADF;
         char text[8];
 
-        (void)state;
         enter(t.world);
         sink = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
         assert_int_equal(bind(sink, (struct sockaddr *)&sa, sizeof(sa)), 0);
-        enter(ns.fd);
+        enter(ns->fd);
         for (size_t i = 0; i < ARRAY_LEN(sources); i++)
                 send_spoofed(sources[i], PUBLIC, 9999);
         /* The way keeps the order: had one of them passed, it would arrive before this one. */
-        send_spoofed(ns.address, PUBLIC, 9999);
+        send_spoofed(ns->address, PUBLIC, 9999);
         enter(t.host);
         assert_int_equal(recvfrom(sink, text, sizeof(text), 0, (struct sockaddr *)&from, &len), 4);
         assert_int_equal(from.sin_port, htons(5000));
         assert_int_equal(from.sin_addr.s_addr, sockaddr(UPLINK, 0).sin_addr.s_addr);
         assert_int_equal(recv(sink, text, sizeof(text), MSG_DONTWAIT), -1);
-        drop(&ns);
         drop(&other);
+}
+
+static void stops_spoofed_sources(void **state)
+{
+        struct netns ns = acquire(NET_NAT);
+        char name[IFNAMSIZ], text[128];
+
+        (void)state;
+        check_spoofed(&ns);
+        /* The rules alone stop them too. */
+        link_name(&ns, name);
+        (void)snprintf(text, sizeof(text), "cd /proc/sys/net/ipv4/conf; echo 0 >all/rp_filter; echo 0 >%s/rp_filter",
+                       name);
+        assert_int_equal(sh(text), 0);
+        check_spoofed(&ns);
+        drop(&ns);
 }
 
 static bool rules_are_back(void)
@@ -1267,7 +1305,7 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(gives_what_it_promises),
-                cmocka_unit_test(isolates),
+                cmocka_unit_test(isolates_from_other_instances),
                 cmocka_unit_test(stops_spoofed_sources),
                 cmocka_unit_test(forgets_time_wait),
                 cmocka_unit_test(forgets_sockets),
