@@ -398,6 +398,7 @@ static void *on_target(void *data, const char *raw, struct MHD_Connection *mhd)
 {
         const union MHD_ConnectionInfo *info;
         struct http_request *r;
+        const char *query;
 
         (void)data;
         info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
@@ -413,6 +414,10 @@ static void *on_target(void *data, const char *raw, struct MHD_Connection *mhd)
         r->target_why = "the request target is not well-formed";
         list_init(&r->hung_node);
         r->target_error = http_target_parse(raw, &r->target, &r->target_why);
+        /* The parser shall not parse the query again: it goes on where its memory does not suffice for that. */
+        query = strchr(raw, '?');
+        if (query)
+                ((char *)(uintptr_t)query)[1] = '\0';
         r->conn->request = r;
         return r;
 }
@@ -517,19 +522,21 @@ int http_server_new(struct loop *loop, const struct http_config *config, const s
         return 0;
 }
 
-/* The lax parser answers a Content-Length that is no number twice: its second head becomes the body of the first. It says
- * so before, which is the place to answer in its stead. Its state tells which connection it speaks of. */
-static void refuse_bad_length(struct http_listener *l)
+/* The lax parser answers some faults twice, so that the second head becomes the body of the first: a Content-Length that is
+ * no number, cookies for which its memory does not suffice. It logs them before, which is the place to answer in its
+ * stead; which connection it speaks of shows in their states. */
+static void refuse_for_parser(struct http_listener *l, int status, const char *why)
 {
         struct http_conn *c;
 
         LIST_FOREACH(c, &l->conns, node) {
                 struct http_request *r = c->request;
 
-                if (!r || r->state != HTTP_HEAD || r->early_sent ||
-                    !MHD_get_connection_info(c->mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE))
+                if (!r || r->state != HTTP_HEAD ||
+                    !MHD_get_connection_info(c->mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE) ||
+                    MHD_get_connection_info(c->mhd, MHD_CONNECTION_INFO_HTTP_STATUS))
                         continue;
-                request_reply_bad(r, 400, "Content-Length is not a number");
+                request_reply_bad(r, status, why);
                 if (r->replied)
                         http_request_send_early(r);
                 return;
@@ -547,8 +554,10 @@ static void on_parser_message(void *data, const char *fmt, va_list ap)
         if (len > 0 && text[len - 1] == '\n')
                 text[len - 1] = '\0';
         log_debug("http: %s", text);
-        if (parser_is_lax())
-                refuse_bad_length(data);
+        if (parser_is_lax() && strstr(fmt, "memory"))
+                refuse_for_parser(data, 431, "too many headers, or too long");
+        else if (parser_is_lax())
+                refuse_for_parser(data, 400, "Content-Length is not a number");
 }
 
 /* Targets are decoded by http_target_parse(), from the raw text. */

@@ -554,6 +554,39 @@ static void test_bad(void **state)
         assert_int_equal(count(f->events.data, "gone"), 0);
 }
 
+/* What costs the parser more memory than it has is answered once, too. */
+static void test_many_of_all(void **state)
+{
+        static const struct {
+                const char *head, *piece;
+                size_t n;
+        } cases[] = {
+                { "GET /x?", "a&", 1500 },
+                { "GET /x?", "a=b&", 1000 },
+                { "GET /x HTTP/1.1\r\nHost: x\r\nCookie: ", "a=b; ", 1000 },
+                { "GET /x HTTP/1.1\r\nHost: x\r\nCookie: ", "a;", 2000 },
+                { "GET /x HTTP/1.1\r\nHost: x\r\n", "A:b\r\n", 1000 },
+        };
+        struct fixture *f = *state;
+
+        for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+                auto_str request = STR_INIT, in = STR_INIT;
+                auto_fd fd = dial(f);
+
+                assert_int_equal(str_adds(&request, cases[i].head), 0);
+                for (size_t n = 0; n < cases[i].n; n++)
+                        assert_int_equal(str_adds(&request, cases[i].piece), 0);
+                assert_int_equal(str_adds(&request, i < 2 ? " HTTP/1.1\r\nHost: x\r\n\r\n" : "\r\n\r\n"), 0);
+                put(f, fd, request.data, request.len);
+                puts_to(f, fd, "GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n");
+                get_until(f, fd, NULL, &in);
+                assert_non_null(in.data);
+                assert_true(str_starts(in.data, "HTTP/1.1 4"));
+                assert_int_equal(count(in.data, "HTTP/1.1 "), 1);
+        }
+        assert_null(f->events.data ? strstr(f->events.data, "begin") : NULL);
+}
+
 static void test_drain(void **state)
 {
         struct fixture *f = *state;
@@ -692,6 +725,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_refused_upload, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_large_answer_to_slow_client, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_bad, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_many_of_all, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_drain, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_free_with_open_requests, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_max_connections, setup_narrow, teardown),

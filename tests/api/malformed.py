@@ -234,6 +234,7 @@ def heads():
         "overlong name": HOST + b"X" * 100000 + b": a\r\n",
         "1,000 headers": HOST + b"".join(b"X-%d: a\r\n" % i for i in range(1000)),
         "101 headers": HOST + b"".join(b"X%d:a\r\n" % i for i in range(101)),
+        "1,000 cookies": HOST + b"Cookie: " + b"a=b; " * 1000 + b"\r\n",
         "head without end": HOST + b"X: a\r\n" * 100000,
         "two keys": HOST + b"Idempotency-Key: a\r\nIdempotency-Key: b\r\n",
     }.items():
@@ -257,6 +258,7 @@ def lines():
         b"GET /healthz HTTP/1.1\0", b"G\x01T /healthz HTTP/1.1", b"GET /\x01 HTTP/1.1", b"GET /\x7f HTTP/1.1",
         b"GET /v1/version?a=%zz HTTP/1.1", b"GET /v1/version?a=%00 HTTP/1.1", b"GET /v1/version?a=b HTTP/1.1",
         b"GET /v1/version?" + b"&".join(b"a=%d" % i for i in range(100)) + b" HTTP/1.1",
+        b"GET /v1/version?" + b"a&" * 2000 + b" HTTP/1.1",
         b"GET /" + b"a" * 100000 + b" HTTP/1.1", b"A" * 100000, b"A" * 100000 + b" / HTTP/1.1",
         b"get /healthz HTTP/1.1", b"GETT /healthz HTTP/1.1", b"TRACE /healthz HTTP/1.1", b"DELETE /healthz HTTP/1.1",
         b"OPTIONS /v1/tasks HTTP/1.1", b"PUT /v1/tasks HTTP/1.1", b"PATCH /v1/images/x HTTP/1.1",
