@@ -8,7 +8,6 @@
 #include "base/str.h"
 #include "base/test_tar.h"
 #include "image/manifest.h"
-#include "image/worker/worker.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -26,6 +25,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include <zlib.h>
+
+#define LAYERS_MAX 8
 
 struct fixture {
         char dir[64];
@@ -95,7 +96,7 @@ static int run_worker(struct fixture *f, char *const *argv, const int *fds, size
 
         assert_true(pid >= 0);
         if (pid == 0) {
-                int aside[WORKER_LAYERS_MAX + 8];
+                int aside[4 + LAYERS_MAX];
 
                 for (size_t i = 0; i < n; i++)
                         aside[i] = fds[i] < 0 ? -EBADF : fcntl(fds[i], F_DUPFD_CLOEXEC, 300);
@@ -159,9 +160,10 @@ static int do_merge(void *context, const char (*layers)[65], size_t n_layers, in
         char *argv[] = { (char *)"mayfly-worker", (char *)"merge", n, NULL };
         uint32_t token = ++f->next_token;
         auto_fd dir = tmp_dir(f, token);
-        int fds[4 + WORKER_LAYERS_MAX] = { -EBADF, -EBADF, report_fd, dir }, r;
+        int fds[4 + LAYERS_MAX] = { -EBADF, -EBADF, report_fd, dir }, r;
 
         (void)err;
+        assert_true(n_layers <= LAYERS_MAX);
         (void)snprintf(n, sizeof(n), "%zu", n_layers);
         for (size_t i = 0; i < n_layers; i++) {
                 (void)snprintf(name, sizeof(name), "layers/%s", layers[i]);

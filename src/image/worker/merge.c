@@ -230,8 +230,32 @@ static int merge_file(int from_dir, int to_dir, const char *name, const struct s
         return errno == EMLINK ? copy_file(from_dir, to_dir, name, st) : -errno;
 }
 
-/* Opens, for reading, the tree's counterpart of a directory; makes it where it is missing (*ret_made). */
-static int open_counterpart(struct merge *m, int to_dir, const char *name, const char *path, bool *ret_made)
+/* Whether the layer has something below a directory, and not only whiteouts that imply the way to them. 1, 0, -errno. */
+static int has_content(struct merge *m, int from, char path[PATH_MAX], unsigned depth)
+{
+        __attribute__((cleanup(names_done))) struct names names = { .items = NULL };
+        size_t len = strlen(path);
+        int r;
+
+        if (!meta_implied(&m->meta, path) || depth > WORKER_DEPTH_MAX)
+                return 1;
+        r = list(from, &names);
+        for (size_t i = 0; r == 0 && i < names.len; i++) {
+                auto_fd fd = openat(from, names.items[i], DIR_FLAGS);
+
+                if (fd < 0 || snprintf(path + len, PATH_MAX - len, "/%s", names.items[i]) >= (int)(PATH_MAX - len))
+                        r = 1;
+                else
+                        r = has_content(m, fd, path, depth + 1);
+                path[len] = '\0';
+        }
+        return r;
+}
+
+/* Opens, for reading, the tree's counterpart of a directory; makes it where it is missing (*ret_made). -ENOENT: there is
+ * none, and the layer has no use for one. */
+static int open_counterpart(struct merge *m, int from, int to_dir, const char *name, char path[PATH_MAX], unsigned depth,
+                            bool *ret_made)
 {
         bool implied = meta_implied(&m->meta, path);
         int fd, r;
@@ -240,6 +264,9 @@ static int open_counterpart(struct merge *m, int to_dir, const char *name, const
         *ret_made = fd < 0;
         if (fd >= 0)
                 return fd;
+        r = has_content(m, from, path, depth);
+        if (r <= 0)
+                return r < 0 ? r : -ENOENT;
         r = path_remove_tree(to_dir, name);
         if (r < 0 && r != -ENOENT)
                 return r;
@@ -261,7 +288,9 @@ static int merge_dir(struct merge *m, int from_dir, int to_dir, const char *name
 
         if (from < 0 || fstat(from, &own) < 0)
                 return fail(err, -errno, path);
-        to = open_counterpart(m, to_dir, name, path, &made);
+        to = open_counterpart(m, from, to_dir, name, path, depth, &made);
+        if (to == -ENOENT)
+                return 0;
         if (to < 0)
                 return fail(err, to, path);
         if (fstat(to, &lower) < 0)

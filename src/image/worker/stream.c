@@ -257,13 +257,17 @@ int stream_finish(struct stream *s, char digest[STREAM_DIGEST_MAX], struct err *
 {
         unsigned char hash[SHA256_DIGEST_LENGTH];
         const void *data;
+        uint64_t tail = 0;
         size_t len = 1;
         int r;
 
-        while (len > 0) {
+        for (; len > 0; tail += len) {
                 r = stream_read(s, &data, &len, err);
                 if (r < 0)
                         return r;
+                if (tail > STREAM_TAIL_MAX)
+                        return err_set(err, EFBIG, "more than %" PRIu64 " bytes follow the end of the archive",
+                                       STREAM_TAIL_MAX);
         }
         if (EVP_DigestFinal_ex(s->hash, hash, NULL) != 1)
                 return err_set(err, EIO, "cannot compute SHA-256");

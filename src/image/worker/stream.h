@@ -13,6 +13,7 @@ enum stream_compression { STREAM_PLAIN, STREAM_GZIP, STREAM_ZSTD };
 /* Expansion beyond this ratio is a bomb; small archives may, for what they hold is bounded anyway. */
 #define STREAM_RATIO_MAX 10000
 #define STREAM_RATIO_FREE (UINT64_C(64) << 20)
+#define STREAM_TAIL_MAX (UINT64_C(64) << 20) /* bytes behind the end of the archive */
 #define STREAM_DIGEST_MAX 72 /* "sha256:", 64 digits, NUL */
 
 struct stream;
@@ -38,5 +39,5 @@ int stream_read(struct stream *s, const void **ret, size_t *ret_len, struct err 
 /* Passes over at most n bytes without reading them; answers how many (0: read them instead). */
 uint64_t stream_skip(struct stream *s, uint64_t n);
 
-/* Reads to the end; digest of all that came out. */
+/* Reads to the end, which must not be far; digest of all that came out. */
 int stream_finish(struct stream *s, char digest[STREAM_DIGEST_MAX], struct err *err);

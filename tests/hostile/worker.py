@@ -1,0 +1,306 @@
+#!/usr/bin/env python3
+"""mayfly-worker against hostile layers and against umoci, without the daemon. Needs root.
+
+    worker.py [--per-family N]       MAYFLY_BUILD: where mayfly-worker is; MAYFLY_LONG: 50 of each family
+
+The worker runs here without its confinement, in a directory below which nothing else of this machine's lies: so what holds
+here holds by the worker's own care, and the launcher's confinement comes on top.
+"""
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import make_hostile  # noqa: E402
+
+BUILD = os.environ.get("MAYFLY_BUILD", "build")
+WORKER = os.path.join(BUILD, "mayfly-worker")
+MAX_BYTES, MAX_ENTRIES = 256 << 20, 100000
+
+
+def run(args, fds):
+    def before_exec():
+        aside = {n: os.dup2(fd, 200 + n) for n, fd in fds.items()}
+        for n in fds:
+            os.dup2(aside[n], n, inheritable=True)
+    return subprocess.run([WORKER, *args], preexec_fn=before_exec, close_fds=False, timeout=300,
+                          stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+
+
+def work(args, fds):
+    report = os.memfd_create("report")
+    try:
+        code = run(args, {**fds, 5: report})
+        text = os.pread(report, 1 << 26, 0)
+    finally:
+        os.close(report)
+    return code, json.loads(text) if text else {}
+
+
+def unpack(blob, to):
+    os.makedirs(to)
+    a, d = os.open(blob, os.O_RDONLY), os.open(to, os.O_RDONLY)
+    try:
+        return work(["unpack", str(MAX_BYTES), str(MAX_ENTRIES)], {3: a, 6: d})
+    finally:
+        os.close(a)
+        os.close(d)
+
+
+def merge(layers, to):
+    os.makedirs(to)
+    fds = [os.open(to, os.O_RDONLY)] + [os.open(layer, os.O_RDONLY) for layer in layers]
+    try:
+        return work(["merge", str(len(layers))], {6 + i: fd for i, fd in enumerate(fds)})
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def apply(blobs, work_dir):
+    """Unpacks and merges; the exit code, the report that said so, the root."""
+    layers = []
+    for i, blob in enumerate(blobs):
+        layers.append(f"{work_dir}/layer{i}")
+        code, report = unpack(blob, layers[-1])
+        if code:
+            return code, report, None
+    code, report = merge(layers, f"{work_dir}/tree")
+    return code, report, f"{work_dir}/tree/root"
+
+
+def what(root, path):
+    """What lies at path in the root, no link followed on the way."""
+    at = root
+    for part in [p for p in path.split("/") if p]:
+        if os.path.islink(at):
+            return "absent"
+        at = os.path.join(at, part)
+    try:
+        st = os.lstat(at)
+    except OSError:
+        return "absent"
+    if stat.S_ISLNK(st.st_mode):
+        return "link:" + os.readlink(at)
+    if stat.S_ISDIR(st.st_mode):
+        return "dir"
+    if stat.S_ISFIFO(st.st_mode):
+        return "fifo"
+    with open(at, errors="replace") as f:
+        return "file:" + f.read(1000)
+
+
+def snapshot(path):
+    out = []
+    for base, dirs, files in os.walk(path):
+        dirs.sort()
+        st = os.lstat(base)
+        out.append((base, st.st_mode, st.st_mtime_ns))
+        for name in sorted(files):
+            st = os.lstat(os.path.join(base, name))
+            out.append((name, st.st_mode, st.st_size, st.st_mtime_ns, st.st_nlink))
+    return out
+
+
+def describe(root, times):
+    """One line for each file: what two unpackers must agree on."""
+    lines = {}
+    inodes = {}
+    for base, dirs, files in os.walk(root):
+        for name in dirs + files + ([""] if base == root else []):
+            path = os.path.join(base, name) if name else base
+            st = os.lstat(path)
+            rel = os.path.relpath(path, root)
+            kind = stat.S_IFMT(st.st_mode)
+            line = [oct(st.st_mode), st.st_uid, st.st_gid]
+            if kind == stat.S_IFREG:
+                with open(path, "rb") as f:
+                    line += [st.st_size, hashlib.sha256(f.read()).hexdigest()]
+                inodes.setdefault((st.st_dev, st.st_ino), []).append(rel)
+            if kind == stat.S_IFLNK:
+                line.append(os.readlink(path))
+            if times and kind in (stat.S_IFREG, stat.S_IFLNK):
+                line.append(int(st.st_mtime))
+            attributes = sorted((a, os.getxattr(path, a, follow_symlinks=False))
+                                for a in os.listxattr(path, follow_symlinks=False) if not a.startswith("user.umoci"))
+            lines[rel] = line + attributes
+    return lines
+
+
+def check_case(out, case, work_dir):
+    code, report, root = apply([os.path.join(out, p) for p in case["layers"]], work_dir)
+    error = report.get("error", "")
+    if case["expect"] == "refuse":
+        if code == 0:
+            return "was accepted"
+        if code != 1:
+            return f"ended with {code}: {error}"
+        if case["reason"] and case["reason"] not in error:
+            return f"was refused for another reason: {error}"
+        return None
+    if code != 0:
+        return f"was refused: {error}"
+    for path, wanted in case["check"].items():
+        found = what(root, path)
+        if found != wanted:
+            return f"{path!r} is {found!r}, not {wanted!r}"
+    return None
+
+
+def hostile(tmp, per_family):
+    canary = make_hostile.CANARY
+    shutil.rmtree(canary, ignore_errors=True)
+    os.makedirs(canary)
+    with open(canary + "/secret", "w") as f:
+        f.write("secret")
+    out = tmp + "/archives"
+    expect = make_hostile.make(out, per_family)
+    before = snapshot(canary)
+    bad = 0
+    for family in make_hostile.FAMILIES:
+        faults, n = [], 0
+        for i, case in enumerate(c for c in expect if c["family"] == family and "layers" in c):
+            work_dir = f"{tmp}/{family}-{i}"
+            os.makedirs(work_dir)
+            fault = check_case(out, case, work_dir)
+            if snapshot(canary) != before:
+                fault = "touched the canary"
+            if fault:
+                faults.append(f"{case['name']}: {fault}")
+            shutil.rmtree(work_dir)
+            n += 1
+        if n == 0:
+            continue
+        bad += bool(faults)
+        print(f"not ok - hostile {family}: {'; '.join(faults[:5])}" if faults else f"ok - hostile {family} ({n})")
+    shutil.rmtree(canary)
+    return bad
+
+
+def layouts(tmp, corpora):
+    """Every whole image of the corpora as a layout of its own: (label, layout); its name is "it"."""
+    found = []
+    for base, dirs, files in sorted(os.walk(corpora + "/oci")):
+        if "index.json" in files and "oci-layout" in files:
+            with open(base + "/index.json") as f:
+                for m in json.load(f).get("manifests", []):
+                    found.append((base, m))
+    for n, (base, m) in enumerate(found):
+        to = f"{tmp}/layout{n}"
+        shutil.copytree(base, to)
+        m["annotations"] = {"org.opencontainers.image.ref.name": "it"}
+        with open(to + "/index.json", "w") as f:
+            json.dump({"schemaVersion": 2, "manifests": [m]}, f)
+        yield f"{os.path.relpath(base, corpora)}:{m['digest'][7:19]}", to
+    for base, dirs, files in sorted(os.walk(corpora + "/oci")):
+        for name in sorted(files):
+            to = f"{tmp}/layout-{name}"
+            if name.endswith(".tar") and not os.path.exists(to) and shutil.which("skopeo") and subprocess.run(
+                    ["skopeo", "copy", "-q", f"docker-archive:{base}/{name}", f"oci:{to}:it"],
+                    capture_output=True).returncode == 0:
+                yield os.path.relpath(f"{base}/{name}", corpora), to
+
+
+def layers_of(layout):
+    """The blobs of the layers; None if the layout lacks something."""
+    def blob(digest):
+        return os.path.join(layout, "blobs", *digest.split(":", 1))
+    try:
+        with open(layout + "/index.json") as f:
+            m = json.load(f)["manifests"][0]
+        with open(blob(m["digest"])) as f:
+            manifest = json.load(f)
+        layers = [blob(layer["digest"]) for layer in manifest["layers"]]
+        return layers if all(os.path.exists(p) for p in layers + [blob(manifest["config"]["digest"])]) else None
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def make_layout(tmp):
+    """A layout of our own with what base images have: layers that replace, remove and link."""
+    m = make_hostile
+    layers = [
+        m.tar(m.directory("./"), m.directory("bin/"), m.file("bin/su", "su", mode=0o4755), m.symlink("sh", "bin/su"),
+              m.directory("etc/"), m.file("etc/passwd", "root:x:0:0::/root:/bin/sh\n", mode=0o600), m.directory("a/"),
+              m.directory("a/b/", mode=0o1777, uid=5, gid=6), m.file("a/b/c", "c", uid=65535), m.file("a/gone", "g"),
+              m.hardlink("bin/link", "bin/su"), m.directory("o/"), m.file("o/1", "1"), m.file("o/2", "2")),
+        m.tar(m.directory("a/"), m.file("a/.wh.gone"), m.directory("o/"), m.file("o/.wh..wh..opq"), m.file("o/3", "3"),
+              m.file("sh", "now a file"), m.directory("bin/"), m.file("bin/new", "new",
+                                                                      records={"SCHILY.xattr.user.k": "v"})),
+        m.tar(m.file(".wh.etc"), m.directory("etc/"), m.file("etc/group", "g"), m.hardlink("a2", "etc/group")),
+    ]
+    os.makedirs(tmp + "/own/blobs/sha256")
+
+    def put(data):
+        with open(f"{tmp}/own/blobs/sha256/{m.sha(data)}", "wb") as f:
+            f.write(data)
+    config = m.config_of(layers)
+    manifest = json.dumps({"schemaVersion": 2, "mediaType": m.MANIFEST, "config": m.descriptor(m.CONFIG, config),
+                           "layers": [m.descriptor(m.LAYER, d) for d in layers]}).encode()
+    for data in [*layers, config, manifest]:
+        put(data)
+    with open(tmp + "/own/index.json", "w") as f:
+        json.dump({"schemaVersion": 2, "manifests": [m.descriptor(
+            m.MANIFEST, manifest, annotations={"org.opencontainers.image.ref.name": "it"})]}, f)
+    with open(tmp + "/own/oci-layout", "w") as f:
+        f.write('{"imageLayoutVersion":"1.0.0"}')
+    return tmp + "/own"
+
+
+def against_umoci(tmp, corpora):
+    bad = compared = 0
+    if not shutil.which("umoci"):
+        print("skip - layers as umoci unpacks them: there is no umoci")
+        return 0
+    for what_, layout in [("own", make_layout(tmp)), *layouts(tmp, corpora)]:
+        layers = layers_of(layout)
+        if layers is None:
+            continue
+        label = f"layers as umoci unpacks them: {what_}"
+        bundle = f"{tmp}/bundle{compared}"
+        p = subprocess.run(["umoci", "unpack", "--image", f"{layout}:it", bundle], capture_output=True,
+                           text=True)
+        if p.returncode:
+            continue
+        compared += 1
+        os.makedirs(f"{tmp}/mine{compared}")
+        code, report, root = apply(layers, f"{tmp}/mine{compared}")
+        if code:
+            bad += 1
+            print(f"not ok - {label}: {report.get('error')}")
+            continue
+        ours, theirs = describe(root, True), describe(bundle + "/rootfs", True)
+        differing = sorted(p for p in set(ours) | set(theirs) if ours.get(p) != theirs.get(p) and p != ".")
+        if differing:
+            bad += 1
+            p = differing[0]
+            print(f"not ok - {label}: {len(differing)} differ: {p}: {ours.get(p)} {theirs.get(p)}")
+        else:
+            print(f"ok - {label} ({len(ours)} files)")
+    return bad
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("--per-family", type=int, default=50 if os.environ.get("MAYFLY_LONG") else 4)
+    a = p.parse_args()
+    if os.geteuid() != 0 or not os.access(WORKER, os.X_OK):
+        print(f"skip - hostile layers: needs root and {WORKER}")
+        return 0
+    tmp = tempfile.mkdtemp(prefix="mayfly-hostile-")
+    try:
+        bad = hostile(tmp, a.per_family)
+        bad += against_umoci(tmp, os.environ.get("MAYFLY_CORPORA", "../shared/corpora"))
+    finally:
+        shutil.rmtree(tmp)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
