@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/prctl.h>
@@ -15,6 +16,8 @@
 #include <unistd.h>
 
 #define LISTEN_FDS_START 3 /* sd_listen_fds(3) */
+#define MALLOC_MMAP_FROM (256 * 1024)
+#define MALLOC_TRIM_FROM (1024 * 1024)
 
 /* Flags of this program alone; the rest is the configuration's. */
 struct own_flags {
@@ -76,6 +79,15 @@ static int confine(struct err *err)
         return 0;
 }
 
+/* Outputs of hundreds of megabytes come and go: glibc would take the first that is freed as the size from which on memory
+ * is given back (mallopt(3)), and keep an arena for each thread. */
+static void tune_memory(void)
+{
+        (void)mallopt(M_MMAP_THRESHOLD, MALLOC_MMAP_FROM);
+        (void)mallopt(M_TRIM_THRESHOLD, MALLOC_TRIM_FROM);
+        (void)mallopt(M_ARENA_MAX, 2);
+}
+
 static int run(const struct config *config, const struct own_flags *flags, struct err *err)
 {
         const struct node_config nc = {
@@ -104,6 +116,7 @@ int main(int argc, char **argv)
         int r;
 
         log_set_name("mayflyd");
+        tune_memory();
         r = take_own_flags(&argc, argv, &flags, &err);
         if (r == 0)
                 r = config_from_args(&config, argc - 1, argv + 1, &check, &err);

@@ -67,6 +67,8 @@ static void schedule_restart(struct child *c)
 
         if (now - c->started_ns >= LIFE_MS * NS_PER_MS)
                 c->backoff_ms = 0;
+        else if (c->spec.ready_pipe && c->ready)
+                c->backoff_ms = BACKOFF_FIRST_MS; /* it could serve, so the next one can */
         else
                 c->backoff_ms = c->backoff_ms ? MIN(c->backoff_ms * 2, BACKOFF_MAX_MS) : BACKOFF_FIRST_MS;
         c->due_ns = now + c->backoff_ms * NS_PER_MS;

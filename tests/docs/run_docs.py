@@ -105,6 +105,28 @@ def check_console(block):
     return None
 
 
+def check_keys():
+    """Every key of the configuration stands in its document with its default."""
+    text = subprocess.run(["mayfly", "serve", "--help"], env=environment("/"), stdout=subprocess.PIPE, check=True).stdout
+    table = (ROOT / "docs/configuration.md").read_text().replace("`", "")
+    keys = re.findall(r"^  --(\S+) +.* \(default: (.*)\)$", text.decode(), re.MULTILINE)
+    keys = [(key, default) for key, default in keys if key != "config"]
+    missing = [f"{key} ({default})" for key, default in keys if f"| {key} | {default} |" not in table]
+    if not keys:
+        return "mayfly serve --help lists no key"
+    return "not in the table: " + ", ".join(missing) if missing else None
+
+
+def report(name, fault):
+    if not fault:
+        print(f"ok - {name}")
+    else:
+        print(f"not ok - {name}")
+        print("\n".join("# " + line for line in fault.splitlines()))
+    sys.stdout.flush()
+    return bool(fault)
+
+
 def main():
     host = os.environ.get("MAYFLY_HOST", "unix://" + SOCKET)
     socket = host.removeprefix("unix://")
@@ -120,13 +142,8 @@ def main():
                     fault = check_console(block)
                 else:
                     continue
-                if fault:
-                    failed += 1
-                    print(f"not ok - {block.name()}")
-                    print("\n".join("# " + line for line in fault.splitlines()))
-                else:
-                    print(f"ok - {block.name()}")
-                sys.stdout.flush()
+                failed += report(block.name(), fault)
+    failed += report("docs/configuration.md has every key", check_keys())
     return 1 if failed else 0
 
 
