@@ -270,6 +270,7 @@ static int start(struct containers *cs, struct container *c, const struct launch
         c->pid = r < 0 ? r : clone_child(cs, &child, slot);
         c->init_report = TAKE_FD(report_r);
         c->exit = (struct launch_exit){ .clone_ns = now };
+        c->oom = false;
         memcpy(c->id, s->id, LAUNCH_ID_MAX);
         memcpy(c->tree, s->tree, LAUNCH_HEX);
         keep_fds(c, fds);
@@ -337,7 +338,8 @@ void container_counters(struct containers *cs, struct container *c, struct launc
         ret->memory_peak = now.memory_peak;
         ret->memory_now = now.memory_now;
         ret->cpu_ns = now.cpu_ns;
-        ret->oom_kills = (uint32_t)now.oom_kills;
+        /* Version 1 tells before it kills, and counts nothing when our own signal was faster. */
+        ret->oom_kills = MAX((uint32_t)now.oom_kills, (uint32_t)c->oom);
         ret->pids_refused = (uint32_t)now.pids_refused;
         ret->disk_full = full;
 }

@@ -28,6 +28,7 @@ struct container {
         char tree[LAUNCH_HEX];
         pid_t pid;                      /* while RUNNING or DOOMED: not yet reaped, so it names nobody else */
         bool adopted;                   /* the present peer knows it */
+        bool oom;                       /* it was killed on the kernel's word that memory had run out */
         struct slot *slot;              /* while RUNNING or DOOMED */
         int fds[LAUNCH_ADOPT_COUNT];
         int init_report;                /* read end, -EBADF without init */

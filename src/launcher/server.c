@@ -428,8 +428,10 @@ static void on_oom(struct server *s, uint32_t n)
         struct container *c = containers_find_slot(&s->containers, n);
         uint64_t count;
 
-        if (n < s->slots.n && read(s->slots.items[n].leaf.oom_event, &count, sizeof(count)) == sizeof(count) && c)
-                container_signal(c, SIGKILL);
+        if (n >= s->slots.n || read(s->slots.items[n].leaf.oom_event, &count, sizeof(count)) != sizeof(count) || !c)
+                return;
+        c->oom = true;
+        container_signal(c, SIGKILL);
 }
 
 /* ── image workers ────────────────────────────────────────────────────────────────────────────────────────────────── */
