@@ -147,7 +147,8 @@ void suite_close(struct suite *s)
 {
         if (s->tasks)
                 tasks_free(s->tasks);
-        image_store_close(s->store);
+        if (s->store)
+                image_store_close(s->store);
         if (s->engine)
                 s->engine->ops->free(s->engine);
         history_close(s->history);
@@ -346,6 +347,7 @@ int main(int argc, char **argv)
                 log_set_level(LOG_LEVEL_DEBUG);
         if (suite_open(&s, &config, &err) < 0) {
                 printf("not ok - the node starts: %s\n", err.text);
+                suite_close(&s);
                 return 1;
         }
         for (size_t i = 0; i < n_tests; i++)

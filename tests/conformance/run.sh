@@ -6,9 +6,9 @@
 set -euo pipefail
 top=$(cd "$(dirname "$0")/../.." && pwd)
 build=${MAYFLY_BUILD:-$top/build}
-programs=$build
+programs=${MAYFLY_PROGRAMS:-$build} # launcher and netd
 [ -x "$programs/mayfly-launcher" ] || programs=$build/../libexec/mayfly
-name=mfc$((RANDOM % 1000)) pool=10.215
+name=mfc$((RANDOM % 1000)) pool=10.$((150 + RANDOM % 50))
 dir=$(mktemp -d /tmp/mayfly-conformance.XXXXXX)
 chmod 755 "$dir"
 uid=$(id -u mayfly) gid=$(id -g mayfly) net_uid=$(id -u mayfly-net) net_gid=$(id -g mayfly-net)
