@@ -14,7 +14,7 @@
 struct progress {
         uint64_t total; /* 0: unknown */
         uint64_t started_ns, shown_ns;
-        bool shown;
+        bool shown, whole;
 };
 
 static void show(struct progress *p, uint64_t sent)
@@ -22,13 +22,16 @@ static void show(struct progress *p, uint64_t sent)
         char done[UNITS_HUMAN_MAX], rate[UNITS_HUMAN_MAX];
         uint64_t now = time_mono_ns(), age = MAX(now - p->started_ns, 1);
 
-        if (now - p->shown_ns < PROGRESS_NS && sent < p->total)
+        if (p->whole || (now - p->shown_ns < PROGRESS_NS && sent < p->total))
                 return;
+        p->whole = p->total && sent >= p->total;
         p->shown_ns = now;
         p->shown = true;
         units_human(sent, done);
         units_human((uint64_t)((double)sent * (double)NS_PER_S / (double)age), rate);
-        if (p->total)
+        if (p->whole)
+                fprintf(stderr, "\r\033[K%s sent at %s/s, unpacking", done, rate);
+        else if (p->total)
                 fprintf(stderr, "\r\033[K%s, %u%%, %s/s", done, (unsigned)((double)sent * 100 / (double)p->total),
                         rate);
         else
