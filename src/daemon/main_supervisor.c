@@ -18,6 +18,7 @@
 
 #define AWAIT_OLD_MS 10000
 #define LOCK_FILE_MAX 4096
+#define RUN_IS_OURS "made 1\n" /* in the lock file: the run directory is to be removed at the end */
 
 struct plan {
         struct config config;
@@ -136,8 +137,10 @@ static int take_over(struct plan *p, struct err *err)
 {
         char old[LOCK_FILE_MAX];
 
-        if (locks_read_old(&p->locks, old, sizeof(old)) == 0)
+        if (locks_read_old(&p->locks, old, sizeof(old)) == 0) {
                 supervisor_await_old(old, AWAIT_OLD_MS);
+                p->made_run |= strstr(old, RUN_IS_OURS) != NULL;
+        }
         return locks_sign(&p->locks, err);
 }
 
@@ -185,6 +188,7 @@ static int supervise(struct plan *p, struct err *err)
         if (r < 0)
                 return r;
         s.pids_fd = p->locks.run;
+        s.pids_note = p->made_run ? RUN_IS_OURS : NULL;
         s.ready = announce;
         s.data = p;
         for (size_t i = 0; i < ARRAY_LEN(order) && r == 0; i++)

@@ -51,7 +51,7 @@ static void write_pids(const struct supervisor *s)
 {
         auto_str text = STR_INIT;
 
-        if (s->pids_fd < 0 || str_addf(&text, "%d\n", getpid()) < 0)
+        if (s->pids_fd < 0 || str_addf(&text, "%d\n%s", getpid(), s->pids_note ? s->pids_note : "") < 0)
                 return;
         for (size_t i = 0; i < s->n; i++)
                 if (s->children[i].pid > 0 &&

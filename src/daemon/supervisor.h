@@ -47,8 +47,9 @@ struct supervisor {
         struct child children[SUPERVISOR_CHILDREN_MAX];
         size_t n;
         int signal_fd;
-        int pids_fd; /* borrowed: pids are written there from offset 0; -EBADF: nowhere */
-        bool served; /* every child was ready once */
+        int pids_fd;           /* borrowed: pids are written there from offset 0; -EBADF: nowhere */
+        const char *pids_note; /* a line that goes there too, borrowed; NULL: none */
+        bool served;           /* every child was ready once */
         bool stopping, failed;
         void (*ready)(void *data); /* once */
         void *data;
