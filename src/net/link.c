@@ -4,7 +4,6 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/if_addr.h>
 #include <linux/if_link.h>
 #include <linux/ip.h>
@@ -151,14 +150,14 @@ int link_index(const char *name)
 }
 
 /* There is no netlink attribute for it. */
-static int disable_ipv6(const char *name, struct err *err)
+static int disable_ipv6(const struct link_pair *pair, struct err *err)
 {
-        char path[96];
+        char path[IFNAMSIZ + 16];
 
-        (void)snprintf(path, sizeof(path), "/proc/sys/net/ipv6/conf/%s/disable_ipv6", name);
-        if (access(path, F_OK) < 0)
-                return 0; /* a kernel without IPv6 */
-        return fd_write_knob(AT_FDCWD, path, "1", err);
+        if (pair->ipv6_conf < 0)
+                return 0;
+        (void)snprintf(path, sizeof(path), "%s/disable_ipv6", pair->name);
+        return fd_write_knob(pair->ipv6_conf, path, "1", err);
 }
 
 static int set_up_host(struct nl *host, const struct link_pair *pair, int ifindex)
@@ -196,7 +195,7 @@ int link_make(struct nl *host, struct nl *inside, const struct link_pair *pair, 
         ifindex = link_index(pair->name);
         if (ifindex == 0)
                 return err_set(err, ENODEV, "link %s vanished", pair->name);
-        r = disable_ipv6(pair->name, err);
+        r = disable_ipv6(pair, err);
         if (r < 0)
                 return r;
         r = set_up_host(host, pair, ifindex);

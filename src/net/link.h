@@ -19,6 +19,7 @@ struct link_pair {
         int ns_fd;
         uint32_t address; /* inside, host byte order */
         uint32_t mtu, group;
+        int ipv6_conf; /* the host's /proc/sys/net/ipv6/conf; -EBADF on a kernel without IPv6 */
 };
 
 int link_lo_up(struct nl *inside);

@@ -101,46 +101,29 @@ static int set_knob(const char *path, const char *value, struct err *err)
         return r < 0 ? err_set(err, -r, "%s", cause.text) : 0;
 }
 
-static int set_knobs(const struct ns_home *h, struct err *err)
+/* Few, and each opened once: all namespaces' files of one name lie in one chain of the kernel's cache of names, which
+ * every opening goes through. "all" sets "default" too. */
+static int set_knobs(const struct ns_home *h, struct ns_fds *fds, struct err *err)
 {
-        static const char *const fixed[][2] = {
-                { "/proc/sys/net/ipv6/conf/all/disable_ipv6", "1" },
-                { "/proc/sys/net/ipv6/conf/default/disable_ipv6", "1" },
-                { "/proc/sys/net/ipv4/conf/all/accept_redirects", "0" },
-                { "/proc/sys/net/ipv4/conf/default/accept_redirects", "0" },
-                /* What one task learned about a peer is not for the next one. */
-                { "/proc/sys/net/ipv4/tcp_no_metrics_save", "1" },
-        };
         char value[KNOB_TEXT_MAX];
+        int r = set_knob("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1", err);
 
-        for (size_t i = 0; i < ARRAY_LEN(fixed); i++) {
-                int r = set_knob(fixed[i][0], fixed[i][1], err);
-
-                if (r < 0)
-                        return r;
-        }
+        if (r < 0)
+                return r;
         for (int i = 0; i < NS_KNOBS; i++) {
-                int r;
+                size_t len = (size_t)knob_value(h, i, value);
 
-                (void)knob_value(h, i, value);
-                r = fd_write_knob(AT_FDCWD, knob_paths[i], value, err);
-                if (r < 0)
-                        return r;
+                fds->knobs[i] = open(knob_paths[i], O_RDWR | O_CLOEXEC);
+                if (fds->knobs[i] < 0 || write(fds->knobs[i], value, len) != (ssize_t)len)
+                        return err_sys(err, "write '%s' to %s", value, knob_paths[i]);
         }
         return 0;
 }
 
-static int open_files(struct ns_fds *fds, struct err *err)
+static int open_sockstat(struct ns_fds *fds, struct err *err)
 {
         fds->sockstat = open("/proc/thread-self/net/sockstat", O_RDONLY | O_CLOEXEC);
-        if (fds->sockstat < 0)
-                return err_sys(err, "open /proc/net/sockstat");
-        for (int i = 0; i < NS_KNOBS; i++) {
-                fds->knobs[i] = open(knob_paths[i], O_RDONLY | O_CLOEXEC);
-                if (fds->knobs[i] < 0)
-                        return err_sys(err, "open %s", knob_paths[i]);
-        }
-        return 0;
+        return fds->sockstat < 0 ? err_sys(err, "open /proc/net/sockstat") : 0;
 }
 
 int ns_make(const struct ns_home *h, int (*fn)(void *data, struct err *err), void *data, struct ns_fds *ret,
@@ -156,9 +139,9 @@ int ns_make(const struct ns_home *h, int (*fn)(void *data, struct err *err), voi
         }
         r = open_self(&fds.ns, err);
         if (r == 0)
-                r = set_knobs(h, err);
+                r = set_knobs(h, &fds, err);
         if (r == 0)
-                r = open_files(&fds, err);
+                r = open_sockstat(&fds, err);
         if (r == 0)
                 r = fn(data, err);
         go_home(h);
@@ -196,7 +179,14 @@ static int check_ns(const struct ns_home *h, int ns_fd)
 
 static int open_files_inside(void *data, struct err *err)
 {
-        return open_files(data, err);
+        struct ns_fds *fds = data;
+
+        for (int i = 0; i < NS_KNOBS; i++) {
+                fds->knobs[i] = open(knob_paths[i], O_RDONLY | O_CLOEXEC);
+                if (fds->knobs[i] < 0)
+                        return err_sys(err, "open %s", knob_paths[i]);
+        }
+        return open_sockstat(fds, err);
 }
 
 int ns_open(const struct ns_home *h, int ns_fd, struct ns_fds *ret, struct err *err)

@@ -12,6 +12,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/netlink.h>
 #include <sys/random.h>
 
@@ -35,6 +36,7 @@ struct pool {
         struct pool_conf conf;
         struct ns_home home;
         struct nl route, ct;
+        int ipv6_conf; /* kept: the way there goes by the same name in every namespace that lives */
         struct list buckets[BUCKETS];
         struct list stock[MODES];
         unsigned in_stock[MODES];
@@ -193,7 +195,11 @@ static int make_none(struct pool *p, struct netns *ns, struct ns_fds *fds, struc
 static int make_wired(struct pool *p, struct netns *ns, struct ns_fds *fds, int *ret_ifindex, struct err *err)
 {
         auto_nl inside = { .fd = -EBADF };
-        struct link_pair pair = { .group = p->conf.group, .mtu = link_uplink_mtu(&p->route) };
+        struct link_pair pair = {
+                .group = p->conf.group,
+                .mtu = link_uplink_mtu(&p->route),
+                .ipv6_conf = p->ipv6_conf,
+        };
         char name[IFNAMSIZ];
         int r;
 
@@ -509,6 +515,9 @@ static int pool_init(struct pool *p, struct err *err)
                 r = nl_init(&p->ct, NETLINK_NETFILTER, err);
         if (r < 0)
                 return r;
+        p->ipv6_conf = open("/proc/sys/net/ipv6/conf", O_PATH | O_DIRECTORY | O_CLOEXEC);
+        if (p->ipv6_conf < 0 && errno != ENOENT)
+                return err_sys(err, "open /proc/sys/net/ipv6/conf");
         /* Nobody knows what an earlier netd's tasks left; an incomplete answer only means more work later. */
         if (ct_sources(&p->ct, note_tracked, p) < 0)
                 memset(p->tracked, 1, p->size);
@@ -529,7 +538,7 @@ int pool_new(const struct pool_conf *conf, struct pool **ret, struct err *err)
         p->conf = *conf;
         p->size = UINT32_C(1) << (32 - conf->bits);
         p->next = 1;
-        p->home.home = p->home.nursery = p->route.fd = p->ct.fd = -EBADF;
+        p->home.home = p->home.nursery = p->route.fd = p->ct.fd = p->ipv6_conf = -EBADF;
         for (size_t i = 0; i < BUCKETS; i++)
                 list_init(&p->buckets[i]);
         for (size_t i = 0; i < MODES; i++)
@@ -556,6 +565,7 @@ void pool_free(struct pool *p)
         ns_home_done(&p->home);
         nl_done(&p->route);
         nl_done(&p->ct);
+        fd_close(p->ipv6_conf);
         free(p->tracked);
         free(p);
 }
