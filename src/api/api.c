@@ -205,8 +205,13 @@ static int on_body(struct http_request *r, const void *piece, size_t len, void *
         struct call *c = http_data(r);
 
         (void)data;
-        if (c->route->body == BODY_NONE)
-                return 0;
+        if (c->route->body == BODY_NONE) {
+                c->dropped += len;
+                if (c->dropped <= API_UNWANTED_MAX)
+                        return 0;
+                call_problem(c, 413, "payload_too_large", "no body is expected here");
+                return -EFBIG;
+        }
         if (c->route->body == BODY_STREAM)
                 return images_body(c, piece, len);
         if (len > WIRE_BODY_MAX - c->body.len) {

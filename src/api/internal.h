@@ -10,6 +10,7 @@
 
 #define API_REQUEST_ID_MAX 64
 #define API_KEY_MAX 255
+#define API_UNWANTED_MAX (1024 * 1024) /* bytes of a body where none is expected */
 
 struct call;
 
@@ -32,7 +33,7 @@ struct api {
 };
 
 enum route_body {
-        BODY_NONE,   /* what comes is dropped */
+        BODY_NONE,   /* what comes is dropped, up to API_UNWANTED_MAX */
         BODY_JSON,   /* collected, up to WIRE_BODY_MAX */
         BODY_STREAM, /* handed on */
 };
@@ -57,6 +58,7 @@ struct call {
         char owner[32];
         const char *rest; /* of the path, where the route's ends in '*' */
         struct str body;
+        size_t dropped;
         struct image_sink *sink;
         struct task *task; /* waits for its end */
         struct wire_task_request request;

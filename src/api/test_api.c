@@ -879,6 +879,9 @@ static void test_too_large(void **state)
         body[WIRE_BODY_MAX + 1] = '\0';
         v = run(*state, body, 413);
         assert_problem(v, "payload_too_large", 413);
+        json_decref(v);
+        v = ask(((struct fixture *)*state)->client, "GET", "/healthz", NULL, NULL, body, 413);
+        assert_problem(v, "payload_too_large", 413);
 }
 
 int main(void)

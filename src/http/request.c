@@ -104,16 +104,16 @@ int http_add_header(struct http_request *r, const char *name, const char *value)
 
 int http_reply_take(struct http_request *r, int status, const char *content_type, char *body, size_t len)
 {
-        auto_free char *own = body, *type = NULL;
+        auto_free char *own = body, *type = content_type ? strdup(content_type) : NULL;
 
         if (r->gone)
                 return -ECONNRESET;
         if (r->replied)
                 return -EALREADY;
-        if (content_type) {
-                type = strdup(content_type);
-                if (!type)
-                        return -ENOMEM;
+        /* A client that gets less than it should is better than one that waits for ever. */
+        if ((content_type && !type) || (len > 0 && !own)) {
+                status = MHD_HTTP_SERVICE_UNAVAILABLE;
+                len = 0;
         }
         r->replied = true;
         r->status = (unsigned)status;
@@ -128,9 +128,7 @@ int http_reply(struct http_request *r, int status, const char *content_type, con
 {
         char *copy = malloc(len ? len : 1);
 
-        if (!copy)
-                return -ENOMEM;
-        if (len > 0)
+        if (copy && len > 0)
                 memcpy(copy, body, len);
         return http_reply_take(r, status, content_type, copy, len);
 }

@@ -68,7 +68,8 @@ void *http_data(const struct http_request *r);
 
 /* Before the reply: adds a header (copied). */
 int http_add_header(struct http_request *r, const char *name, const char *value);
-/* The whole answer; copies the body. Once. Answers -errno if the connection is gone. HEAD gets the head of it. */
+/* The whole answer; copies the body. Once: -EALREADY; -ECONNRESET if the connection is gone. HEAD gets the head of it.
+ * Where memory does not suffice, it becomes an empty 503. */
 int http_reply(struct http_request *r, int status, const char *content_type, const void *body, size_t len);
 /* As http_reply(), takes the body's memory (malloc). */
 int http_reply_take(struct http_request *r, int status, const char *content_type, char *body, size_t len);
