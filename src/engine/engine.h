@@ -151,7 +151,8 @@ struct engine_ops {
 
         /* Health: 0, or -errno with what is wrong (launcher gone…). */
         int (*check)(struct engine *e, struct err *err);
-        void (*free)(struct engine *e); /* leaves containers as they are */
+        /* Leaves containers as they are. Not from within a callback of the loop, which it may turn. */
+        void (*free)(struct engine *e);
 };
 
 struct engine {

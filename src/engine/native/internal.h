@@ -52,7 +52,7 @@ struct native_net {
         unsigned n_stock[NATIVE_MODES], asked[NATIVE_MODES], want[NATIVE_MODES], n_idle;
         struct list waiters[NATIVE_MODES]; /* struct native_container, wait_node */
         struct list leaving;    /* struct netns, to be cleaned at the end of the turn */
-        bool deferred, freeing; /* the end of the turn is owed; it frees the engine */
+        bool deferred;          /* the end of this turn is owed */
         struct str resolv;
 };
 
@@ -215,8 +215,7 @@ int native_spec_build(struct native_container *c, const struct engine_spec *spec
 int native_spec_hosts(const struct native_container *c, struct str *out);
 
 int native_net_init(struct native *n, const char *path, struct err *err);
-/* False: the end of this turn still needs the engine, and frees it. */
-bool native_net_done(struct native *n);
+void native_net_done(struct native *n);
 /* Tells netd what we hold, when both it and the launcher are there. */
 void native_net_sync(struct native *n);
 /* Sets c->netns, or puts c among the waiters: native_container_advance() follows. */

@@ -127,8 +127,8 @@ static void native_free(struct engine *e)
         map_free(n->by_id);
         fd_close(n->devnull);
         free(n->scratch);
-        if (native_net_done(n))
-                free(n);
+        native_net_done(n);
+        free(n);
 }
 
 static const struct engine_ops native_ops = {
@@ -191,7 +191,7 @@ int engine_native_new(struct loop *loop, const struct engine_native_config *conf
                 r = native_launch_init(n, config->launcher_path, err);
         if (r < 0) {
                 if (n->net.peer.loop)
-                        (void)native_net_done(n);
+                        native_net_done(n);
                 map_free(n->by_id);
                 fd_close(n->devnull);
                 free(n->scratch);

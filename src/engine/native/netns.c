@@ -329,7 +329,7 @@ int native_net_init(struct native *n, const char *path, struct err *err)
         return peer_init(&net->peer, n->loop, path, &ops, n, err);
 }
 
-bool native_net_done(struct native *n)
+void native_net_done(struct native *n)
 {
         struct native_net *net = &n->net;
         struct list *lists[] = { &net->used, &net->cleaning, &net->idle, &net->leaving, &net->stock[NET_NONE],
@@ -341,8 +341,10 @@ bool native_net_done(struct native *n)
                 while ((ns = LIST_FIRST(lists[i], struct netns, node)))
                         netns_free(net, ns);
         str_done(&net->resolv);
-        net->freeing = true;
-        return !net->deferred;
+        /* A deferred call cannot be taken back. */
+        net->synced = false;
+        while (net->deferred && loop_turn(n->loop, 0, NULL) >= 0)
+                continue;
 }
 
 /* ── what the turn left to do ────────────────────────────────────────────────────────────────────────────────────── */
@@ -399,10 +401,6 @@ static void on_deferred(void *data)
         struct netns *ns;
 
         net->deferred = false;
-        if (net->freeing) {
-                free(n);
-                return;
-        }
         while ((ns = LIST_FIRST(&net->leaving, struct netns, node)))
                 net_clean(n, ns);
         for (uint32_t mode = NET_NONE; mode < NATIVE_MODES && net->synced; mode++)
