@@ -14,62 +14,62 @@ struct engine;
 struct engine_container;
 
 /* What an engine can do. A missing one is a listed skip in the conformance suite and a null in answers. */
-#define ENGINE_F_SIGNAL_EXACT (1u << 0)         /* tells `exit 139` from death by SIGSEGV */
+#define ENGINE_F_SIGNAL_EXACT (1u << 0) /* tells `exit 139` from death by SIGSEGV */
 #define ENGINE_F_MEMORY_PEAK (1u << 1)
 #define ENGINE_F_CPU_USAGE (1u << 2)
 #define ENGINE_F_DISK_LIMIT (1u << 3)
 #define ENGINE_F_EXEC (1u << 4)
 #define ENGINE_F_COPY (1u << 5)
-#define ENGINE_F_NETWORKS (1u << 6)             /* attach to and detach from a network while running */
-#define ENGINE_F_SURVIVES_DAEMON (1u << 7)      /* containers and their output outlive mayflyd */
+#define ENGINE_F_NETWORKS (1u << 6)        /* attach to and detach from a network while running */
+#define ENGINE_F_SURVIVES_DAEMON (1u << 7) /* containers and their output outlive mayflyd */
 
 enum engine_network { ENGINE_NET_NONE = 1, ENGINE_NET_NAT, ENGINE_NET_INTERNET };
-const char *engine_network_name(enum engine_network mode);      /* "none", "nat", "internet" */
+const char *engine_network_name(enum engine_network mode); /* "none", "nat", "internet" */
 
 enum engine_stream { ENGINE_STDOUT, ENGINE_STDERR };
 
 struct engine_file {
-        char *path;             /* relative to the working directory, or absolute */
+        char *path; /* relative to the working directory, or absolute */
         void *content;
         size_t len;
-        uint32_t mode;          /* 07777 */
+        uint32_t mode; /* 07777 */
 };
 
 struct engine_limits {
-        uint64_t memory, disk, shm;     /* bytes */
+        uint64_t memory, disk, shm; /* bytes */
         uint32_t cpu_milli, pids;
-        uint64_t output;                /* bytes kept of each stream; what comes after is counted and dropped */
+        uint64_t output; /* bytes kept of each stream; what comes after is counted and dropped */
 };
 
 #define ENGINE_RECORD_MAX (64 * 1024)
 
 /* What to run. All is borrowed during create(). NULL means the image's. */
 struct engine_spec {
-        const char *id;                 /* [a-z0-9]{1,32} */
-        const char *owner;              /* network namespaces are used again for the same owner only */
-        const char *digest;             /* of the manifest, from ensure_image() */
+        const char *id;     /* [a-z0-9]{1,32} */
+        const char *owner;  /* network namespaces are used again for the same owner only */
+        const char *digest; /* of the manifest, from ensure_image() */
         char *const *cmd, *const *entrypoint, *const *env; /* env: "K=V", merged over the image's */
         const char *workdir, *user;
-        const void *stdin_data;         /* NULL: end of file at once */
+        const void *stdin_data; /* NULL: end of file at once */
         size_t stdin_len;
         const struct engine_file *files;
         size_t n_files;
         struct engine_limits limits;
         enum engine_network network;
         bool init;
-        const void *record;             /* opaque; list() gives it back after a restart of the daemon */
-        size_t record_len;              /* at most ENGINE_RECORD_MAX */
+        const void *record; /* opaque; list() gives it back after a restart of the daemon */
+        size_t record_len;  /* at most ENGINE_RECORD_MAX */
 };
 
 struct engine_image {
-        char ref[512];          /* normalised: docker.io/library/busybox:1.36 */
-        char digest[80];        /* sha256:… of the manifest */
+        char ref[512];   /* normalised: docker.io/library/busybox:1.36 */
+        char digest[80]; /* sha256:… of the manifest */
 };
 
 enum engine_end {
-        ENGINE_END_EXITED,      /* code */
-        ENGINE_END_SIGNALED,    /* signo */
-        ENGINE_END_NOT_FOUND,   /* no such program */
+        ENGINE_END_EXITED,    /* code */
+        ENGINE_END_SIGNALED,  /* signo */
+        ENGINE_END_NOT_FOUND, /* no such program */
         ENGINE_END_NOT_EXECUTABLE,
         ENGINE_END_START_ERROR, /* error, text */
         ENGINE_END_LOST,        /* the engine lost it: node_lost */
@@ -78,17 +78,17 @@ enum engine_end {
 struct engine_exit {
         enum engine_end end;
         int code, signo;
-        int error;              /* positive errno of START_ERROR */
+        int error; /* positive errno of START_ERROR */
         char text[200];
         bool oom, disk_full;
-        uint64_t memory_peak;   /* bytes; UINT64_MAX: unknown */
-        uint64_t cpu_ns;        /* UINT64_MAX: unknown */
+        uint64_t memory_peak;                                /* bytes; UINT64_MAX: unknown */
+        uint64_t cpu_ns;                                     /* UINT64_MAX: unknown */
         uint64_t create_mono_ns, start_mono_ns, end_mono_ns; /* start: the program runs (0: never did) */
 };
 
 struct engine_output {
-        int fd;                 /* memfd with what is kept, from offset 0; peek: valid until remove() */
-        uint64_t kept, total;   /* bytes in fd; bytes produced */
+        int fd;               /* memfd with what is kept, from offset 0; peek: valid until remove() */
+        uint64_t kept, total; /* bytes in fd; bytes produced */
 };
 
 struct engine_stats {
@@ -98,7 +98,8 @@ struct engine_stats {
 /* Told to whoever made the container. None is called from within an engine function. */
 struct engine_events {
         void (*output)(struct engine_container *c, enum engine_stream stream, void *data); /* more of it; may be NULL */
-        void (*exited)(struct engine_container *c, const struct engine_exit *exit, void *data); /* once, after the last output */
+        void (*exited)(struct engine_container *c, const struct engine_exit *exit,
+                       void *data); /* once, after the last output */
 };
 
 typedef void (*engine_image_fn)(int r, const struct engine_image *image, const struct err *err, void *data);
@@ -110,7 +111,7 @@ typedef void (*engine_found_fn)(struct engine_container *c, const char *id, cons
                                 void *data);
 
 struct engine_ops {
-        const char *name;       /* "native", "docker" */
+        const char *name; /* "native", "docker" */
         uint32_t features;
 
         /* Makes the image present. r: -ENOENT unknown, -EACCES not this owner's, -EHOSTUNREACH registry. */

@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define DB_PRUNE_STEP 64        /* rows of one step */
+#define DB_PRUNE_STEP 64 /* rows of one step */
 
 /* Entry n brings a database from user_version n to n + 1; never changed once released. */
 static const char *const migrations[] = {
@@ -62,8 +62,9 @@ static const char *const statements[DB_STATEMENTS] = {
         [DB_BEGIN] = "BEGIN IMMEDIATE",
         [DB_COMMIT] = "COMMIT",
         [DB_ROLLBACK] = "ROLLBACK",
-        [DB_ADD] = "INSERT OR IGNORE INTO tasks (id, owner, status, image, created, finished, bytes, document, out, err)"
-                   " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [DB_ADD] =
+                "INSERT OR IGNORE INTO tasks (id, owner, status, image, created, finished, bytes, document, out, err)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [DB_ADD_KEY] = "INSERT OR REPLACE INTO keys (owner, key, hash, task, created) VALUES (?, ?, ?, ?, ?)",
         [DB_SET_TOTALS] = "UPDATE totals SET tasks = ?, bytes = ?",
         [DB_GET] = "SELECT " DB_COLUMNS ", t.out, t.err, NULL, NULL FROM tasks t WHERE t.id = ?1"
@@ -286,8 +287,8 @@ static int db_add_one(struct history_db *db, const struct history_record *rec, u
         (void)sqlite3_bind_int64(st, 5, (int64_t)rec->created_ms);
         (void)sqlite3_bind_int64(st, 6, (int64_t)rec->finished_ms);
         (void)sqlite3_bind_int64(st, 7, (int64_t)size);
-        (void)sqlite3_bind_text64(st, 8, rec->document.data ? rec->document.data : "", rec->document.len,
-                                  SQLITE_STATIC, SQLITE_UTF8);
+        (void)sqlite3_bind_text64(st, 8, rec->document.data ? rec->document.data : "", rec->document.len, SQLITE_STATIC,
+                                  SQLITE_UTF8);
         for (int i = 0; i < 2; i++)
                 if (rec->out[i].len > 0)
                         (void)sqlite3_bind_blob64(st, 9 + i, rec->out[i].data, rec->out[i].len, SQLITE_STATIC);
@@ -408,7 +409,8 @@ static int db_read_one(struct history_db *db, int which, struct history_record *
         return r;
 }
 
-int history_db_get(struct history_db *db, const char *id, const char *owner, struct history_record *ret, struct err *err)
+int history_db_get(struct history_db *db, const char *id, const char *owner, struct history_record *ret,
+                   struct err *err)
 {
         db_bind_text(db->statements[DB_GET], 1, id);
         db_bind_text(db->statements[DB_GET], 2, owner);

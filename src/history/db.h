@@ -12,13 +12,14 @@ struct history_db;
 
 /* Opens or makes it, and migrates an older one. Errors as history_open(). */
 int history_db_open(const char *path, struct history_db **ret, struct err *err);
-void history_db_close(struct history_db *db);   /* accepts NULL */
+void history_db_close(struct history_db *db); /* accepts NULL */
 
 /* All of them in one transaction, or none. A record whose id is there already is left as it is. */
 int history_db_add(struct history_db *db, struct history_record *const *records, size_t n, struct err *err);
 
 /* -ENOENT. The caller owns what *ret holds: history_record_done(). owner NULL: any. */
-int history_db_get(struct history_db *db, const char *id, const char *owner, struct history_record *ret, struct err *err);
+int history_db_get(struct history_db *db, const char *id, const char *owner, struct history_record *ret,
+                   struct err *err);
 /* Keys of tasks made before since_ms do not count. */
 int history_db_find_key(struct history_db *db, const char *owner, const char *key, uint64_t since_ms,
                         struct history_record *ret, struct err *err);
@@ -30,7 +31,7 @@ void history_records_free(struct history_record *records, size_t n);
 
 struct history_bounds {
         uint64_t max_tasks, max_bytes;
-        uint64_t finished_after_ms;     /* older ones go */
+        uint64_t finished_after_ms; /* older ones go */
         uint64_t keys_after_ms;
 };
 

@@ -9,19 +9,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define HISTORY_QUEUE 3                         /* of the loop's workers */
-#define HISTORY_GROUP_MAX 256                   /* records of one transaction */
-#define HISTORY_GROUP_NS (10 * NS_PER_MS)       /* how long a record waits for company */
+#define HISTORY_QUEUE 3                   /* of the loop's workers */
+#define HISTORY_GROUP_MAX 256             /* records of one transaction */
+#define HISTORY_GROUP_NS (10 * NS_PER_MS) /* how long a record waits for company */
 #define HISTORY_PRUNE_NS (60 * NS_PER_S)
 
 struct history {
         struct loop *loop;
-        struct history_db *db;          /* touched by jobs only, which come one after the other */
+        struct history_db *db; /* touched by jobs only, which come one after the other */
         struct history_bounds bounds;
         uint64_t max_age_ms;
-        struct list waiting;            /* struct entry */
+        struct list waiting; /* struct entry */
         size_t n_waiting;
-        uint64_t bytes;                 /* of entries waiting or being written */
+        uint64_t bytes; /* of entries waiting or being written */
         struct loop_timer group_timer, prune_timer;
         size_t jobs;
         bool writing, pruning, prune_again, closing;
@@ -39,7 +39,7 @@ struct write_job {
         struct history *h;
         struct entry *entries[HISTORY_GROUP_MAX];
         size_t n;
-        bool over;      /* a bound is passed */
+        bool over; /* a bound is passed */
         int r;
         struct err err;
 };

@@ -13,13 +13,13 @@ struct history;
 
 struct history_config {
         const char *path;
-        uint64_t max_tasks;     /* 0: 100,000 */
-        uint64_t max_bytes;     /* of output; 0: 1 GiB */
-        uint64_t max_age_ms;    /* 0: 7 days */
+        uint64_t max_tasks;  /* 0: 100,000 */
+        uint64_t max_bytes;  /* of output; 0: 1 GiB */
+        uint64_t max_age_ms; /* 0: 7 days */
 };
 
-#define HISTORY_KEY_MS (24 * UINT64_C(3600000))         /* how long an idempotency key is kept */
-#define HISTORY_QUEUE_MAX (64 * UINT64_C(1048576))      /* bytes of records that wait for their commit */
+#define HISTORY_KEY_MS (24 * UINT64_C(3600000))    /* how long an idempotency key is kept */
+#define HISTORY_QUEUE_MAX (64 * UINT64_C(1048576)) /* bytes of records that wait for their commit */
 
 /* Blocks; before the loop serves. -ENOTSUP: the database is of a newer version; -EBADMSG: it is no database, or damaged. */
 int history_open(struct loop *loop, const struct history_config *config, struct history **ret, struct err *err);
@@ -38,9 +38,9 @@ struct history_record {
         uint64_t created_ms, finished_ms;
         struct str document;
         struct str out[2];
-        bool out_borrowed;              /* of history_add(): out is the caller's, unchanged until fn was called */
-        char *idempotency_key;          /* NULL: none */
-        uint8_t body_hash[32];          /* SHA-256 of the request's body, with the key */
+        bool out_borrowed;     /* of history_add(): out is the caller's, unchanged until fn was called */
+        char *idempotency_key; /* NULL: none */
+        uint8_t body_hash[32]; /* SHA-256 of the request's body, with the key */
 };
 void history_record_done(struct history_record *r);
 
@@ -52,16 +52,17 @@ int history_add(struct history *h, struct history_record *record, history_done_f
 
 /* r: 0 or -ENOENT. The record is the receiver's for the call. owner NULL: any. */
 typedef void (*history_record_fn)(int r, struct history_record *record, const struct err *err, void *data);
-int history_get(struct history *h, const char *id, const char *owner, history_record_fn fn, void *data, struct err *err);
+int history_get(struct history *h, const char *id, const char *owner, history_record_fn fn, void *data,
+                struct err *err);
 int history_find_key(struct history *h, const char *owner, const char *key, history_record_fn fn, void *data,
                      struct err *err); /* keys older than 24 h are gone */
 
 struct history_query {
-        const char *owner;              /* NULL: any */
-        const char *status, *image;     /* NULL: any */
-        uint64_t since_ms, until_ms;    /* of creation; 0: any */
-        const char *before;             /* cursor: ids below this one; NULL: newest first from the top */
-        unsigned limit;                 /* 1 to 1000 */
+        const char *owner;           /* NULL: any */
+        const char *status, *image;  /* NULL: any */
+        uint64_t since_ms, until_ms; /* of creation; 0: any */
+        const char *before;          /* cursor: ids below this one; NULL: newest first from the top */
+        unsigned limit;              /* 1 to 1000 */
 };
 typedef void (*history_list_fn)(int r, const struct history_record *records, size_t n, bool more, const struct err *err,
                                 void *data); /* without streams */

@@ -272,7 +272,7 @@ static void test_list(void **state)
 
                 (void)snprintf(id, sizeof(id), "a%d", i);
                 r = make(id, i % 2 ? "odd" : "even", "");
-                r.created_ms = (uint64_t)(1000 + i);
+                r.created_ms = 1000 + (uint64_t)i;
                 if (i == 5) {
                         free(r.status);
                         r.status = strdup("failed");

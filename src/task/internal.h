@@ -18,19 +18,19 @@ struct task {
         char id[ID_LEN + 1];
         enum wire_status state;
         struct task_record rec;
-        struct wire_task_request request;       /* until it has started */
+        struct wire_task_request request; /* until it has started */
         enum engine_network network;
-        uint64_t cost;                          /* memory + disk + shm */
-        bool admitted;                          /* counts among the running ones */
-        bool ensuring;                          /* the engine's answer about the image is awaited */
-        int image_error;                        /* -errno: the engine refused to answer that */
-        bool orphan;                            /* tasks_free() was called meanwhile */
-        bool storing;                           /* history has the record and will answer */
+        uint64_t cost;   /* memory + disk + shm */
+        bool admitted;   /* counts among the running ones */
+        bool ensuring;   /* the engine's answer about the image is awaited */
+        int image_error; /* -errno: the engine refused to answer that */
+        bool orphan;     /* tasks_free() was called meanwhile */
+        bool storing;    /* history has the record and will answer */
         bool cancel_when_alone;
         VEC(struct task_waiter) waiters;
-        bool telling;                           /* waiters of an ended task are called at the end of this turn */
+        bool telling; /* waiters of an ended task are called at the end of this turn */
         struct engine_container *container;
-        struct loop_timer timer;                /* queue_timeout, timeout; once ended: another try at history */
+        struct loop_timer timer; /* queue_timeout, timeout; once ended: another try at history */
         struct loop_timer grace;
         unsigned tries;
 
@@ -54,9 +54,9 @@ struct tasks {
         struct map *by_id, *by_key;
         struct list all, queue;
         size_t n_all;
-        uint32_t queued, running, lingering;    /* lingering: ended, with a container until history has it */
+        uint32_t queued, running, lingering; /* lingering: ended, with a container until history has it */
         uint32_t storing;
-        uint64_t committed, capacity;           /* bytes promised to running tasks */
+        uint64_t committed, capacity; /* bytes promised to running tasks */
         uint64_t available, sampled_ns;
         struct loop_timer admit_timer;
         bool draining, freeing, admitting;
@@ -72,13 +72,13 @@ void task_kill(struct task *t, enum wire_reason reason, int signo);
 int task_adopt(struct tasks *ts, struct engine_container *c, const char *id, struct task_record *rec);
 /* Calls the waiters of an ended task. */
 void task_tell(struct task *t);
-void task_free(struct task *t);          /* the container is the engine's */
+void task_free(struct task *t); /* the container is the engine's */
 void task_remove_container(struct task *t);
 
 /* task.c: what a task's end leaves room for. */
 void tasks_admit(struct tasks *ts);
 void tasks_release(struct task *t);
-struct task *tasks_add(struct tasks *ts, const char *id);       /* NULL: out of memory */
+struct task *tasks_add(struct tasks *ts, const char *id); /* NULL: out of memory */
 int tasks_add_key(struct task *t);
 
 /* result.c */

@@ -216,15 +216,14 @@ static void watch_timeout(struct task *t)
 {
         uint64_t timeout = (uint64_t)t->rec.limits.timeout_ns;
 
-        if (timeout > 0 &&
-            loop_timer_set(t->ts->loop, &t->timer, t->rec.started_ns + timeout, on_timeout, t) < 0)
+        if (timeout > 0 && loop_timer_set(t->ts->loop, &t->timer, t->rec.started_ns + timeout, on_timeout, t) < 0)
                 task_kill(t, WIRE_REASON_TIMEOUT, SIGKILL);
 }
 
 static int create_container(struct task *t, const struct str *record, struct err *err)
 {
         struct wire_task_request *q = &t->request;
-        auto_free struct engine_file *files = NULL;
+        auto_free struct engine_file *files = q->n_files ? calloc(q->n_files, sizeof(*files)) : NULL;
         const struct engine_spec spec = {
                 .id = t->id,
                 .owner = t->rec.owner,
@@ -236,7 +235,7 @@ static int create_container(struct task *t, const struct str *record, struct err
                 .user = q->user,
                 .stdin_data = q->stdin_data,
                 .stdin_len = q->stdin_len,
-                .files = files = q->n_files ? calloc(q->n_files, sizeof(*files)) : NULL,
+                .files = files,
                 .n_files = q->n_files,
                 .limits = {
                         .memory = (uint64_t)q->limits.memory,

@@ -13,16 +13,16 @@
 
 struct task_record {
         char *owner;
-        char *key;              /* idempotency key; NULL: none */
+        char *key; /* idempotency key; NULL: none */
         uint8_t body_hash[32];
         char *image_ref, *image_digest;
         struct wire_limits limits;
         bool kill_on_output_limit;
         enum wire_encoding encoding;
-        uint64_t created_ms;    /* real time */
+        uint64_t created_ms;                                                   /* real time */
         uint64_t created_ns, admitted_ns, pulled_ns, started_ns, grace_end_ns; /* CLOCK_MONOTONIC; 0: not yet */
         enum wire_reason kill_reason;
-        int kill_signo;         /* last signal that we sent for it */
+        int kill_signo; /* last signal that we sent for it */
 };
 
 int task_record_write(const struct task_record *r, struct str *out); /* -ENOMEM, -EFBIG */

@@ -44,7 +44,7 @@ static int meminfo_read(uint64_t *ret_total, uint64_t *ret_available)
 
 static bool memory_suffices(struct tasks *ts)
 {
-        uint64_t now = time_mono_ns(), total, available;
+        uint64_t now = time_mono_ns(), total = 0, available = 0;
 
         if (ts->sampled_ns == 0 || now - ts->sampled_ns >= TASK_SAMPLE_NS) {
                 ts->sampled_ns = now;
@@ -358,7 +358,8 @@ static int check_room(struct tasks *ts, uint64_t cost, struct err *err)
         if (ts->draining)
                 return err_set(err, ESHUTDOWN, "this node takes no new tasks: it is being stopped");
         if (cost > ts->capacity)
-                return err_set(err, EINVAL, "limits: memory, disk and shm together are more than this node can promise");
+                return err_set(err, EINVAL,
+                               "limits: memory, disk and shm together are more than this node can promise");
         if (ts->queued >= ts->config.max_queued)
                 return err_set(err, EAGAIN, "%u tasks are waiting already", ts->queued);
         return 0;

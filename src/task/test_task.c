@@ -41,7 +41,7 @@ struct fake {
         struct fake_container *containers[FAKE_MAX];
         size_t n;
         int image_r, create_r, start_r, check_r;
-        engine_image_fn image_fn;       /* the last ensure_image() that waits */
+        engine_image_fn image_fn; /* the last ensure_image() that waits */
         void *image_data;
         bool hold_images;
         char owner[64], digest[80];
@@ -202,7 +202,9 @@ static void end(struct fake_container *c, struct engine_exit e)
         e.end_mono_ns = time_mono_ns();
         if (e.end == ENGINE_END_EXITED || e.end == ENGINE_END_SIGNALED)
                 e.start_mono_ns = e.end_mono_ns - 1000;
-        c->base.events->exited(&c->base, &e, c->base.data);
+        assert_non_null(c->base.events);
+        if (c->base.events)
+                c->base.events->exited(&c->base, &e, c->base.data);
 }
 
 /* ── fixture ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -389,14 +391,23 @@ static void test_outcomes(void **state)
                 { { .end = ENGINE_END_EXITED, .code = 255 }, WIRE_EXITED, 255, 0, WIRE_REASON_NONE },
                 { { .end = ENGINE_END_SIGNALED, .signo = SIGSEGV }, WIRE_EXITED, 139, SIGSEGV, WIRE_REASON_SIGNAL },
                 { { .end = ENGINE_END_SIGNALED, .signo = SIGKILL }, WIRE_EXITED, 137, SIGKILL, WIRE_REASON_SIGNAL },
-                { { .end = ENGINE_END_SIGNALED, .signo = SIGKILL, .oom = true }, WIRE_KILLED, 137, SIGKILL,
+                { { .end = ENGINE_END_SIGNALED, .signo = SIGKILL, .oom = true },
+                  WIRE_KILLED,
+                  137,
+                  SIGKILL,
                   WIRE_REASON_OOM },
                 { { .end = ENGINE_END_EXITED, .code = 137, .oom = true }, WIRE_KILLED, 137, SIGKILL, WIRE_REASON_OOM },
-                { { .end = ENGINE_END_EXITED, .code = 1, .disk_full = true }, WIRE_EXITED, 1, 0,
+                { { .end = ENGINE_END_EXITED, .code = 1, .disk_full = true },
+                  WIRE_EXITED,
+                  1,
+                  0,
                   WIRE_REASON_DISK_LIMIT },
                 { { .end = ENGINE_END_EXITED, .code = 0, .disk_full = true }, WIRE_EXITED, 0, 0, WIRE_REASON_NONE },
                 { { .end = ENGINE_END_NOT_FOUND, .text = "t" }, WIRE_FAILED, 127, 0, WIRE_REASON_COMMAND_NOT_FOUND },
-                { { .end = ENGINE_END_NOT_EXECUTABLE, .text = "t" }, WIRE_FAILED, 126, 0,
+                { { .end = ENGINE_END_NOT_EXECUTABLE, .text = "t" },
+                  WIRE_FAILED,
+                  126,
+                  0,
                   WIRE_REASON_COMMAND_NOT_EXECUTABLE },
                 { { .end = ENGINE_END_START_ERROR, .text = "t" }, WIRE_FAILED, -1, 0, WIRE_REASON_START_ERROR },
                 { { .end = ENGINE_END_LOST, .text = "t" }, WIRE_FAILED, -1, 0, WIRE_REASON_NODE_LOST },
@@ -426,8 +437,8 @@ static void test_image_errors(void **state)
                 int r;
                 enum wire_reason reason;
         } table[] = {
-                { -ENOENT, WIRE_REASON_IMAGE_NOT_FOUND },       { -EACCES, WIRE_REASON_IMAGE_UNAUTHORIZED },
-                { -EHOSTUNREACH, WIRE_REASON_REGISTRY_ERROR },  { -ENOMEM, WIRE_REASON_START_ERROR },
+                { -ENOENT, WIRE_REASON_IMAGE_NOT_FOUND },      { -EACCES, WIRE_REASON_IMAGE_UNAUTHORIZED },
+                { -EHOSTUNREACH, WIRE_REASON_REGISTRY_ERROR }, { -ENOMEM, WIRE_REASON_START_ERROR },
                 { -EBUSY, WIRE_REASON_REGISTRY_ERROR }, /* at once, not by callback */
         };
         struct fixture *f = *state;
@@ -605,7 +616,7 @@ static void test_output_limit(void **state)
                 q.limits.output = 4;
                 q.kill_on_output_limit = true;
                 (void)submit(f, q, &r);
-                c = running(f, (size_t)(2 + late));
+                c = running(f, (size_t)late + 2);
                 say(c, ENGINE_STDERR, "1234");
                 assert_int_equal(c->n_signals, 0);
                 if (late)

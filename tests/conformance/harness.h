@@ -28,8 +28,8 @@ struct suite {
         int imported;
         struct err err;
         unsigned passed, failed, skipped;
-        const char *name;       /* of the test that runs */
-        bool bad;               /* it has failed */
+        const char *name; /* of the test that runs */
+        bool bad;         /* it has failed */
 };
 
 int suite_open(struct suite *s, const struct suite_config *config, struct err *err);
@@ -42,7 +42,7 @@ struct job {
         struct wire_task result;
         uint8_t *out[2];
         size_t len[2];
-        struct task *task;      /* until it has ended */
+        struct task *task; /* until it has ended */
 };
 
 /* `args` end with NULL; the helper's name is put before them unless the first one begins with '/'. */
@@ -82,7 +82,7 @@ bool job_out_is(const struct job *j, int stream, const char *text);
 struct test {
         const char *name;
         void (*fn)(struct suite *s);
-        uint32_t features;      /* of the engine, without which it is skipped */
+        uint32_t features; /* of the engine, without which it is skipped */
         const char *reason;
 };
 extern const struct test tests[];

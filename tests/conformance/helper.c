@@ -323,19 +323,19 @@ static int do_ignore(char **argv)
         return sleep_ms(ULONG_MAX);
 }
 
-static void on_term(int signo)
-{
-        (void)signo;
-        say("term\n");
-        _exit(0);
-}
-
 static int do_term(char **argv)
 {
+        sigset_t set;
+        int signo;
+
         (void)argv;
-        (void)signal(SIGTERM, on_term);
+        (void)sigemptyset(&set);
+        (void)sigaddset(&set, SIGTERM);
+        (void)sigprocmask(SIG_BLOCK, &set, NULL);
         say("waiting\n");
-        return sleep_ms(ULONG_MAX);
+        if (sigwait(&set, &signo) == 0)
+                say("term\n");
+        return 0;
 }
 
 static int do_pdeathsig(char **argv)
@@ -421,14 +421,30 @@ static const struct {
         const char *name;
         int (*fn)(char **argv);
 } deeds[] = {
-        { "exit", do_exit },           { "signal", do_signal },     { "both", do_both },
-        { "bytes", do_bytes },         { "cat", do_cat },           { "sleep", do_sleep },
-        { "memory", do_memory },       { "cpu", do_cpu },           { "disk", do_disk },
-        { "inodes", do_inodes },       { "bomb", do_bomb },         { "forks", do_forks },
-        { "flood", do_flood },         { "escape", do_escape },     { "hold", do_hold },
-        { "close", do_close },         { "stop", do_stop },         { "ignore", do_ignore },
-        { "term", do_term },           { "pdeathsig", do_pdeathsig }, { "timewait", do_timewait },
-        { "reopen", do_reopen },       { "count-fds", do_count_fds }, { "write-file", do_write_file },
+        { "exit", do_exit },
+        { "signal", do_signal },
+        { "both", do_both },
+        { "bytes", do_bytes },
+        { "cat", do_cat },
+        { "sleep", do_sleep },
+        { "memory", do_memory },
+        { "cpu", do_cpu },
+        { "disk", do_disk },
+        { "inodes", do_inodes },
+        { "bomb", do_bomb },
+        { "forks", do_forks },
+        { "flood", do_flood },
+        { "escape", do_escape },
+        { "hold", do_hold },
+        { "close", do_close },
+        { "stop", do_stop },
+        { "ignore", do_ignore },
+        { "term", do_term },
+        { "pdeathsig", do_pdeathsig },
+        { "timewait", do_timewait },
+        { "reopen", do_reopen },
+        { "count-fds", do_count_fds },
+        { "write-file", do_write_file },
 };
 
 int main(int argc, char **argv)

@@ -14,9 +14,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define NATIVE_WAIT_NS (10 * UINT64_C(1000000000))      /* for a slot or a network namespace */
-#define NATIVE_LAUNCHER_NS (5 * UINT64_C(1000000000))   /* for a launcher that is gone, until its containers are lost */
-#define NATIVE_WATCH_NS (3 * UINT64_C(1000000))         /* age at which a container's output is watched */
+#define NATIVE_WAIT_NS (10 * UINT64_C(1000000000))    /* for a slot or a network namespace */
+#define NATIVE_LAUNCHER_NS (5 * UINT64_C(1000000000)) /* for a launcher that is gone, until its containers are lost */
+#define NATIVE_WATCH_NS (3 * UINT64_C(1000000))       /* age at which a container's output is watched */
 #define NATIVE_MODES (NET_INTERNET + 1)
 #define NATIVE_STREAMS 2
 
@@ -26,33 +26,33 @@ struct native_workers_state;
 /* ── network namespaces: netns.c ─────────────────────────────────────────────────────────────────────────────────── */
 
 enum netns_state {
-        NETNS_STOCK,            /* fresh */
-        NETNS_USED,             /* by a container */
+        NETNS_STOCK, /* fresh */
+        NETNS_USED,  /* by a container */
         NETNS_CLEANING,
-        NETNS_IDLE,             /* clean, waits for its owner's next container */
+        NETNS_IDLE, /* clean, waits for its owner's next container */
 };
 
 struct netns {
-        struct list node;       /* in the list of its state */
+        struct list node; /* in the list of its state */
         enum netns_state state;
         int fd;
         uint32_t index, mode, address;
-        uint32_t seq;           /* of the CLEAN or ADOPT under way */
+        uint32_t seq; /* of the CLEAN or ADOPT under way */
         bool adopting;
-        bool known;             /* to the netd that is connected */
-        char *owner;            /* NULL: nobody had it */
+        bool known;  /* to the netd that is connected */
+        char *owner; /* NULL: nobody had it */
 };
 
 struct native_net {
         struct peer peer;
-        bool greeted;           /* HELLO was answered */
-        bool synced;            /* netd knows what we hold */
+        bool greeted; /* HELLO was answered */
+        bool synced;  /* netd knows what we hold */
         uint32_t seq;
         struct list stock[NATIVE_MODES], used, cleaning, idle; /* struct netns */
         unsigned n_stock[NATIVE_MODES], asked[NATIVE_MODES], want[NATIVE_MODES], n_idle;
         struct list waiters[NATIVE_MODES]; /* struct native_container, wait_node */
-        struct list leaving;    /* struct netns, to be cleaned at the end of the turn */
-        bool deferred;          /* the end of this turn is owed */
+        struct list leaving;               /* struct netns, to be cleaned at the end of the turn */
+        bool deferred;                     /* the end of this turn is owed */
         struct str resolv;
 };
 
@@ -60,8 +60,8 @@ struct native_net {
 
 enum launch_state {
         LAUNCH_DOWN,
-        LAUNCH_GREETING,        /* HELLO is on its way */
-        LAUNCH_ADOPTING,        /* ADOPT × n follow */
+        LAUNCH_GREETING, /* HELLO is on its way */
+        LAUNCH_ADOPTING, /* ADOPT × n follow */
         LAUNCH_UP,
 };
 
@@ -76,22 +76,22 @@ struct native {
         struct launch_hello host;
         uint32_t seq;
         struct loop_timer lost_timer;
-        struct map *by_id;              /* of native_container */
-        struct list containers;         /* struct native_container, node */
+        struct map *by_id;      /* of native_container */
+        struct list containers; /* struct native_container, node */
         uint32_t slots_used;
-        struct list slot_waiters;       /* struct native_container, wait_node */
-        struct list pending;            /* struct native_pending */
+        struct list slot_waiters; /* struct native_container, wait_node */
+        struct list pending;      /* struct native_pending */
 
-        bool listed;                    /* list() had its answer */
+        bool listed; /* list() had its answer */
         engine_found_fn found;
         engine_done_fn list_done;
         void *list_data;
 
         struct native_net net;
-        struct list unwatched;          /* struct native_container, watch_node, oldest first */
+        struct list unwatched; /* struct native_container, watch_node, oldest first */
         struct loop_timer watch_timer;
         int devnull;
-        char *scratch;                  /* LAUNCH_MSG_MAX bytes, to build a packet in */
+        char *scratch; /* LAUNCH_MSG_MAX bytes, to build a packet in */
         struct image_workers workers;
 };
 
@@ -128,7 +128,7 @@ void native_work_names(struct native_pending *p, const struct launch_names *m, c
 
 enum container_state {
         CONTAINER_NEW,
-        CONTAINER_WAITING,      /* for a slot or a network namespace */
+        CONTAINER_WAITING, /* for a slot or a network namespace */
         CONTAINER_STARTED,
         CONTAINER_ENDED,
 };
@@ -144,26 +144,26 @@ struct native_container {
         struct native *native;
         struct list node, wait_node, watch_node;
         enum container_state state;
-        bool unsure;            /* the connection broke; the next launcher may know it */
+        bool unsure; /* the connection broke; the next launcher may know it */
         bool holds_slot;
-        bool removed;           /* the caller has gone; only the launcher's answer is awaited */
-        bool adopted_end;       /* list() found it ended: exited() is still owed */
+        bool removed;     /* the caller has gone; only the launcher's answer is awaited */
+        bool adopted_end; /* list() found it ended: exited() is still owed */
         char id[LAUNCH_ID_MAX + 1];
         char *owner;
         uint32_t mode;
         uint64_t output_limit;
-        uint64_t start_ns;      /* start() was called */
+        uint64_t start_ns; /* start() was called */
         struct loop_timer wait_timer;
         struct netns *netns;
         struct launch_start *start; /* until it is sent */
-        struct str head, tail;  /* payload before and after hosts and resolv.conf */
+        struct str head, tail;      /* payload before and after hosts and resolv.conf */
         char hostname[16];
         int stdin_fd;
         struct native_output out[NATIVE_STREAMS];
         int record_fd;
         uint32_t record_slot;
         struct engine_exit exit;
-        int kill_signo;         /* asked for before it was started */
+        int kill_signo; /* asked for before it was started */
 };
 
 int native_container_create(struct engine *e, const struct engine_spec *spec, const struct engine_events *events,
@@ -222,7 +222,7 @@ void native_net_sync(struct native *n);
 void native_net_acquire(struct native *n, struct native_container *c);
 /* The last process in it is gone. */
 void native_net_release(struct native *n, struct netns *ns);
-void native_net_taint(struct netns *ns);        /* processes may be left in it: never used again */
+void native_net_taint(struct netns *ns); /* processes may be left in it: never used again */
 /* One that a container of an earlier daemon lives in; takes fd. NULL: out of memory. */
 struct netns *native_net_adopt(struct native *n, int fd, uint32_t mode, uint32_t index, uint32_t address,
                                const char *owner);

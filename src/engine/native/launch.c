@@ -218,14 +218,10 @@ static void on_packet(struct peer *peer, const void *packet, size_t len, int *fd
 {
         /* The least length of each message. */
         static const size_t sizes[] = {
-                [LAUNCH_HELLO] = sizeof(struct launch_hello),
-                [LAUNCH_ADOPT] = sizeof(struct launch_adopt),
-                [LAUNCH_READY] = sizeof(struct launch_header),
-                [LAUNCH_REFUSED] = sizeof(struct launch_refused),
-                [LAUNCH_EXITED] = sizeof(struct launch_exited),
-                [LAUNCH_COUNTERS] = sizeof(struct launch_stats),
-                [LAUNCH_WORK_DONE] = sizeof(struct launch_work_done),
-                [LAUNCH_DONE] = sizeof(struct launch_done),
+                [LAUNCH_HELLO] = sizeof(struct launch_hello),         [LAUNCH_ADOPT] = sizeof(struct launch_adopt),
+                [LAUNCH_READY] = sizeof(struct launch_header),        [LAUNCH_REFUSED] = sizeof(struct launch_refused),
+                [LAUNCH_EXITED] = sizeof(struct launch_exited),       [LAUNCH_COUNTERS] = sizeof(struct launch_stats),
+                [LAUNCH_WORK_DONE] = sizeof(struct launch_work_done), [LAUNCH_DONE] = sizeof(struct launch_done),
                 [LAUNCH_NAMES] = sizeof(struct launch_names),
         };
         /* The peer's buffer comes from malloc(), so it is aligned for every message. */

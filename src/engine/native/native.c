@@ -47,12 +47,13 @@ static void fill_image(const struct image *image, const char *ref, struct engine
                         break;
                 }
         if (!ret->ref[0])
-                (void)snprintf(ret->ref, sizeof(ret->ref), "%s", image->names && image->names[0] ? image->names[0] : ref);
+                (void)snprintf(ret->ref, sizeof(ret->ref), "%s",
+                               image->names && image->names[0] ? image->names[0] : ref);
         (void)snprintf(ret->digest, sizeof(ret->digest), "%s", image->digest);
 }
 
-static int native_ensure_image(struct engine *engine, const char *ref, const char *owner, engine_image_fn fn, void *data,
-                               struct err *err)
+static int native_ensure_image(struct engine *engine, const char *ref, const char *owner, engine_image_fn fn,
+                               void *data, struct err *err)
 {
         struct native *n = to_native(engine);
         struct ensured *e = calloc(1, sizeof(*e));

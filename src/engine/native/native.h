@@ -12,9 +12,9 @@
 
 struct engine_native_config {
         const char *launcher_path, *netd_path; /* sockets */
-        enum engine_network network;    /* whose namespaces are kept ready; 0: ENGINE_NET_NAT */
-        uint32_t stock;                 /* fresh namespaces kept ready of each mode in use; 0: 8 */
-        uint32_t idle;                  /* used ones kept for their owners; 0: 128 */
+        enum engine_network network;           /* whose namespaces are kept ready; 0: ENGINE_NET_NAT */
+        uint32_t stock;                        /* fresh namespaces kept ready of each mode in use; 0: 8 */
+        uint32_t idle;                         /* used ones kept for their owners; 0: 128 */
 };
 
 /* Connects behind the caller's back, again and again; check() tells whether it could. list() waits for it. */

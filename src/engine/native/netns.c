@@ -143,8 +143,8 @@ static void on_cleaned(struct native *n, const struct net_msg *m)
                         return;
                 }
                 netns_move(net, ns, NETNS_IDLE);
-                while (net->n_idle > n->max_idle)
-                        netns_drop(n, LIST_FIRST(&net->idle, struct netns, node));
+                while (net->n_idle > n->max_idle && (ns = LIST_FIRST(&net->idle, struct netns, node)))
+                        netns_drop(n, ns);
                 return;
         }
         ns = find_adopting(net, m->seq);
@@ -332,8 +332,10 @@ int native_net_init(struct native *n, const char *path, struct err *err)
 void native_net_done(struct native *n)
 {
         struct native_net *net = &n->net;
-        struct list *lists[] = { &net->used, &net->cleaning, &net->idle, &net->leaving, &net->stock[NET_NONE],
-                                 &net->stock[NET_NAT], &net->stock[NET_INTERNET] };
+        struct list *lists[] = {
+                &net->used,           &net->cleaning,           &net->idle, &net->leaving, &net->stock[NET_NONE],
+                &net->stock[NET_NAT], &net->stock[NET_INTERNET]
+        };
         struct netns *ns;
 
         peer_done(&net->peer);

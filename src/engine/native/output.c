@@ -14,9 +14,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define OUTPUT_STEP (1024 * 1024)       /* bytes moved by one splice */
-#define OUTPUT_TURN (4 * OUTPUT_STEP)   /* bytes of one stream in one turn of the loop */
-#define OUTPUT_REST 4                   /* turns' worth at the end; a pipe holds less */
+#define OUTPUT_STEP (1024 * 1024)     /* bytes moved by one splice */
+#define OUTPUT_TURN (4 * OUTPUT_STEP) /* bytes of one stream in one turn of the loop */
+#define OUTPUT_REST 4                 /* turns' worth at the end; a pipe holds less */
 
 static int output_open_one(struct native_output *o, const char *name, struct err *err)
 {

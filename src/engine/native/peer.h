@@ -31,9 +31,9 @@ struct peer {
         struct loop_io *io;
         struct loop_timer retry;
         unsigned delay_ms;
-        struct list out;        /* struct packet */
+        struct list out; /* struct packet */
         size_t out_bytes;
-        char *buffer;           /* PEER_PACKET_MAX bytes */
+        char *buffer; /* PEER_PACKET_MAX bytes */
 };
 
 /* The first attempt to connect is made on the next turn. */

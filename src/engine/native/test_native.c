@@ -91,9 +91,9 @@ struct fixture {
         bool listed;
         struct engine_exit exit;
         int exits, outputs;
-        bool netd_serves;       /* what netd is asked for is answered by turn() */
+        bool netd_serves; /* what netd is asked for is answered by turn() */
         int cleans;
-        struct net_msg clean;   /* the last one */
+        struct net_msg clean; /* the last one */
 };
 
 static void netd_serve(struct fixture *f);
@@ -202,7 +202,10 @@ static void netd_give(struct fixture *f, const struct net_msg *m)
                 auto_fd fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 
                 netd_send(f,
-                          (struct net_msg){ .op = NET_OP_NETNS, .seq = m->seq, .mode = m->mode, .index = ++f->index,
+                          (struct net_msg){ .op = NET_OP_NETNS,
+                                            .seq = m->seq,
+                                            .mode = m->mode,
+                                            .index = ++f->index,
                                             .address = m->mode == NET_NONE ? 0 : htonl(0x0ad50000 + f->index) },
                           fd);
         }
@@ -668,8 +671,12 @@ struct ending {
 static void test_endings(void **state)
 {
         static const struct ending table[] = {
-                { { .stage = LAUNCH_STAGE_EXECED, .si_code = CLD_KILLED, .status = SIGSEGV }, ENGINE_END_SIGNALED, SIGSEGV },
-                { { .stage = LAUNCH_STAGE_EXECED, .si_code = CLD_DUMPED, .status = SIGABRT }, ENGINE_END_SIGNALED, SIGABRT },
+                { { .stage = LAUNCH_STAGE_EXECED, .si_code = CLD_KILLED, .status = SIGSEGV },
+                  ENGINE_END_SIGNALED,
+                  SIGSEGV },
+                { { .stage = LAUNCH_STAGE_EXECED, .si_code = CLD_DUMPED, .status = SIGABRT },
+                  ENGINE_END_SIGNALED,
+                  SIGABRT },
                 { { .stage = LAUNCH_STAGE_EXEC, .error = ENOENT }, ENGINE_END_NOT_FOUND, 0 },
                 { { .stage = LAUNCH_STAGE_EXEC, .error = EACCES }, ENGINE_END_NOT_EXECUTABLE, 0 },
                 { { .stage = LAUNCH_STAGE_EXEC, .error = ENOMEM }, ENGINE_END_START_ERROR, ENOMEM },
@@ -1054,8 +1061,11 @@ static void test_workers(void **state)
                 uint32_t oom;
                 int r;
         } table[] = {
-                { CLD_EXITED, 0, 0, 0 },        { CLD_EXITED, 1, 0, -EBADMSG },    { CLD_KILLED, SIGKILL, 1, -ENOMEM },
-                { CLD_KILLED, SIGXCPU, 0, -ETIMEDOUT }, { CLD_KILLED, SIGSYS, 0, -EIO },
+                { CLD_EXITED, 0, 0, 0 },
+                { CLD_EXITED, 1, 0, -EBADMSG },
+                { CLD_KILLED, SIGKILL, 1, -ENOMEM },
+                { CLD_KILLED, SIGXCPU, 0, -ETIMEDOUT },
+                { CLD_KILLED, SIGSYS, 0, -EIO },
         };
         struct fixture *f = *state;
         const struct image_workers *w = engine_native_workers(f->engine);
@@ -1084,7 +1094,7 @@ static void test_workers(void **state)
         memset(layers[0], 'a', 64);
         memset(layers[1], 'b', 64);
         a.calls = 0;
-        assert_int_equal(w->merge(w->context, (const char (*)[65])layers, 2, fd, on_work, &a, NULL), 0);
+        assert_int_equal(w->merge(w->context, (const char(*)[65])layers, 2, fd, on_work, &a, NULL), 0);
         side_expect(f, &f->launcher, LAUNCH_WORK);
         assert_int_equal(f->launcher.len, sizeof(struct launch_work_start) + 2 * LAUNCH_HEX);
         assert_int_equal(w->index(w->context, fd, fd, fd, 1, 1, on_work, &a, NULL), 0);

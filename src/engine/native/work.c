@@ -47,7 +47,7 @@ void native_work_done(struct native_pending *p, const struct launch_work_done *m
 
 static bool names_add(struct native_pending *p, const char *names, uint32_t count)
 {
-        char (*grown)[65];
+        char(*grown)[65];
 
         if (p->n_names + count > WORK_NAMES_MAX)
                 return false;
@@ -71,7 +71,7 @@ void native_work_names(struct native_pending *p, const struct launch_names *m, c
         if (m->more)
                 return;
         list_remove(&p->node);
-        p->names_fn(0, (const char (*)[65])p->names, p->n_names, NULL, p->data);
+        p->names_fn(0, (const char(*)[65])p->names, p->n_names, NULL, p->data);
         free(p->names);
         free(p);
 }
@@ -86,7 +86,7 @@ static int work_start(struct native *n, const struct launch_work_start *m, const
         if (m->n_layers > LAUNCH_LAYERS_MAX)
                 return err_set(err, EINVAL, "the image has more than %d layers", LAUNCH_LAYERS_MAX);
         memcpy(n->scratch, m, len);
-        for (uint32_t i = 0; i < m->n_layers; i++, len += LAUNCH_HEX)
+        for (uint32_t i = 0; layers && i < m->n_layers; i++, len += LAUNCH_HEX)
                 memcpy(n->scratch + len, layers[i], LAUNCH_HEX);
         r = native_request(n, n->scratch, len, fds, n_fds, &p, err);
         if (r < 0)
