@@ -337,7 +337,7 @@ def corpora(report, instance, work):
                 continue
             images = answer.json()["images"]
             if copied is None or len(images) != 1:
-                raise mayfly.Skip(f"loads ({len(images)} images); not compared: {" ".join(why.split())[-160:]}" if copied is None else "several images")
+                raise mayfly.Skip(f"it loads, {len(images)} images; not compared: {' '.join(why.split())[-160:]}")
             compare(instance, images[0]["digest"], copied + ":x", work)
 
 

@@ -21,7 +21,7 @@ def load_paths(m):
 
     both = [file("c.json", conf), file("l.tar", base)]
     for name in (f"{c}/config.json", f"{UP}{m.inside}/config.json", "../config.json", "/etc/passwd", "/proc/self/environ", "", ".",
-                 "..", "blobs", "blobs/sha256/../../../x", "a\0b", "x" * 5000):
+                 "..", "blobs", "blobs/sha256/../../../x", "a\0b", "x" * 5000, "a" + "\u00e9" * 200, "\x1b[31mred"):
         label = name.replace(UP, ".../")[:40]
         yield m.load(f"Config '{label}'", archive(*both, conf_name=name), match=away)
         yield m.load(f"layer '{label}'", archive(*both, layer_name=name), match=away)
@@ -111,7 +111,7 @@ def load_json(m):
             ("RepoTags a string", '[{"Config":"%s","Layers":["%s"],"RepoTags":"x"}]' % (name, layer)), ("no images", "[]"),
             ("5 MB", "[" + " " * 5 * MIB + good[1:]), ("100,000 images", "[" + ",".join(["{}"] * 100000) + "]")):
         yield m.load("manifest.json " + what, saved([base], manifest=text if isinstance(text, bytes) else text.encode()),
-                     match="manifest.json|no image")
+                     match="manifest.json|no image|list of strings|string of")
     for what, text in (("duplicate keys", '{"schemaVersion":2,"manifests":[],"manifests":[]}'), ("truncated", '{"schemaVersion":2,'),
                        ("list", "[]"), ("nested", '{"a":' * 10000 + "1" + "}" * 10000), ("empty", ""), ("no manifests", '{"schemaVersion":2}'),
                        ("manifests null", '{"schemaVersion":2,"manifests":null}'), ("no images", '{"schemaVersion":2,"manifests":[]}'),
@@ -189,7 +189,7 @@ def load_ambiguous(m):
 @family
 def load_names(m):
     base, bad = m.base_layer, "name|RepoTags"
-    for tag in ("UPPER/x:1", "a b:1", "../x:1", "x:" + "t" * 200, "x" * 600, "", ":", "x:", "http://x/y:1", "x@sha256:" + OTHER, "-x:1",
+    for tag in ("x/UPPER:1", "a b:1", "../x:1", "x:" + "t" * 200, "x" * 600, "", ":", "x:", "http://x/y:1", "x@sha256:" + OTHER, "-x:1",
                 "x:-1", "a//b:1", "x:1\n", "\x1b[31mx:1", "x:$(id)", "x\0y:1", "\u00e9:1", "/x:1", OTHER, None, 7):
         yield m.load("tag " + ascii(tag)[:40], saved([base], tags=[tag]), match=bad)
         x = Layout()

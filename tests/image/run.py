@@ -89,7 +89,7 @@ class Traces:
         images = [(i["digest"], sorted(i["names"])) for i in self.client.get("/v1/images").json()["images"]]
         return disk, sorted(images)
 
-    def same(self, before, seconds=20):
+    def same(self, before, seconds=90):
         """Waits for what goes in the background; None, or what is there too much or too little."""
         after = []
 
