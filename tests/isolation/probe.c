@@ -2,14 +2,18 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static char **options;
@@ -165,6 +169,33 @@ static int command_overwrite(void)
         return wrote;
 }
 
+/* Listens on a TCP and a UDP port for some seconds: how many came? */
+static int command_listen(void)
+{
+        struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)option_number("port", 7777))};
+        struct pollfd p[2] = {{.events = POLLIN}, {.events = POLLIN}};
+        time_t end = time(NULL) + (time_t)option_number("seconds", 8);
+        int n[2] = {0, 0};
+        char text[256];
+
+        for (int i = 0; i < 2; i++) {
+                p[i].fd = socket(AF_INET, (i ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC, 0);
+                if (p[i].fd < 0 || bind(p[i].fd, (struct sockaddr *)&a, sizeof(a)) < 0)
+                        return 2;
+        }
+        if (listen(p[0].fd, 8) < 0)
+                return 2;
+        while (time(NULL) < end) {
+                poll(p, 2, 200);
+                if (p[0].revents & POLLIN)
+                        n[0] += accept(p[0].fd, NULL, NULL) >= 0;
+                if (p[1].revents & POLLIN)
+                        n[1] += recv(p[1].fd, text, sizeof(text), 0) >= 0;
+        }
+        printf("tcp %d udp %d\n", n[0], n[1]);
+        return 0;
+}
+
 /* Takes memory until it is killed. */
 static int command_hog(void)
 {
@@ -222,6 +253,7 @@ static const struct {
         {"ids", command_ids},
         {"overwrite", command_overwrite},
         {"cwd", command_cwd},
+        {"listen", command_listen},
         {"hog", command_hog},
         {"linger", command_linger},
 };

@@ -78,6 +78,7 @@ systemd_units() {
     fi
     wait
 
+    [ "$failed" = 0 ] || journalctl --no-pager -o cat -u 'mayfly*' | tail -n 60
     task sleep 60 &
     local client=$!
     eventually pgrep -x sleep

@@ -13,7 +13,9 @@ trap 'rm -rf "$stage"' EXIT
 # What the tree is without its sources: the tools see that there is nothing to build.
 tree=$stage/tree
 mkdir -p "$tree/build/tests"
-git ls-files -z -- . ':!src' ':!bench' | xargs -0 cp --parents -t "$tree"
+git ls-files -z -- . ':!src' ':!bench' | while IFS= read -r -d '' file; do
+    [ ! -e "$file" ] || printf '%s\0' "$file"
+done | xargs -0 cp --parents -t "$tree"
 for program in mayfly mayflyd mayfly-supervisor mayfly-launcher mayfly-netd mayfly-worker mayfly-init; do
     [ -x "$build/$program" ] || { echo "not ok - vm: $build/$program is not built"; exit 1; }
     cp "$build/$program" "$tree/build/"

@@ -64,7 +64,6 @@ After=multi-user.target
 Type=oneshot
 ExecStart=/bin/sh -c '/vm-command >/dev/ttyS1 2>&1 </dev/null; echo "status $?" >/dev/ttyS2; sync; systemctl poweroff -ff'
 TimeoutStartSec=infinity
-Delegate=yes
 Environment=HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 UNIT
     wants=$root/etc/systemd/system/multi-user.target.wants
@@ -122,7 +121,7 @@ kvm) accel="-accel kvm" cpu=max,-arch-capabilities ;; # nested machines often ca
 esac
 # The output is shown while it comes: a run takes minutes.
 : >"$work/out"
-tail -f --pid=$$ "$work/out" 2>/dev/null | tr -d '\r' &
+tail -f --pid=$$ "$work/out" 2>/dev/null | stdbuf -o0 tr -d '\r' &
 # shellcheck disable=SC2086 # the accelerators are words
 timeout -k 5 "$limit" qemu-system-x86_64 $accel -cpu "$cpu" -smp 2 -m "$memory" -display none -no-reboot -net none \
     -kernel "$base/vmlinuz" -initrd "$base/initrd.gz" -append "console=ttyS0 quiet panic=-1 apparmor=1 security=apparmor" \
