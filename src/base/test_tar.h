@@ -12,11 +12,11 @@
 
 struct test_tar_entry {
         const char *name;
-        char type;              /* '0' file, '1' hard link, '2' symbolic link, '3' device, '5' directory, '6' fifo */
-        const char *target;     /* of links */
+        char type;          /* '0' file, '1' hard link, '2' symbolic link, '3' device, '5' directory, '6' fifo */
+        const char *target; /* of links */
         const void *data;
         size_t len;
-        unsigned mode;          /* 0: 0644, directories 0755 */
+        unsigned mode; /* 0: 0644, directories 0755 */
         unsigned uid, gid;
 };
 
@@ -45,8 +45,8 @@ static inline void test_tar_entry(struct str *out, const struct test_tar_entry *
         (void)snprintf(header + 136, 12, "%011o", 1000000000u);
         header[156] = e->type;
         (void)snprintf(header + 157, 100, "%s", e->target ? e->target : "");
-        memcpy(header + 257, "ustar", 6);
-        memcpy(header + 263, "00", 2);
+        (void)snprintf(header + 257, 6, "ustar");
+        header[263] = header[264] = '0';
         memset(header + 148, ' ', 8);
         for (size_t i = 0; i < sizeof(header); i++)
                 sum += (unsigned char)header[i];

@@ -21,14 +21,14 @@ enum entry_type { ENTRY_FILE, ENTRY_DIR, ENTRY_SYMLINK, ENTRY_LINK };
 struct entry {
         enum entry_type type;
         uint64_t offset, size;
-        const char *target;     /* borrowed from the report */
+        const char *target; /* borrowed from the report */
 };
 
 struct archive {
         const struct image_layout *layout;
         json_t *report;
         struct entry *entries;
-        struct map *by_name;    /* values: struct entry * */
+        struct map *by_name; /* values: struct entry * */
         int fd;
         uint64_t fd_size;
         struct image_found_list found;
@@ -84,7 +84,8 @@ static int take_entry(struct archive *a, const json_t *v, struct entry *e)
         return map_set(a->by_name, name, e);
 }
 
-static int open_archive(struct archive *a, const char *report, size_t len, int archive_fd, int plain_fd, struct err *err)
+static int open_archive(struct archive *a, const char *report, size_t len, int archive_fd, int plain_fd,
+                        struct err *err)
 {
         const json_t *list, *v;
         const char *compression;
@@ -105,8 +106,7 @@ static int open_archive(struct archive *a, const char *report, size_t len, int a
         a->by_name = map_new();
         if (!a->entries || !a->by_name)
                 return err_oom(err);
-        json_array_foreach(list, i, v)
-        {
+        json_array_foreach(list, i, v) {
                 int r = take_entry(a, v, &a->entries[i]);
 
                 if (r < 0)
@@ -168,7 +168,8 @@ static const struct entry *find(const struct archive *a, const char *name)
         return NULL;
 }
 
-static int read_entry(const struct archive *a, const struct entry *e, const char *name, struct str *ret, struct err *err)
+static int read_entry(const struct archive *a, const struct entry *e, const char *name, struct str *ret,
+                      struct err *err)
 {
         size_t done = 0;
 
@@ -488,8 +489,8 @@ static int read_oci(struct archive *a, struct err *err)
                 if (names_image(e->name) && add_name(&names, e->name) == -ENOMEM)
                         return err_oom(err);
                 any = true;
-                r = e->nested ? take_nested(a, &e->descriptor, names, err) :
-                                take_manifest(a, &e->descriptor, names, err);
+                r = e->nested ? take_nested(a, &e->descriptor, names, err)
+                              : take_manifest(a, &e->descriptor, names, err);
         }
         if (r == 0 && !any)
                 r = err_set(err, EBADMSG, "the archive has no image for linux/%s", image_host_architecture());

@@ -11,7 +11,7 @@
 /* One image whose manifest, configuration and layers are blobs now. */
 struct image_found {
         struct image_descriptor manifest;
-        char **names;           /* normalised references; may be NULL */
+        char **names; /* normalised references; may be NULL */
 };
 
 struct image_found_list {

@@ -49,8 +49,7 @@ static const char *env_find(const json_t *env, const char *name, size_t len)
         const json_t *v;
         size_t i;
 
-        json_array_foreach(env, i, v)
-        {
+        json_array_foreach(env, i, v) {
                 const char *s = json_string_value(v);
 
                 if (strncmp(s, name, len) == 0 && s[len] == '=')
@@ -95,6 +94,18 @@ static int expand(const char **s, const char *end, const json_t *env, struct str
         return value ? str_adds(out, value) : 0;
 }
 
+/* Whether the character stands for itself. */
+static bool is_plain(const char *s, const char *end, char quote)
+{
+        if (quote == '\'')
+                return *s != '\'';
+        if (*s == '\\')
+                return s + 1 == end;
+        if (*s == '"' || *s == '\'')
+                return quote && *s != quote;
+        return *s != '$';
+}
+
 /* Quotes and backslashes go, variables are put in. -EINVAL: a quote or brace is not closed. */
 static int unquote(const char *s, const char *end, const json_t *env, struct str *out)
 {
@@ -102,9 +113,9 @@ static int unquote(const char *s, const char *end, const json_t *env, struct str
         int r = 0;
 
         while (r == 0 && s < end) {
-                if (quote == '\'' && *s != '\'') {
+                if (is_plain(s, end, quote)) {
                         r = str_addc(out, *s++);
-                } else if (*s == '\\' && s + 1 < end) {
+                } else if (*s == '\\') {
                         /* Within double quotes it is only taken away before what it makes plain. */
                         if (quote && !strchr("\"$\\", s[1]))
                                 r = str_addc(out, '\\');
@@ -113,13 +124,9 @@ static int unquote(const char *s, const char *end, const json_t *env, struct str
                         s += 2;
                 } else if (*s == '$') {
                         r = expand(&s, end, env, out);
-                } else if (*s == quote) {
-                        quote = '\0';
-                        s++;
-                } else if (!quote && (*s == '"' || *s == '\'')) {
-                        quote = *s++;
                 } else {
-                        r = str_addc(out, *s++);
+                        quote = quote ? '\0' : *s;
+                        s++;
                 }
         }
         return r == 0 && quote ? -EINVAL : r;
@@ -166,8 +173,7 @@ static json_t *json_form(const char *args)
 
         if (*args != '[' || json_read(args, strlen(args), &list, NULL) < 0)
                 return NULL;
-        json_array_foreach(list, i, v)
-        {
+        json_array_foreach(list, i, v) {
                 if (!json_is_string(v) || strlen(json_string_value(v)) != json_string_length(v)) {
                         json_decref(list);
                         return NULL;
@@ -215,8 +221,7 @@ static int env_set(const struct change *c, const char *key, const char *value)
 
         if (!env || !pair)
                 return err_oom(c->err);
-        json_array_foreach(env, i, v)
-        {
+        json_array_foreach(env, i, v) {
                 const char *s = json_string_value(v);
 
                 if (strncmp(s, key, len) == 0 && s[len] == '=')
@@ -269,8 +274,8 @@ static int set_pairs(const struct change *c, int (*set)(const struct change *c, 
                 end = word_end(p);
                 equals = memchr(p, '=', (size_t)(end - p));
                 if (!equals)
-                        return err_set(c->err, EINVAL, "'%.*s' is not of the form name=value",
-                                       (int)MIN(end - p, 64), p);
+                        return err_set(c->err, EINVAL, "'%.*s' is not of the form name=value", (int)MIN(end - p, 64),
+                                       p);
                 r = set_pair(c, p, equals, end, set);
         }
         return r;
@@ -359,8 +364,7 @@ static int change_volume(const struct change *c)
 
         if (!list)
                 return each_word(c, add_volume);
-        json_array_foreach(list, i, v)
-        {
+        json_array_foreach(list, i, v) {
                 if (r == 0)
                         r = add_volume(c, json_string_value(v));
         }
@@ -424,16 +428,16 @@ static const struct {
         const char *name;
         int (*apply)(const struct change *c);
 } instructions[] = {
-        { "CMD", change_cmd },     { "ENTRYPOINT", change_entrypoint }, { "ENV", change_env },
-        { "EXPOSE", change_expose }, { "LABEL", change_label },         { "STOPSIGNAL", change_stopsignal },
-        { "USER", change_user },   { "VOLUME", change_volume },         { "WORKDIR", change_workdir },
+        { "CMD", change_cmd },       { "ENTRYPOINT", change_entrypoint }, { "ENV", change_env },
+        { "EXPOSE", change_expose }, { "LABEL", change_label },           { "STOPSIGNAL", change_stopsignal },
+        { "USER", change_user },     { "VOLUME", change_volume },         { "WORKDIR", change_workdir },
 };
 
 int image_change_apply(json_t *config, const char *line, struct err *err)
 {
         const char *word = skip_space(line), *end = word_end(word);
         auto_free char *args = NULL;
-        size_t len = strlen(end);
+        size_t len;
 
         if (strlen(line) > IMAGE_CHANGE_MAX)
                 return err_set(err, EINVAL, "--change is longer than %u bytes", IMAGE_CHANGE_MAX);
@@ -452,8 +456,8 @@ int image_change_apply(json_t *config, const char *line, struct err *err)
                 r = instructions[i].apply(&c);
                 return r < 0 ? err_wrap(err, "--change %s", instructions[i].name) : 0;
         }
-        return err_set(err, EINVAL, "--change: '%.*s' is no instruction that an import takes",
-                       (int)MIN(end - word, 32), word);
+        return err_set(err, EINVAL, "--change: '%.*s' is no instruction that an import takes", (int)MIN(end - word, 32),
+                       word);
 }
 
 int image_import_config(const char *diff_id, char *const *changes, const char *created, json_t **ret, struct err *err)

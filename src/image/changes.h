@@ -5,7 +5,7 @@
 #include "base/err.h"
 #include "json/json.h"
 
-#define IMAGE_CHANGE_MAX (128U << 10)   /* bytes of one line */
+#define IMAGE_CHANGE_MAX (128U << 10) /* bytes of one line */
 #define IMAGE_CHANGES_MAX 1024
 
 /* Applies one line to `config`, the member of that name in an image's configuration. CMD ENTRYPOINT ENV EXPOSE LABEL

@@ -58,7 +58,8 @@ static int add_entry(json_t *list, const struct image_descriptor *d, const char 
                               (json_int_t)d->size);
 
         if (e && name)
-                (void)json_object_set_new(e, "annotations", json_pack("{s:s}", "org.opencontainers.image.ref.name", name));
+                (void)json_object_set_new(e, "annotations",
+                                          json_pack("{s:s}", "org.opencontainers.image.ref.name", name));
         return !e || json_array_append_new(list, e) < 0 ? -ENOMEM : 0;
 }
 
@@ -167,13 +168,11 @@ int step_publish(struct op *op)
                                 return op_out_of_memory(op);
                         continue;
                 }
-                if (VEC_ADD(&s->images, image) < 0)
-                        return op_out_of_memory(op);
                 op->images.items[i] = NULL;
+                if (stored_list_add(&s->images, image) < 0)
+                        return op_out_of_memory(op);
         }
-        for (size_t i = 0; i < op->images.len; i++)
-                stored_free(op->images.items[i]);
-        op->images.len = 0;
+        stored_list_done(&op->images);
         return STEP_NEXT;
 }
 
@@ -192,10 +191,8 @@ static int work_repair(struct op *op, struct err *err)
                         log_debug("images: %s: %s", have->image.digest, why.text);
                         continue;
                 }
-                if (VEC_ADD(&op->images, image) < 0) {
-                        stored_free(image);
+                if (stored_list_add(&op->images, image) < 0)
                         return err_oom(err);
-                }
         }
         return 0;
 }
@@ -244,12 +241,12 @@ int step_remove_name(struct op *op)
 
         drop_names(op);
         for (size_t i = 0; op->whole && i < s->images.len; i++) {
-                if (!str_eq(s->images.items[i]->image.digest, op->target.digest))
+                struct stored *image = s->images.items[i];
+
+                if (!str_eq(image->image.digest, op->target.digest))
                         continue;
-                stored_free(s->images.items[i]);
-                memmove(&s->images.items[i], &s->images.items[i + 1],
-                        (s->images.len - i - 1) * sizeof(s->images.items[0]));
-                s->images.len--;
+                s->images.items[i] = s->images.items[--s->images.len];
+                stored_free(image);
                 break;
         }
         return STEP_NEXT;

@@ -27,7 +27,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (image_index_parse(text, size, &x, NULL) == 0)
                 (void)image_index_choose(&x, "amd64");
         if (image_config_parse(text, size, &c, NULL) == 0 &&
-            image_tree_name((const char (*)[65])c.diff_ids, c.n_diff_ids, tree, NULL) < 0)
+            image_tree_name((const char(*)[65])c.diff_ids, c.n_diff_ids, tree, NULL) < 0)
                 abort();
         (void)image_saved_parse(text, size, &s, NULL);
         if (line && config)

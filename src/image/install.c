@@ -14,7 +14,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#define ENTRIES_MAX 100000      /* of an archive of images */
+#define ENTRIES_MAX 100000 /* of an archive of images */
 #define REPORT_MAX (80U << 20)
 #define PAIR_MAX (IMAGE_DIGEST_MAX + 66)
 
@@ -98,8 +98,8 @@ int step_index(struct op *op)
         if (r == 0)
                 r = image_layout_spool(&s->layout, &op->plain, &op->err);
         if (r == 0)
-                r = s->workers.index(s->workers.context, op->archive, op->plain, op->report, s->config.max_archive_bytes,
-                                     ENTRIES_MAX, on_indexed, op, &op->err);
+                r = s->workers.index(s->workers.context, op->archive, op->plain, op->report,
+                                     s->config.max_archive_bytes, ENTRIES_MAX, on_indexed, op, &op->err);
         return r < 0 ? r : STEP_WAIT;
 }
 
@@ -110,7 +110,8 @@ static int work_read_archive(struct op *op, struct err *err)
 
         r = read_report(op, &text, err);
         if (r == 0)
-                r = image_archive_read(&op->store->layout, text.data, text.len, op->archive, op->plain, &op->found, err);
+                r = image_archive_read(&op->store->layout, text.data, text.len, op->archive, op->plain, &op->found,
+                                       err);
         return r;
 }
 
@@ -268,10 +269,8 @@ static int work_prepare(struct op *op, struct err *err)
 
                 if (r < 0)
                         return r;
-                if (VEC_ADD(&op->images, image) < 0) {
-                        stored_free(image);
+                if (stored_list_add(&op->images, image) < 0)
                         return err_oom(err);
-                }
                 image->image.names = strv_dup(op->found.items[i].names);
                 if (op->found.items[i].names && !image->image.names)
                         return err_oom(err);
@@ -504,7 +503,7 @@ int step_merge(struct op *op)
         memcpy(op->name, image->image.tree, sizeof(op->name));
         r = new_report(op);
         if (r == 0)
-                r = s->workers.merge(s->workers.context, (const char (*)[65])image->config.diff_ids,
+                r = s->workers.merge(s->workers.context, (const char(*)[65])image->config.diff_ids,
                                      image->config.n_diff_ids, op->report, on_merged, op, &op->err);
         return r < 0 ? r : STEP_AGAIN;
 }

@@ -129,7 +129,7 @@ static int finish_digest(EVP_MD_CTX *ctx, char digest[IMAGE_DIGEST_MAX])
 
         if (EVP_DigestFinal_ex(ctx, hash, NULL) != 1)
                 return -EIO;
-        memcpy(digest, "sha256:", 7);
+        (void)snprintf(digest, IMAGE_DIGEST_MAX, "sha256:");
         hex_encode(hash, sizeof(hash), digest + 7);
         return 0;
 }

@@ -17,7 +17,10 @@
 struct image_layout {
         int dir, blobs, users;
 };
-#define IMAGE_LAYOUT_NONE { .dir = -EBADF, .blobs = -EBADF, .users = -EBADF }
+#define IMAGE_LAYOUT_NONE                                                                                              \
+        {                                                                                                              \
+                .dir = -EBADF, .blobs = -EBADF, .users = -EBADF                                                        \
+        }
 
 #define IMAGE_USERS_FILE_MAX (4U << 20) /* passwd and group in base64, twice 1 MiB, and a little */
 #define IMAGE_INDEX_FILE_MAX (64U << 20)
@@ -33,7 +36,8 @@ int image_layout_put(const struct image_layout *l, int from_fd, uint64_t offset,
                      char digest[IMAGE_DIGEST_MAX], struct err *err);
 int image_layout_put_text(const struct image_layout *l, const void *data, size_t len, char digest[IMAGE_DIGEST_MAX],
                           struct err *err);
-int image_layout_sync(const struct image_layout *l, struct err *err); /* names of blobs, before an index that uses them */
+int image_layout_sync(const struct image_layout *l,
+                      struct err *err); /* names of blobs, before an index that uses them */
 
 /* The caller owns *ret. -ENOENT. */
 int image_layout_open_blob(const struct image_layout *l, const char *digest, int *ret, uint64_t *ret_size,
@@ -42,7 +46,8 @@ int image_layout_open_blob(const struct image_layout *l, const char *digest, int
 int image_layout_read_blob(const struct image_layout *l, const char *digest, size_t max, struct str *ret,
                            struct err *err);
 
-int image_layout_read_index(const struct image_layout *l, struct str *ret, struct err *err); /* empty if there is none */
+int image_layout_read_index(const struct image_layout *l, struct str *ret,
+                            struct err *err); /* empty if there is none */
 int image_layout_write_index(const struct image_layout *l, const char *text, size_t len, struct err *err);
 
 int image_layout_read_users(const struct image_layout *l, const char *tree, struct str *ret, struct err *err);

@@ -82,8 +82,7 @@ static int get_strings(const json_t *o, const char *name, size_t max, char ***re
         list = calloc(1, sizeof(*list));
         if (!list)
                 return err_oom(err);
-        json_array_foreach(v, i, s)
-        {
+        json_array_foreach(v, i, s) {
                 if (!json_is_string(s) || strlen(json_string_value(s)) != json_string_length(s) ||
                     json_string_length(s) > STRING_MAX)
                         return bad(err, name, "not a list of strings, or one is too long");
@@ -163,8 +162,7 @@ static int parse_layers(const json_t *v, struct image_manifest *m, struct err *e
         m->layers = calloc(json_array_size(v) + 1, sizeof(*m->layers));
         if (!m->layers)
                 return err_oom(err);
-        json_array_foreach(v, i, layer)
-        {
+        json_array_foreach(v, i, layer) {
                 struct image_descriptor *d = &m->layers[m->n_layers];
                 int r = get_descriptor(layer, d, err);
 
@@ -258,14 +256,14 @@ int image_index_parse(const char *text, size_t len, struct image_index *ret, str
         x.entries = calloc(json_array_size(list) + 1, sizeof(*x.entries));
         if (!x.entries)
                 return err_oom(err);
-        json_array_foreach(list, i, v)
-        {
+        json_array_foreach(list, i, v) {
                 r = parse_entry(v, &x.entries[x.n++], err);
                 if (r < 0)
                         return err_wrap(err, "index: manifest %zu", i + 1);
         }
         *ret = x;
-        x = (struct image_index){ .entries = NULL };
+        x.entries = NULL;
+        x.n = 0;
         return 0;
 }
 
@@ -330,8 +328,7 @@ static int parse_diff_ids(const json_t *rootfs, struct image_config *c, struct e
         c->diff_ids = calloc(json_array_size(list) + 1, sizeof(*c->diff_ids));
         if (!c->diff_ids)
                 return err_oom(err);
-        json_array_foreach(list, i, v)
-        {
+        json_array_foreach(list, i, v) {
                 const char *s = json_string_value(v);
 
                 if (!s || strlen(s) != json_string_length(v) || !image_digest_valid(s))
@@ -445,14 +442,14 @@ int image_saved_parse(const char *text, size_t len, struct image_saved_list *ret
         l.items = calloc(json_array_size(list) + 1, sizeof(*l.items));
         if (!l.items)
                 return err_oom(err);
-        json_array_foreach(list, i, v)
-        {
+        json_array_foreach(list, i, v) {
                 r = parse_saved(v, &l.items[l.n++], err);
                 if (r < 0)
                         return r;
         }
         *ret = l;
-        l = (struct image_saved_list){ .items = NULL };
+        l.items = NULL;
+        l.n = 0;
         return 0;
 }
 
@@ -473,7 +470,7 @@ int image_sha256_text(const void *data, size_t len, char digest[IMAGE_DIGEST_MAX
 
         if (EVP_Digest(data, len, hash, NULL, EVP_sha256(), NULL) != 1)
                 return err_set(err, EIO, "cannot compute SHA-256");
-        memcpy(digest, "sha256:", 7);
+        (void)snprintf(digest, IMAGE_DIGEST_MAX, "sha256:");
         hex_encode(hash, sizeof(hash), digest + 7);
         return 0;
 }

@@ -12,8 +12,8 @@
 #include <stdint.h>
 
 #define IMAGE_LAYERS_MAX 127
-#define IMAGE_JSON_MAX (4U << 20)       /* any manifest, index or configuration */
-#define IMAGE_INDEX_MAX 1024            /* descriptors in an index */
+#define IMAGE_JSON_MAX (4U << 20) /* any manifest, index or configuration */
+#define IMAGE_INDEX_MAX 1024      /* descriptors in an index */
 #define IMAGE_DIGEST_MAX 80
 #define IMAGE_MEDIA_MAX 128
 
@@ -25,14 +25,14 @@
 #define MEDIA_DOCKER_MANIFEST "application/vnd.docker.distribution.manifest.v2+json"
 
 struct image_descriptor {
-        char media_type[IMAGE_MEDIA_MAX];       /* empty where absent */
-        char digest[IMAGE_DIGEST_MAX];          /* sha256: and 64 hex digits */
+        char media_type[IMAGE_MEDIA_MAX]; /* empty where absent */
+        char digest[IMAGE_DIGEST_MAX];    /* sha256: and 64 hex digits */
         uint64_t size;
 };
 
 struct image_manifest {
         struct image_descriptor config;
-        struct image_descriptor *layers;        /* lowest first */
+        struct image_descriptor *layers; /* lowest first */
         size_t n_layers;
 };
 
@@ -43,10 +43,10 @@ void image_manifest_done(struct image_manifest *m);
 
 struct image_index_entry {
         struct image_descriptor descriptor;
-        bool nested;            /* an index */
-        bool attestation;       /* describes another image and is none (buildkit) */
+        bool nested;                                /* an index */
+        bool attestation;                           /* describes another image and is none (buildkit) */
         char os[32], architecture[32], variant[32]; /* empty where no platform is given */
-        char name[512];         /* io.containerd.image.name, or org.opencontainers.image.ref.name */
+        char name[512];                             /* io.containerd.image.name, or org.opencontainers.image.ref.name */
 };
 
 struct image_index {
@@ -66,11 +66,11 @@ const char *image_host_architecture(void); /* GOARCH of this build */
 /* What of a configuration matters here. */
 struct image_config {
         char created[40], architecture[32], os[32], variant[32], stop_signal[32];
-        char **entrypoint, **cmd, **env;        /* NULL where absent */
-        char *workdir, *user;                   /* "" where absent */
-        char (*diff_ids)[65];                   /* hex, lowest first */
+        char **entrypoint, **cmd, **env; /* NULL where absent */
+        char *workdir, *user;            /* "" where absent */
+        char (*diff_ids)[65];            /* hex, lowest first */
         size_t n_diff_ids;
-        json_t *json;                           /* all of it */
+        json_t *json; /* all of it */
 };
 
 int image_config_parse(const char *text, size_t len, struct image_config *ret, struct err *err);
@@ -79,8 +79,8 @@ void image_config_done(struct image_config *c);
 
 /* Docker's manifest.json in archives of `docker save`. */
 struct image_saved {
-        char *config;           /* names in the archive */
-        char **layers, **tags;  /* NULL-terminated; tags may be NULL */
+        char *config;          /* names in the archive */
+        char **layers, **tags; /* NULL-terminated; tags may be NULL */
 };
 struct image_saved_list {
         struct image_saved *items;

@@ -8,18 +8,19 @@
 #include <string.h>
 
 const op_step op_load_steps[] = {
-        step_index,      step_read_archive, step_prepare,     step_list_layers, step_list_trees,
-        step_unpack,     step_merge,        step_write_index, step_publish,     NULL,
+        step_index,  step_read_archive, step_prepare,     step_list_layers, step_list_trees,
+        step_unpack, step_merge,        step_write_index, step_publish,     NULL,
 };
 
 const op_step op_import_steps[] = {
-        step_import_blob, step_import_unpack, step_import_commit, step_import_image, step_prepare,  step_list_layers,
-        step_list_trees,  step_unpack,        step_merge,         step_write_index,  step_publish,  NULL,
+        step_import_blob, step_import_unpack, step_import_commit, step_import_image, step_prepare, step_list_layers,
+        step_list_trees,  step_unpack,        step_merge,         step_write_index,  step_publish, NULL,
 };
 
 const op_step op_remove_steps[] = {
-        step_remove_tree,   step_write_index,   step_remove_name, step_list_layers, step_list_trees,
-        step_delete_trees,  step_delete_layers, step_collect_blobs, NULL,
+        step_remove_tree,   step_write_index,   step_remove_name,
+        step_list_layers,   step_list_trees,    step_delete_trees,
+        step_delete_layers, step_collect_blobs, NULL,
 };
 
 const op_step op_sweep_steps[] = {
@@ -59,9 +60,7 @@ void op_free(struct op *op)
         free(op->ref);
         strv_free(op->changes);
         image_found_done(&op->found);
-        for (size_t i = 0; i < op->images.len; i++)
-                stored_free(op->images.items[i]);
-        VEC_DONE(&op->images);
+        stored_list_done(&op->images);
         map_free(op->layers);
         map_free(op->trees);
         map_free(op->verified);

@@ -30,12 +30,19 @@ struct stored {
         char *passwd, *group; /* NULL where the image has none */
 };
 
+struct stored_list {
+        struct stored **items;
+        size_t len, cap;
+};
+int stored_list_add(struct stored_list *l, struct stored *image); /* takes it, also on failure; -ENOMEM */
+void stored_list_done(struct stored_list *l);
+
 struct image_store {
         struct loop *loop;
         struct image_store_config config;
         struct image_workers workers;
         struct image_layout layout;
-        VEC(struct stored *) images;
+        struct stored_list images;
         struct list ops;
 };
 
@@ -53,11 +60,11 @@ typedef int (*op_step)(struct op *op);
 struct op {
         struct list node;
         struct image_store *store;
-        const op_step *steps;   /* NULL-terminated */
+        const op_step *steps; /* NULL-terminated */
         size_t at;
         enum step waiting;
         int result;
-        struct err err;         /* of the failure that is told */
+        struct err err; /* of the failure that is told */
         bool cleaning;
 
         image_loaded_fn loaded; /* one of the two */
@@ -66,28 +73,28 @@ struct op {
 
         int archive, plain, report; /* files without a name */
         uint64_t archive_size;
-        char *ref;              /* IMPORT: the name; REMOVE: what was asked for */
+        char *ref; /* IMPORT: the name; REMOVE: what was asked for */
         char **changes;
         struct image_descriptor layer; /* IMPORT */
         char diff_id[65];
         struct image_found_list found;
-        VEC(struct stored *) images; /* that this operation adds */
+        VEC(struct stored *) images;           /* that this operation adds */
         struct map *layers, *trees, *verified; /* present in the launcher's store; "blob diff_id" seen to fit */
         uint32_t token;
-        struct str text;        /* of a file that is being written */
-        char name[65];          /* of the layer or tree in hand */
+        struct str text;                /* of a file that is being written */
+        char name[65];                  /* of the layer or tree in hand */
         struct image_descriptor target; /* REMOVE: manifest */
-        bool whole;             /* REMOVE: the image, not only a name */
-        bool more;              /* of names in a listing */
+        bool whole;                     /* REMOVE: the image, not only a name */
+        bool more;                      /* of names in a listing */
         int work_result;
         struct err work_err;
-        bool in_thread;         /* a work thread has it */
+        bool in_thread; /* a work thread has it */
         int (*work)(struct op *op, struct err *err);
 };
 
 struct op *op_new(struct image_store *s, const op_step *steps); /* NULL: out of memory */
 void op_free(struct op *op);
-void op_add(struct op *op);     /* takes it */
+void op_add(struct op *op); /* takes it */
 void op_wake(struct op *op, int r, const struct err *err);
 int op_work(struct op *op, int (*work)(struct op *op, struct err *err)); /* on a work thread, then op_wake() */
 int op_out_of_memory(struct op *op);
@@ -95,7 +102,7 @@ int op_out_of_memory(struct op *op);
 /* Steps, in the files that are named. */
 extern const op_step op_load_steps[], op_import_steps[], op_remove_steps[], op_sweep_steps[], op_clean_steps[];
 
-int step_index(struct op *op);          /* install.c */
+int step_index(struct op *op); /* install.c */
 int step_read_archive(struct op *op);
 int step_import_blob(struct op *op);
 int step_import_unpack(struct op *op);
@@ -106,7 +113,7 @@ int step_list_layers(struct op *op);
 int step_list_trees(struct op *op);
 int step_unpack(struct op *op);
 int step_merge(struct op *op);
-int step_write_index(struct op *op);    /* collect.c */
+int step_write_index(struct op *op); /* collect.c */
 int step_publish(struct op *op);
 int step_repair(struct op *op);
 int step_remove_tree(struct op *op);

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define PATH_LEN_MAX 255        /* RepositoryNameTotalLengthMax */
+#define PATH_LEN_MAX 255 /* RepositoryNameTotalLengthMax */
 #define TAG_LEN_MAX 128
 #define DIGEST_HEX_MIN 32
 #define SHA256_PREFIX "sha256:"
@@ -347,16 +347,17 @@ int image_ref_parse_normalized(const char *s, struct image_ref *ret, struct err 
         auto_free char *whole = NULL;
 
         if (hex_is_lower(s, SHA256_HEX))
-                return err_set(err, EINVAL,
-                               "invalid repository name (%s), cannot specify 64-byte hexadecimal strings", s);
+                return err_set(err, EINVAL, "invalid repository name (%s), cannot specify 64-byte hexadecimal strings",
+                               s);
         for (const char *c = rest; *c && *c != ':'; c++) {
                 if (is_upper(*c))
-                        return err_set(err, EINVAL, "invalid reference format: repository name (%.*s) must be lowercase",
+                        return err_set(err, EINVAL,
+                                       "invalid reference format: repository name (%.*s) must be lowercase",
                                        (int)MIN(strcspn(rest, ":"), (size_t)REF_TEXT_MAX), rest);
         }
         whole = str_printf("%.*s/%s%s", standard ? (int)strlen(DEFAULT_DOMAIN) : (int)domain.len,
-                           standard ? DEFAULT_DOMAIN : domain.s,
-                           standard && !strchr(rest, '/') ? OFFICIAL_PREFIX : "", rest);
+                           standard ? DEFAULT_DOMAIN : domain.s, standard && !strchr(rest, '/') ? OFFICIAL_PREFIX : "",
+                           rest);
         if (!whole)
                 return err_oom(err);
         return image_ref_parse(whole, ret, err);

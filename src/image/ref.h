@@ -9,10 +9,10 @@
 
 /* Parts of a reference; empty where absent. A whole reference has at most REF_TEXT_MAX - 1 bytes. */
 struct image_ref {
-        char domain[256];       /* docker.io, localhost:5000, [::1]:5000 */
-        char path[256];         /* library/busybox */
+        char domain[256]; /* docker.io, localhost:5000, [::1]:5000 */
+        char path[256];   /* library/busybox */
         char tag[129];
-        char digest[160];       /* algorithm:hex; only sha256 is known */
+        char digest[160]; /* algorithm:hex; only sha256 is known */
 };
 
 /* All of these: -EINVAL with upstream's text; -ENAMETOOLONG where the whole is too long for REF_TEXT_MAX. */

@@ -61,7 +61,7 @@ static int read_parts(const struct image_layout *l, struct stored *s, struct err
                 return err_set(err, EBADMSG, "the image has %zu layers and %zu diff_ids", s->parts.n_layers,
                                s->config.n_diff_ids);
         s->manifest.size = manifest.len;
-        return image_tree_name((const char (*)[65])s->config.diff_ids, s->config.n_diff_ids, s->image.tree, err);
+        return image_tree_name((const char(*)[65])s->config.diff_ids, s->config.n_diff_ids, s->image.tree, err);
 }
 
 static void stored_cleanup(struct stored **s)
@@ -96,6 +96,24 @@ void stored_free(struct stored *i)
         free(i->passwd);
         free(i->group);
         free(i);
+}
+
+int stored_list_add(struct stored_list *l, struct stored *image)
+{
+        int r = vec_grow((void **)&l->items, &l->cap, l->len, sizeof(struct stored *));
+
+        if (r < 0)
+                stored_free(image);
+        else
+                l->items[l->len++] = image;
+        return r;
+}
+
+void stored_list_done(struct stored_list *l)
+{
+        for (size_t i = 0; i < l->len; i++)
+                stored_free(l->items[i]);
+        VEC_DONE(l);
 }
 
 static int take_users(const json_t *o, const char *name, char **ret, struct err *err)
@@ -151,10 +169,8 @@ static int load_entry(struct image_store *s, const json_t *v)
                 }
                 if (image_layout_read_users(&s->layout, image->image.tree, &users, NULL) == 0)
                         (void)stored_set_users(image, users.data ? users.data : "", users.len, NULL);
-                if (VEC_ADD(&s->images, image) < 0) {
-                        stored_free(image);
+                if (stored_list_add(&s->images, image) < 0)
                         return -ENOMEM;
-                }
         }
         return name ? strv_add(&image->image.names, name) : 0;
 }
@@ -173,8 +189,7 @@ static int load_index(struct image_store *s, struct err *err)
         if (r < 0)
                 return err_wrap(err, "index.json of the images");
         list = json_object_get(o, "manifests");
-        json_array_foreach(list, i, v)
-        {
+        json_array_foreach(list, i, v) {
                 if (load_entry(s, v) < 0)
                         return err_oom(err);
         }
@@ -224,14 +239,11 @@ void image_store_close(struct image_store *s)
         op = LIST_FIRST(&s->ops, struct op, node);
         if (op && op->in_thread)
                 return;
-        LIST_FOREACH(op, &s->ops, node)
-        {
+        LIST_FOREACH(op, &s->ops, node) {
                 list_remove(&op->node);
                 op_free(op);
         }
-        for (size_t i = 0; i < s->images.len; i++)
-                stored_free(s->images.items[i]);
-        VEC_DONE(&s->images);
+        stored_list_done(&s->images);
         image_layout_close(&s->layout);
         free(s);
 }
@@ -359,8 +371,8 @@ int image_store_remove(struct image_store *s, const char *ref, image_done_fn fn,
         struct op *op;
 
         if (!image)
-                return why.num ? err_set(err, why.num, "%s", why.text) :
-                                 err_set(err, ENOENT, "there is no image '%.128s'", ref);
+                return why.num ? err_set(err, why.num, "%s", why.text)
+                               : err_set(err, ENOENT, "there is no image '%.128s'", ref);
         op = op_new(s, op_remove_steps);
         if (!op)
                 return err_oom(err);

@@ -5,8 +5,8 @@
 #include "base/err.h"
 #include "base/str.h"
 #include "image/worker.h"
-#include "json/json.h"
 #include "loop/loop.h"
+#include "json/json.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -14,27 +14,27 @@
 struct image_store;
 
 struct image_store_config {
-        const char *dir;                /* of the layout; made if absent */
-        uint64_t max_layer_bytes;       /* unpacked; 0: 64 GiB */
-        uint64_t max_layer_entries;     /* 0: 2,000,000 */
-        uint64_t max_archive_bytes;     /* spooled by load and import; 0: 64 GiB */
+        const char *dir;            /* of the layout; made if absent */
+        uint64_t max_layer_bytes;   /* unpacked; 0: 64 GiB */
+        uint64_t max_layer_entries; /* 0: 2,000,000 */
+        uint64_t max_archive_bytes; /* spooled by load and import; 0: 64 GiB */
 };
 
 /* One image, immutable; peek, valid until the loop's next turn (copy what is kept). */
 struct image {
-        char digest[80];                /* sha256:… of the manifest: the image's name */
+        char digest[80]; /* sha256:… of the manifest: the image's name */
         char config_digest[80];
-        char tree[65];                  /* name of its tree in the launcher's store */
+        char tree[65]; /* name of its tree in the launcher's store */
         char created[40];
         char architecture[32], os[32], variant[32];
-        char **entrypoint, **cmd, **env;        /* NULL where the image has none */
-        char *workdir, *user;           /* "" where none */
+        char **entrypoint, **cmd, **env; /* NULL where the image has none */
+        char *workdir, *user;            /* "" where none */
         char stop_signal[32];
-        char **names;                   /* normalised references, NULL-terminated */
-        uint64_t size;                  /* bytes of config and layers as stored */
-        char (*layers)[65];             /* diff_ids, lowest first */
+        char **names;       /* normalised references, NULL-terminated */
+        uint64_t size;      /* bytes of config and layers as stored */
+        char (*layers)[65]; /* diff_ids, lowest first */
         size_t n_layers;
-        json_t *config;                 /* the whole configuration, for inspect */
+        json_t *config; /* the whole configuration, for inspect */
 };
 
 /* Opens or makes the layout; repairs what a crash left (temporary files, names of missing blobs: logged). Blocks on a
@@ -67,7 +67,7 @@ int image_sink_open(struct image_store *s, enum image_sink_kind kind, const char
 int image_sink_write(struct image_sink *sink, const void *data, size_t len, struct err *err); /* -EFBIG, -ENOSPC */
 /* Takes the sink. r: -EBADMSG bad archive, -ENOSPC, … */
 int image_sink_finish(struct image_sink *sink, image_loaded_fn fn, void *data, struct err *err);
-void image_sink_discard(struct image_sink *sink);       /* takes; accepts NULL */
+void image_sink_discard(struct image_sink *sink); /* takes; accepts NULL */
 
 /* Removes a name, or by digest the image with all its names; the tree and what no other image needs go with the last
  * name. -ENOENT, -EBUSY while a container uses it. */

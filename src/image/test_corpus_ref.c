@@ -72,12 +72,12 @@ static void run_table(const char *dir, const struct function *f)
         json_t *c, *cases;
 
         assert_non_null(path);
-        if (fd_read_file(AT_FDCWD, path, TABLE_MAX, &text, &err) < 0 || json_read(text.data, text.len, &table, &err) < 0)
+        if (fd_read_file(AT_FDCWD, path, TABLE_MAX, &text, &err) < 0 ||
+            json_read(text.data, text.len, &table, &err) < 0)
                 fail_msg("%s: %s", path, err.text);
         cases = json_object_get(table, "cases");
         assert_true(json_array_size(cases) > 0);
-        json_array_foreach(cases, i, c)
-        {
+        json_array_foreach(cases, i, c) {
                 if (case_passes(f, c))
                         continue;
                 failed++;

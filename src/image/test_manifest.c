@@ -55,7 +55,8 @@ static void test_manifest(void **state)
         };
 
         (void)state;
-        assert_int_equal(parse_manifest("{\"schemaVersion\":2," CONFIG ",\"layers\":[" LAYER "," LAYER "],\"x\":1}"), 0);
+        assert_int_equal(parse_manifest("{\"schemaVersion\":2," CONFIG ",\"layers\":[" LAYER "," LAYER "],\"x\":1}"),
+                         0);
         assert_int_equal(parse_manifest("{\"schemaVersion\":2,\"mediaType\":\"" MEDIA_DOCKER_MANIFEST "\"," CONFIG
                                         ",\"layers\":[]}"),
                          0);
@@ -167,14 +168,15 @@ static void test_config(void **state)
         assert_string_equal(c.workdir, "/w");
         assert_string_equal(c.user, "");
         assert_int_equal(c.n_diff_ids, 1);
-        assert_int_equal(image_tree_name((const char (*)[65])c.diff_ids, 1, tree, NULL), 0);
+        assert_int_equal(image_tree_name((const char(*)[65])c.diff_ids, 1, tree, NULL), 0);
         assert_true(hex_is_lower(tree, 64));
 }
 
 static void test_saved(void **state)
 {
-        static const char *const bad[] = { "{}", "[1]", "[{}]", "[{\"Config\":\"\"}]", "[{\"Config\":1}]",
-                                           "[{\"Config\":\"a\",\"Layers\":\"b\"}]" };
+        static const char *const bad[] = {
+                "{}", "[1]", "[{}]", "[{\"Config\":\"\"}]", "[{\"Config\":1}]", "[{\"Config\":\"a\",\"Layers\":\"b\"}]"
+        };
         static const char good[] = "[{\"Config\":\"a.json\",\"RepoTags\":null,\"Layers\":[\"l/layer.tar\"]}]";
         auto_saved l = { .items = NULL };
 
@@ -248,9 +250,8 @@ static void test_corpus(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_manifest), cmocka_unit_test(test_too_many_layers),
-                cmocka_unit_test(test_choose),   cmocka_unit_test(test_config),
-                cmocka_unit_test(test_saved),    cmocka_unit_test(test_corpus),
+                cmocka_unit_test(test_manifest), cmocka_unit_test(test_too_many_layers), cmocka_unit_test(test_choose),
+                cmocka_unit_test(test_config),   cmocka_unit_test(test_saved),           cmocka_unit_test(test_corpus),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

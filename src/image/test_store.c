@@ -31,13 +31,13 @@
 struct fixture {
         char dir[64];
         char program[512];
-        int root;               /* of dir: images/ layers/ trees/ tmp/ */
+        int root; /* of dir: images/ layers/ trees/ tmp/ */
         bool usable;
         struct loop *loop;
         struct image_store *store;
         struct image_workers workers;
         uint32_t next_token;
-        bool busy;              /* trees cannot be removed */
+        bool busy; /* trees cannot be removed */
         /* what the last operation told */
         bool told;
         int result;
@@ -72,7 +72,7 @@ static void give(void *data)
         if (a->done)
                 a->done(a->r, a->r < 0 ? &err : NULL, a->data);
         if (a->names)
-                a->names(a->r, (const char (*)[65])a->list, a->n, NULL, a->data);
+                a->names(a->r, (const char(*)[65])a->list, a->n, NULL, a->data);
         free(a->list);
         free(a);
 }
@@ -261,8 +261,14 @@ static int setup(void **state)
         if (loop_new(&f->loop, &err) < 0)
                 fail_msg("%s", err.text);
         f->workers = (struct image_workers){
-                .context = f, .index = do_index, .unpack = do_unpack, .merge = do_merge, .commit = do_commit,
-                .discard = do_discard, .remove = do_remove, .list = do_list,
+                .context = f,
+                .index = do_index,
+                .unpack = do_unpack,
+                .merge = do_merge,
+                .commit = do_commit,
+                .discard = do_discard,
+                .remove = do_remove,
+                .list = do_list,
         };
         f->usable = true;
         open_store(f);
@@ -327,8 +333,8 @@ static int take_archive(struct fixture *f, enum image_sink_kind kind, const char
         if (image_sink_open(f->store, kind, ref, changes, &sink, &err) < 0)
                 fail_msg("%s", err.text);
         assert_int_equal(image_sink_write(sink, archive->data, archive->len / 2, &err), 0);
-        assert_int_equal(image_sink_write(sink, archive->data + archive->len / 2, archive->len - archive->len / 2, &err),
-                         0);
+        assert_int_equal(
+                image_sink_write(sink, archive->data + archive->len / 2, archive->len - archive->len / 2, &err), 0);
         assert_int_equal(image_sink_finish(sink, on_loaded, f, &err), 0);
         return wait_told(f);
 }
@@ -415,8 +421,8 @@ static void config_of(struct str *out, const char *diff_ids, const char *more)
 
 static void tar_text(struct str *out, const char *name, const struct str *text)
 {
-        test_tar_entry(out, &(struct test_tar_entry){ .name = name, .type = '0', .data = text->data,
-                                                      .len = text->len });
+        test_tar_entry(out,
+                       &(struct test_tar_entry){ .name = name, .type = '0', .data = text->data, .len = text->len });
 }
 
 /* docker save as it was before containerd: <id>/layer.tar, and a layer that is a link to another's. */
@@ -429,8 +435,9 @@ static void saved(struct str *out, const struct str *layer, const char *diff_id,
         config_of(&config, ids.data, "");
         digest_of(&config, digest);
         (void)snprintf(name, sizeof(name), "%s.json", digest + 7);
-        test_tar_check(str_addf(&list, "[{\"Config\":\"%s\",\"RepoTags\":[\"%s\"],\"Layers\":[\"a/layer.tar\","
-                                       "\"b/layer.tar\"]}]",
+        test_tar_check(str_addf(&list,
+                                "[{\"Config\":\"%s\",\"RepoTags\":[\"%s\"],\"Layers\":[\"a/layer.tar\","
+                                "\"b/layer.tar\"]}]",
                                 name, tag));
         tar_text(out, name, &config);
         test_tar_other(out, "a/", '5', NULL);
@@ -692,8 +699,9 @@ static void test_sweep(void **state)
         image = image_store_find(f->store, "a:1", NULL);
         trees = openat(f->root, "trees", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         assert_int_equal(path_remove_tree(trees, image->tree), 0);
-        assert_int_equal(mkdirat(f->root, "layers/"
-                                          "1111111111111111111111111111111111111111111111111111111111111111",
+        assert_int_equal(mkdirat(f->root,
+                                 "layers/"
+                                 "1111111111111111111111111111111111111111111111111111111111111111",
                                  0700),
                          0);
         assert_int_equal(sweep(f), 0);

@@ -36,10 +36,10 @@ struct image_workers {
 /* How mayfly-worker ends. */
 enum image_worker_exit {
         IMAGE_WORKER_DONE,
-        IMAGE_WORKER_BAD,       /* the input: -EBADMSG */
-        IMAGE_WORKER_FAILED,    /* -EIO */
-        IMAGE_WORKER_NO_SPACE,  /* -ENOSPC */
-        IMAGE_WORKER_NO_MEMORY, /* -ENOMEM */
+        IMAGE_WORKER_BAD,               /* the input: -EBADMSG */
+        IMAGE_WORKER_FAILED,            /* -EIO */
+        IMAGE_WORKER_NO_SPACE,          /* -ENOSPC */
+        IMAGE_WORKER_NO_MEMORY,         /* -ENOMEM */
         IMAGE_WORKER_NOT_STARTED = 120, /* -EIO; the launcher could not confine it: the report says why */
 };
 

@@ -149,8 +149,13 @@ static int teardown(void **state)
 
 static void tar_add(struct str *out, const char *name, char type, const char *link, const char *text)
 {
-        test_tar_entry(out, &(struct test_tar_entry){ .name = name, .type = type, .target = link, .data = text,
-                                                      .len = strlen(text), .uid = 7, .gid = 8 });
+        test_tar_entry(out, &(struct test_tar_entry){ .name = name,
+                                                      .type = type,
+                                                      .target = link,
+                                                      .data = text,
+                                                      .len = strlen(text),
+                                                      .uid = 7,
+                                                      .gid = 8 });
 }
 
 static int memfd_of(const void *data, size_t len)
@@ -177,8 +182,11 @@ static void run_work(struct fixture *f, uint32_t work, const struct str *blob, c
         struct {
                 struct launch_work_start m;
                 char names[4][LAUNCH_HEX];
-        } p = { .m = { .h = { .op = LAUNCH_WORK, .seq = 5 }, .work = work, .n_layers = n_layers,
-                       .max_bytes = 1 << 20, .max_entries = 100 } };
+        } p = { .m = { .h = { .op = LAUNCH_WORK, .seq = 5 },
+                       .work = work,
+                       .n_layers = n_layers,
+                       .max_bytes = 1 << 20,
+                       .max_entries = 100 } };
         int fds[2], report = memfd_create("report", MFD_CLOEXEC);
         size_t n_fds = 0;
 
@@ -208,7 +216,7 @@ static uint32_t commit(struct fixture *f, uint32_t token, uint32_t kind, const c
         return f->answer.h.op;
 }
 
-static uint32_t delete(struct fixture *f, uint32_t kind, const char *name)
+static uint32_t delete (struct fixture *f, uint32_t kind, const char *name)
 {
         struct launch_delete m = { .h = { .op = LAUNCH_DELETE, .seq = 7 }, .kind = kind };
 
@@ -415,8 +423,9 @@ static void test_malformed(void **state)
 
 static void test_index(void **state)
 {
-        struct launch_work_start m = { .h = { .op = LAUNCH_WORK, .seq = 3 }, .work = LAUNCH_WORK_INDEX,
-                                       .max_bytes = 1 << 20, .max_entries = 10 };
+        struct launch_work_start m = {
+                .h = { .op = LAUNCH_WORK, .seq = 3 }, .work = LAUNCH_WORK_INDEX, .max_bytes = 1 << 20, .max_entries = 10
+        };
         struct fixture *f = *state;
         auto_str blob = STR_INIT;
         char text[512] = "";

@@ -31,7 +31,7 @@ struct job {
         struct list queue;
         uint32_t seq, work;
         uint64_t max_bytes, max_entries;
-        int fds[INDEX_FDS];     /* as they came */
+        int fds[INDEX_FDS]; /* as they came */
         size_t n_fds;
         uint32_t n_layers;
         char layers[][LAUNCH_HEX + 1];
@@ -39,11 +39,11 @@ struct job {
 
 /* A worker that runs. */
 struct place {
-        pid_t pid;              /* 0: free */
+        pid_t pid; /* 0: free */
         int pidfd;
-        uint32_t seq, token;    /* token 0: of INDEX and removal */
+        uint32_t seq, token; /* token 0: of INDEX and removal */
         enum launch_kind kind;
-        bool orphan;            /* the peer that asked has gone */
+        bool orphan; /* the peer that asked has gone */
         bool removal;
         char trash[WORK_NAME_MAX];
         uint64_t deadline_ns, oom_before;
@@ -189,8 +189,9 @@ static int start_unpack(struct work *w, struct place *p, const struct job *job, 
         char bytes[24], entries[24];
         char *argv[] = { (char *)"mayfly-worker", (char *)"unpack", bytes, entries, NULL };
         const int fds[] = { job->fds[0], -EBADF, job->fds[1], dir };
-        struct work_child c = { .argv = argv, .fds = fds, .n_fds = ARRAY_LEN(fds), .report_fd = job->fds[1],
-                                .capable = true };
+        struct work_child c = {
+                .argv = argv, .fds = fds, .n_fds = ARRAY_LEN(fds), .report_fd = job->fds[1], .capable = true
+        };
 
         (void)snprintf(bytes, sizeof(bytes), "%" PRIu64, job->max_bytes);
         (void)snprintf(entries, sizeof(entries), "%" PRIu64, job->max_entries);
@@ -202,8 +203,9 @@ static int start_merge(struct work *w, struct place *p, const struct job *job, i
         char n[24];
         char *argv[] = { (char *)"mayfly-worker", (char *)"merge", n, NULL };
         int fds[CHILD_LAYERS + LAUNCH_LAYERS_MAX] = { -EBADF, -EBADF, job->fds[0], dir };
-        struct work_child c = { .argv = argv, .fds = fds, .n_fds = CHILD_LAYERS, .report_fd = job->fds[0],
-                                .capable = true };
+        struct work_child c = {
+                .argv = argv, .fds = fds, .n_fds = CHILD_LAYERS, .report_fd = job->fds[0], .capable = true
+        };
         int r = 0;
 
         (void)snprintf(n, sizeof(n), "%" PRIu32, job->n_layers);
@@ -255,8 +257,9 @@ static void start_removal(struct work *w, struct place *p)
 {
         char *argv[] = { (char *)"mayfly-worker", (char *)"remove", NULL };
         int fds[] = { -EBADF, -EBADF, -EBADF, -EBADF };
-        struct work_child c = { .argv = argv, .fds = fds, .n_fds = ARRAY_LEN(fds), .report_fd = -EBADF,
-                                .capable = true };
+        struct work_child c = {
+                .argv = argv, .fds = fds, .n_fds = ARRAY_LEN(fds), .report_fd = -EBADF, .capable = true
+        };
         auto_fd dir = -EBADF;
 
         *p = (struct place){ .pidfd = -EBADF, .removal = true };
@@ -331,8 +334,7 @@ static void drop_queue(struct work *w)
 {
         struct job *job;
 
-        LIST_FOREACH(job, &w->queue, queue)
-        {
+        LIST_FOREACH(job, &w->queue, queue) {
                 list_remove(&job->queue);
                 job_free(job);
         }

@@ -22,29 +22,29 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define WORK_RUNNING_MAX 2      /* workers at once; the second is free for removal only where nothing else waits */
-#define WORK_QUEUE_MAX 64       /* WORK messages that wait; more are REFUSED EAGAIN */
-#define WORK_TOKENS_MAX 64      /* made and not yet committed; more are REFUSED EAGAIN */
-#define WORK_SECONDS_MAX 1800   /* of one worker, by the clock */
+#define WORK_RUNNING_MAX 2    /* workers at once; the second is free for removal only where nothing else waits */
+#define WORK_QUEUE_MAX 64     /* WORK messages that wait; more are REFUSED EAGAIN */
+#define WORK_TOKENS_MAX 64    /* made and not yet committed; more are REFUSED EAGAIN */
+#define WORK_SECONDS_MAX 1800 /* of one worker, by the clock */
 #define WORK_CGROUP_FILES_MAX 4
 
 /* Where the worker in one of the WORK_RUNNING_MAX places lives. The memory limit is set by whoever makes the group. */
 struct work_cgroup {
-        int v2_fd;                              /* directory of an empty v2 leaf; -EBADF without v2 */
-        int v1_tasks[WORK_CGROUP_FILES_MAX];    /* `tasks` of the v1 leaves, open for writing; -EBADF from the end on */
+        int v2_fd;                           /* directory of an empty v2 leaf; -EBADF without v2 */
+        int v1_tasks[WORK_CGROUP_FILES_MAX]; /* `tasks` of the v1 leaves, open for writing; -EBADF from the end on */
 };
 
 /* All descriptors are borrowed for the life of the struct work. */
 struct work_config {
-        int store_fd;           /* directory of the store, opened in the caller's mount namespace; not O_PATH */
-        int proc_fd;            /* directory /proc */
-        int worker_fd;          /* the program: a sealed memfd; -EBADF: WORK is refused */
-        uint32_t id_base;       /* owners on disk are id_base + id, 65,536 of them */
+        int store_fd;     /* directory of the store, opened in the caller's mount namespace; not O_PATH */
+        int proc_fd;      /* directory /proc */
+        int worker_fd;    /* the program: a sealed memfd; -EBADF: WORK is refused */
+        uint32_t id_base; /* owners on disk are id_base + id, 65,536 of them */
         struct work_cgroup cgroups[WORK_RUNNING_MAX];
 
-        void (*reply)(const void *msg, size_t len, void *data);         /* to the peer; dropped if there is none */
-        bool (*tree_busy)(const char *name, void *data);                /* 64 digits and a NUL; may be NULL */
-        uint64_t (*oom_kills)(unsigned place, void *data);              /* of that cgroup so far; may be NULL */
+        void (*reply)(const void *msg, size_t len, void *data); /* to the peer; dropped if there is none */
+        bool (*tree_busy)(const char *name, void *data);        /* 64 digits and a NUL; may be NULL */
+        uint64_t (*oom_kills)(unsigned place, void *data);      /* of that cgroup so far; may be NULL */
         void *data;
 };
 

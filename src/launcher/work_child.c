@@ -20,7 +20,7 @@
         ((UINT64_C(1) << CAP_CHOWN) | (UINT64_C(1) << CAP_DAC_OVERRIDE) | (UINT64_C(1) << CAP_FOWNER) |                \
          (UINT64_C(1) << CAP_FSETID) | (UINT64_C(1) << CAP_SETFCAP))
 
-#define NOFILE_MAX 1024         /* 127 layers, and two for each of 256 levels of a tree */
+#define NOFILE_MAX 1024 /* 127 layers, and two for each of 256 levels of a tree */
 #define CPU_SECONDS_MAX 1200
 #define STACK_MAX (16U << 20)
 #define FD_ASIDE (WORK_CHILD_FIRST_FD + WORK_CHILD_FDS_MAX + 8)
@@ -101,12 +101,8 @@ static int set_rlimits(void)
                 __rlimit_resource_t resource;
                 rlim_t value;
         } limits[] = {
-                { RLIMIT_CORE, 0 },
-                { RLIMIT_NOFILE, NOFILE_MAX },
-                { RLIMIT_CPU, CPU_SECONDS_MAX },
-                { RLIMIT_STACK, STACK_MAX },
-                { RLIMIT_MEMLOCK, 0 },
-                { RLIMIT_MSGQUEUE, 0 },
+                { RLIMIT_CORE, 0 },          { RLIMIT_NOFILE, NOFILE_MAX }, { RLIMIT_CPU, CPU_SECONDS_MAX },
+                { RLIMIT_STACK, STACK_MAX }, { RLIMIT_MEMLOCK, 0 },         { RLIMIT_MSGQUEUE, 0 },
         };
 
         for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {

@@ -14,13 +14,13 @@
 
 struct work_child {
         int worker_fd;
-        int userns_fd;                  /* 0 to 65535 are the store's ids */
+        int userns_fd; /* 0 to 65535 are the store's ids */
         const struct work_cgroup *cgroup;
         char *const *argv;
-        const int *fds;                 /* fds[i] becomes 3 + i; -EBADF: that one stays closed */
+        const int *fds; /* fds[i] becomes 3 + i; -EBADF: that one stays closed */
         size_t n_fds;
-        int report_fd;                  /* one of them, or -EBADF */
-        bool capable;                   /* it makes or removes files of any owner */
+        int report_fd; /* one of them, or -EBADF */
+        bool capable;  /* it makes or removes files of any owner */
 };
 
 /* Borrows everything. The caller reaps *ret_pid, and owns *ret_pidfd. Blocks for about a millisecond. */

@@ -11,14 +11,17 @@
 #define WORK_NAME_MAX 32 /* in tmp/ and trash/ */
 
 struct work_store {
-        int mount;              /* detached clone of the store's mount; owned, as all of these */
+        int mount; /* detached clone of the store's mount; owned, as all of these */
         int layers, trees, tmp, trash;
         uint32_t id_base;
-        uint64_t next_trash;    /* names are 16 hex digits, ascending */
+        uint64_t next_trash;       /* names are 16 hex digits, ascending */
         char floor[WORK_NAME_MAX]; /* what is up to here in the trash was tried */
 };
 
-#define WORK_STORE_NONE { .mount = -EBADF, .layers = -EBADF, .trees = -EBADF, .tmp = -EBADF, .trash = -EBADF }
+#define WORK_STORE_NONE                                                                                                \
+        {                                                                                                              \
+                .mount = -EBADF, .layers = -EBADF, .trees = -EBADF, .tmp = -EBADF, .trash = -EBADF                     \
+        }
 
 /* Borrows store_fd. Throws away what is in tmp/. */
 int work_store_open(struct work_store *s, int store_fd, uint32_t id_base, struct err *err);
@@ -32,8 +35,10 @@ int work_store_discard(struct work_store *s, uint32_t token);
 /* Gives what was made its name, durably. -EEXIST: the name is there. */
 int work_store_commit(struct work_store *s, uint32_t token, enum launch_kind kind, const char *name, struct err *err);
 
-int work_store_delete(struct work_store *s, enum launch_kind kind, const char *name, struct err *err); /* into the trash */
-int work_store_open_layer(struct work_store *s, const char *name, struct err *err); /* its directory; the caller owns it */
+int work_store_delete(struct work_store *s, enum launch_kind kind, const char *name,
+                      struct err *err); /* into the trash */
+int work_store_open_layer(struct work_store *s, const char *name,
+                          struct err *err); /* its directory; the caller owns it */
 
 /* Calls fn for each name until it answers other than 0. */
 int work_store_list(struct work_store *s, enum launch_kind kind, int (*fn)(const char *name, void *data), void *data);

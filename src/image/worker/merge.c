@@ -28,8 +28,8 @@
 #define COPY_CHUNK (64U << 10)
 
 struct merge {
-        int root;               /* of the tree */
-        struct meta meta;       /* of the layer that is being applied */
+        int root;         /* of the tree */
+        struct meta meta; /* of the layer that is being applied */
         uint64_t entries;
 };
 
@@ -254,8 +254,8 @@ static int has_content(struct merge *m, int from, char path[PATH_MAX], unsigned 
 
 /* Opens, for reading, the tree's counterpart of a directory; makes it where it is missing (*ret_made). -ENOENT: there is
  * none, and the layer has no use for one. */
-static int open_counterpart(struct merge *m, int from, int to_dir, const char *name, char path[PATH_MAX], unsigned depth,
-                            bool *ret_made)
+static int open_counterpart(struct merge *m, int from, int to_dir, const char *name, char path[PATH_MAX],
+                            unsigned depth, bool *ret_made)
 {
         bool implied = meta_implied(&m->meta, path);
         int fd, r;
@@ -356,8 +356,7 @@ static int apply_link(struct merge *m, const struct meta_record *l, struct err *
         if (from < 0 || fstatat(from, target, &st, AT_SYMLINK_NOFOLLOW) < 0 || S_ISDIR(st.st_mode))
                 return err_set(err, EBADMSG, "'%s' is a hard link to '%s', which is no file of any layer",
                                report_show(l->path, shown), report_show(l->target, shown_target));
-        if (fstatat(dir, name, &have, AT_SYMLINK_NOFOLLOW) == 0 && have.st_dev == st.st_dev &&
-            have.st_ino == st.st_ino)
+        if (fstatat(dir, name, &have, AT_SYMLINK_NOFOLLOW) == 0 && have.st_dev == st.st_dev && have.st_ino == st.st_ino)
                 return 0;
         r = path_remove_tree(dir, name);
         if (r == 0 || r == -ENOENT)

@@ -20,7 +20,7 @@
 
 struct meta_record {
         char *path;
-        char *target;   /* of L */
+        char *target; /* of L */
 };
 
 struct meta_list {
@@ -37,7 +37,7 @@ int meta_init(struct meta *m);  /* -ENOMEM */
 void meta_done(struct meta *m); /* accepts a zeroed one */
 #define auto_meta __attribute__((cleanup(meta_done))) struct meta
 
-int meta_imply(struct meta *m, const char *path);       /* these: -ENOMEM */
+int meta_imply(struct meta *m, const char *path); /* these: -ENOMEM */
 void meta_make_explicit(struct meta *m, const char *path);
 bool meta_implied(const struct meta *m, const char *path);
 int meta_add(struct meta_list *l, const char *path, const char *target);

@@ -9,13 +9,13 @@
 #include <stdint.h>
 
 struct place {
-        int root;               /* of the layer; borrowed */
-        struct meta *meta;      /* borrowed; gets the implied directories */
-        uint64_t implied;       /* directories made so far */
+        int root;          /* of the layer; borrowed */
+        struct meta *meta; /* borrowed; gets the implied directories */
+        uint64_t implied;  /* directories made so far */
         uint64_t max_implied;
-        int parent;             /* of the last answer; owned */
-        char raw[PATH_MAX];     /* the parent as asked for */
-        char real[PATH_MAX];    /* and where it is */
+        int parent;          /* of the last answer; owned */
+        char raw[PATH_MAX];  /* the parent as asked for */
+        char real[PATH_MAX]; /* and where it is */
 };
 
 void place_init(struct place *p, int root, struct meta *meta, uint64_t max_implied);

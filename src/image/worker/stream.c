@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <openssl/evp.h>
 #include <openssl/sha.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -22,10 +23,10 @@ struct stream {
         enum stream_compression compression;
         uint64_t in_total, out_total;
         uint64_t in_offset;
-        const uint8_t *next;    /* of `in`, not yet taken by the decoder */
+        const uint8_t *next; /* of `in`, not yet taken by the decoder */
         size_t avail;
         bool in_end;
-        bool unit_open;         /* within a gzip member or zstd frame */
+        bool unit_open; /* within a gzip member or zstd frame */
         bool end;
         z_stream gzip;
         bool gzip_ready;
@@ -69,8 +70,9 @@ static int detect(struct stream *s, struct err *err)
                 s->zstd = ZSTD_createDStream();
                 if (!s->zstd || ZSTD_isError(ZSTD_DCtx_setParameter(s->zstd, ZSTD_d_windowLogMax, WINDOW_LOG_MAX)))
                         return err_oom(err);
-        } else if (begins_with(s, "BZh", 3) || begins_with(s, "\xfd"
-                                                             "7zXZ",
+        } else if (begins_with(s, "BZh", 3) || begins_with(s,
+                                                           "\xfd"
+                                                           "7zXZ",
                                                            5)) {
                 return err_set(err, EBADMSG, "the archive is compressed by neither gzip nor zstd");
         }
@@ -271,7 +273,7 @@ int stream_finish(struct stream *s, char digest[STREAM_DIGEST_MAX], struct err *
         }
         if (EVP_DigestFinal_ex(s->hash, hash, NULL) != 1)
                 return err_set(err, EIO, "cannot compute SHA-256");
-        memcpy(digest, "sha256:", 7);
+        (void)snprintf(digest, STREAM_DIGEST_MAX, "sha256:");
         hex_encode(hash, sizeof(hash), digest + 7);
         return 0;
 }

@@ -14,14 +14,14 @@ enum stream_compression { STREAM_PLAIN, STREAM_GZIP, STREAM_ZSTD };
 #define STREAM_RATIO_MAX 10000
 #define STREAM_RATIO_FREE (UINT64_C(64) << 20)
 #define STREAM_TAIL_MAX (UINT64_C(64) << 20) /* bytes behind the end of the archive */
-#define STREAM_DIGEST_MAX 72 /* "sha256:", 64 digits, NUL */
+#define STREAM_DIGEST_MAX 72                 /* "sha256:", 64 digits, NUL */
 
 struct stream;
 
 struct stream_options {
-        uint64_t max_bytes;     /* that come out */
-        int copy_fd;            /* gets them if the input is compressed; -EBADF: nobody */
-        int hash;               /* whether stream_finish() gives a digest; without it an uncompressed input can be skipped */
+        uint64_t max_bytes; /* that come out */
+        int copy_fd;        /* gets them if the input is compressed; -EBADF: nobody */
+        int hash; /* whether stream_finish() gives a digest; without it an uncompressed input can be skipped */
 };
 
 /* Borrows fd and reads it with pread(2) from offset 0. */

@@ -12,8 +12,8 @@
 struct tar {
         struct archive *archive;
         struct stream *stream;
-        struct err err;         /* of the stream; libarchive only passes on that there was one */
-        const void *first;      /* what stream_read() gave before libarchive asked */
+        struct err err;    /* of the stream; libarchive only passes on that there was one */
+        const void *first; /* what stream_read() gave before libarchive asked */
         size_t first_len;
         bool empty;
 };

@@ -15,10 +15,10 @@ enum tar_type { TAR_FILE, TAR_DIR, TAR_SYMLINK, TAR_LINK, TAR_FIFO, TAR_OTHER };
 /* One entry; peek, valid until tar_next(). */
 struct tar_entry {
         enum tar_type type;
-        const char *name;       /* as it stands in the archive */
-        char path[PATH_MAX];    /* cleaned: relative, no empty, "." or ".." component; "" is the root */
-        const char *target;     /* of links */
-        mode_t mode;            /* 07777 */
+        const char *name;    /* as it stands in the archive */
+        char path[PATH_MAX]; /* cleaned: relative, no empty, "." or ".." component; "" is the root */
+        const char *target;  /* of links */
+        mode_t mode;         /* 07777 */
         uint32_t uid, gid;
         uint64_t size;
         bool sparse;

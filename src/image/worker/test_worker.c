@@ -134,7 +134,9 @@ static struct stat stat_of(struct fixture *f, const char *top, const char *path)
 
 static void test_attributes(void **state)
 {
-        struct test_tar_entry e = { .name = "su", .type = '0', .data = "x", .len = 1, .mode = 06755, .uid = 7, .gid = 8 };
+        struct test_tar_entry e = {
+                .name = "su", .type = '0', .data = "x", .len = 1, .mode = 06755, .uid = 7, .gid = 8
+        };
         struct fixture *f = *state;
         auto_str a = STR_INIT, report = STR_INIT;
         struct stat st;
@@ -171,7 +173,8 @@ static void pax(struct str *out, const char *records, size_t len)
 
 static void test_pax(void **state)
 {
-        static const char name[] = "16 path=\xc3\xa4\xff\xe2\x82\xac" "x\n";
+        static const char name[] = "16 path=\xc3\xa4\xff\xe2\x82\xac"
+                                   "x\n";
         static const char trusted[] = "40 SCHILY.xattr.trusted.overlay.opaque=y\n";
         static const char user[] = "27 SCHILY.xattr.user.k=v\0w\n";
         struct fixture *f = *state;
@@ -186,7 +189,11 @@ static void test_pax(void **state)
         pax(&a, trusted, sizeof(trusted) - 1);
         test_tar_file(&a, "trusted", "1");
         assert_int_equal(unpack(f, &a), 0);
-        assert_int_equal(stat_of(f, "layer0/root", "\xc3\xa4\xff\xe2\x82\xac" "x").st_size, 1);
+        assert_int_equal(stat_of(f, "layer0/root",
+                                 "\xc3\xa4\xff\xe2\x82\xac"
+                                 "x")
+                                 .st_size,
+                         1);
         {
                 auto_fd fd = openat(f->dir, "layer0/root/trusted", O_RDONLY | O_CLOEXEC);
                 auto_fd with = openat(f->dir, "layer0/root/user", O_RDONLY | O_CLOEXEC);
@@ -319,8 +326,8 @@ static void test_too_many_links(void **state)
         int i = 0;
 
         NEEDS_ROOT();
-        test_tar_entry(&a, &(struct test_tar_entry){ .name = "f", .type = '0', .data = "abc", .len = 3, .mode = 04711,
-                                                     .uid = 9 });
+        test_tar_entry(&a, &(struct test_tar_entry){
+                                   .name = "f", .type = '0', .data = "abc", .len = 3, .mode = 04711, .uid = 9 });
         assert_int_equal(unpack(f, &a), 0);
         root = openat(f->dir, "layer0/root", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         assert_int_equal(mkdirat(f->dir, "links", 0700), 0);
@@ -461,14 +468,15 @@ static void test_index(void **state)
         test_tar_end(&a);
         blob = memfd_of(&a);
         assert_int_equal(worker_index(blob, plain, &plenty, &report, &err), 0);
-        assert_string_equal(report.data, "{\"compression\":\"none\",\"entries\":["
-                                         "{\"type\":\"dir\",\"name\":\"d\",\"offset\":512,\"size\":0},"
-                                         "{\"type\":\"file\",\"name\":\"d/f\",\"offset\":1024,\"size\":5},"
-                                         "{\"type\":\"symlink\",\"name\":\"l\",\"offset\":2048,\"size\":0,"
-                                         "\"target\":\"../x\"},"
-                                         "{\"type\":\"link\",\"name\":\"h\",\"offset\":2560,\"size\":0,"
-                                         "\"target\":\"d/f\"},"
-                                         "{\"type\":\"file\",\"name\":\"q\\\"\\\\\\u000a\",\"offset\":3584,\"size\":0}]}");
+        assert_string_equal(report.data,
+                            "{\"compression\":\"none\",\"entries\":["
+                            "{\"type\":\"dir\",\"name\":\"d\",\"offset\":512,\"size\":0},"
+                            "{\"type\":\"file\",\"name\":\"d/f\",\"offset\":1024,\"size\":5},"
+                            "{\"type\":\"symlink\",\"name\":\"l\",\"offset\":2048,\"size\":0,"
+                            "\"target\":\"../x\"},"
+                            "{\"type\":\"link\",\"name\":\"h\",\"offset\":2560,\"size\":0,"
+                            "\"target\":\"d/f\"},"
+                            "{\"type\":\"file\",\"name\":\"q\\\"\\\\\\u000a\",\"offset\":3584,\"size\":0}]}");
         assert_int_equal(fstat(plain, &st), 0);
         assert_int_equal(st.st_size, 0);
         gzip(&a, &gz);
@@ -488,9 +496,13 @@ static void test_clean(void **state)
         static const struct {
                 const char *in, *out; /* NULL: refused */
         } cases[] = {
-                { "", "" },           { "/", "" },        { "./", "" },        { ".", "" },    { "a", "a" },
-                { "a//b/./c/", "a/b/c" }, { "a/../b", "b" }, { "a/b/../../c", "c" }, { "a/..", "" }, { "..", NULL },
-                { "a/../..", NULL },  { "/../a", NULL },  { "...", "..." },    { "..a", "..a" },
+                { "", "" },          { "/", "" },
+                { "./", "" },        { ".", "" },
+                { "a", "a" },        { "a//b/./c/", "a/b/c" },
+                { "a/../b", "b" },   { "a/b/../../c", "c" },
+                { "a/..", "" },      { "..", NULL },
+                { "a/../..", NULL }, { "/../a", NULL },
+                { "...", "..." },    { "..a", "..a" },
         };
         char out[PATH_MAX], name[PATH_MAX + 10], shown[REPORT_SHOWN_MAX];
 

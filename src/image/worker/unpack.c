@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 #define WHITEOUT ".wh."
-#define WHITEOUT_META ".wh..wh."        /* of aufs: its own files; but for */
+#define WHITEOUT_META ".wh..wh." /* of aufs: its own files; but for */
 #define WHITEOUT_OPAQUE ".wh..wh..opq"
 
 /* Headers, padding and attributes on top of the contents, per entry. */
@@ -166,8 +166,8 @@ static int unpack_dir(struct unpack *u, int dir, const char *name, const char *r
 
 /* A hard link to what the layer itself has is made at once (to a symbolic link: to the link); one to a file of a lower
  * layer when the layers are merged. *ret_same: it is the very file already. */
-static int find_target(struct unpack *u, const char *path, int dir, const char *name, int *ret_dir, const char **ret_name,
-                       bool *ret_same, struct err *err)
+static int find_target(struct unpack *u, const char *path, int dir, const char *name, int *ret_dir,
+                       const char **ret_name, bool *ret_same, struct err *err)
 {
         const char *slash = strrchr(path, '/');
         char parent[PATH_MAX];
@@ -228,11 +228,13 @@ static int unpack_link(struct unpack *u, int dir, const char *name, const char *
         if (from < 0)
                 return meta_add(&u->meta.links, real, target) < 0 ? err_oom(err) : 0;
         if (linkat(from, target_name, dir, name, 0) < 0)
-                return errno == ENOENT ? err_set(err, EBADMSG, "a hard link to what it replaces") : err_sys(err, "link");
+                return errno == ENOENT ? err_set(err, EBADMSG, "a hard link to what it replaces")
+                                       : err_sys(err, "link");
         return 0;
 }
 
-static int make(struct unpack *u, int dir, const char *name, const char *real, const struct tar_entry *e, struct err *err)
+static int make(struct unpack *u, int dir, const char *name, const char *real, const struct tar_entry *e,
+                struct err *err)
 {
         switch (e->type) {
         case TAR_FILE:
@@ -243,7 +245,8 @@ static int make(struct unpack *u, int dir, const char *name, const char *real, c
                 return unpack_link(u, dir, name, real, e, err);
         case TAR_SYMLINK:
                 if (symlinkat(e->target, dir, name) < 0)
-                        return errno == ENAMETOOLONG ? err_set(err, EBADMSG, "the link is too long") : err_sys(err, "link");
+                        return errno == ENAMETOOLONG ? err_set(err, EBADMSG, "the link is too long")
+                                                     : err_sys(err, "link");
                 return attr_set_at(dir, name, e, err);
         case TAR_FIFO:
                 if (mkfifoat(dir, name, 0600) < 0)

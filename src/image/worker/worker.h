@@ -16,21 +16,21 @@
 #include <stdint.h>
 
 enum worker_fd {
-        WORKER_FD_INPUT = 3,    /* index, unpack: what to read, from offset 0 */
-        WORKER_FD_PLAIN,        /* index: the uncompressed copy */
-        WORKER_FD_REPORT,       /* all but remove */
-        WORKER_FD_DIR,          /* unpack, merge: the directory to fill; remove: the one to empty */
-        WORKER_FD_LAYERS,       /* merge: one for each layer, lowest first */
+        WORKER_FD_INPUT = 3, /* index, unpack: what to read, from offset 0 */
+        WORKER_FD_PLAIN,     /* index: the uncompressed copy */
+        WORKER_FD_REPORT,    /* all but remove */
+        WORKER_FD_DIR,       /* unpack, merge: the directory to fill; remove: the one to empty */
+        WORKER_FD_LAYERS,    /* merge: one for each layer, lowest first */
 };
 
 #define WORKER_LAYERS_MAX 127
-#define WORKER_DEPTH_MAX 256            /* components of a path */
+#define WORKER_DEPTH_MAX 256 /* components of a path */
 #define WORKER_REPORT_MAX (64U << 20)
-#define WORKER_USERS_MAX (1U << 20)     /* passwd, group */
+#define WORKER_USERS_MAX (1U << 20) /* passwd, group */
 #define WORKER_ID_MAX 65535
 
 struct worker_limits {
-        uint64_t max_bytes;     /* of file contents, as they read (holes count) */
+        uint64_t max_bytes; /* of file contents, as they read (holes count) */
         uint64_t max_entries;
 };
 
