@@ -8,8 +8,10 @@ here holds by the worker's own care, and the launcher's confinement comes on top
 """
 import argparse
 import hashlib
+import itertools
 import json
 import os
+import random
 import shutil
 import stat
 import subprocess
@@ -235,30 +237,106 @@ def make_layout(tmp):
                                                                       records={"SCHILY.xattr.user.k": "v"})),
         m.tar(m.file(".wh.etc"), m.directory("etc/"), m.file("etc/group", "g"), m.hardlink("a2", "etc/group")),
     ]
-    os.makedirs(tmp + "/own/blobs/sha256")
+    return write_layout(tmp + "/own", layers)
+
+
+def write_layout(to, layers):
+    """Layers as an OCI layout whose only image is named "it"."""
+    m = make_hostile
+    os.makedirs(to + "/blobs/sha256")
 
     def put(data):
-        with open(f"{tmp}/own/blobs/sha256/{m.sha(data)}", "wb") as f:
+        with open(f"{to}/blobs/sha256/{m.sha(data)}", "wb") as f:
             f.write(data)
     config = m.config_of(layers)
     manifest = json.dumps({"schemaVersion": 2, "mediaType": m.MANIFEST, "config": m.descriptor(m.CONFIG, config),
                            "layers": [m.descriptor(m.LAYER, d) for d in layers]}).encode()
     for data in [*layers, config, manifest]:
         put(data)
-    with open(tmp + "/own/index.json", "w") as f:
+    with open(to + "/index.json", "w") as f:
         json.dump({"schemaVersion": 2, "manifests": [m.descriptor(
             m.MANIFEST, manifest, annotations={"org.opencontainers.image.ref.name": "it"})]}, f)
-    with open(tmp + "/own/oci-layout", "w") as f:
+    with open(to + "/oci-layout", "w") as f:
         f.write('{"imageLayoutVersion":"1.0.0"}')
-    return tmp + "/own"
+    return to
 
 
-def against_umoci(tmp, corpora):
+def random_layers(seed):
+    """One to five layers that add, replace, remove and link what the ones before them have."""
+    rng, m = random.Random(seed), make_hostile
+    there = {"": "dir"}     # what the image has after the layers so far
+
+    def drop(path):
+        for p in [p for p in there if p == path or p.startswith(path + "/")]:
+            del there[p]
+
+    layers = []
+    for _ in range(rng.randint(1, 5)):
+        entries, touched, lower = [], {""}, dict(there)
+
+        def parents(path):
+            """The directories above a path, as docker writes them into each layer."""
+            parts = path.split("/")[:-1]
+            for k in range(1, len(parts) + 1):
+                d = "/".join(parts[:k])
+                if d not in touched:
+                    touched.add(d)
+                    entries.append(m.directory(d + "/", mode=rng.choice([0o755, 0o700, 0o1777]), uid=rng.randint(0, 99)))
+
+        for _ in range(rng.randint(1, 25)):
+            dirs = [p for p, kind in there.items() if kind == "dir"]
+            parent = rng.choice(dirs)
+            path = (parent + "/" if parent else "") + rng.choice("abcdefgh") + rng.choice(["", "\u00fc", " x"])
+            kind = rng.choice(["file", "file", "file", "dir", "link", "hard", "fifo", "gone", "opaque"])
+            if path in touched or any(t.startswith(path + "/") for t in touched):
+                continue
+            if kind == "gone":
+                if path in lower:
+                    parents(path)
+                    touched.add(path)
+                    entries.append(m.file(os.path.join(os.path.dirname(path), ".wh." + os.path.basename(path)), ""))
+                    drop(path)
+                continue
+            if kind == "opaque":
+                if there.get(path) == "dir" and path in lower:
+                    parents(path)
+                    touched.add(path)
+                    entries.append(m.directory(path + "/"))
+                    entries.append(m.file(path + "/.wh..wh..opq", ""))
+                    drop(path)
+                    there[path] = "dir"
+                continue
+            own = [p for p in touched if there.get(p) == "file"]
+            if kind == "hard" and not own:
+                continue
+            parents(path)
+            touched.add(path)
+            if kind != "dir" or there.get(path) != "dir":
+                drop(path)
+            there[path] = {"hard": "file"}.get(kind, kind)
+            more = {"mode": rng.choice([0o644, 0o600, 0o4755, 0o2711]), "uid": rng.choice([0, 1000, 65535]),
+                    "gid": rng.choice([0, 5]), "mtime": rng.randint(0, 2 ** 31)}
+            if kind == "file":
+                entries.append(m.file(path, rng.randbytes(rng.choice([0, 1, 511, 512, 5000])), **more))
+            elif kind == "dir":
+                entries.append(m.directory(path + "/", **more))
+            elif kind == "link":
+                entries.append(m.symlink(path, rng.choice(["a", "../b", "/c/d", "\u00fc"])))
+            elif kind == "hard":
+                entries.append(m.hardlink(path, rng.choice(sorted(own))))
+            elif kind == "fifo":
+                entries.append(m.entry(path, "6", **more))
+        layers.append(m.tar(*entries))
+    return layers
+
+
+def against_umoci(tmp, corpora, n_random):
     bad = compared = 0
     if not shutil.which("umoci"):
         print("skip - layers as umoci unpacks them: there is no umoci")
         return 0
-    for what_, layout in [("own", make_layout(tmp)), *layouts(tmp, corpora)]:
+    made = ((f"random {seed}", write_layout(f"{tmp}/random{seed}", random_layers(seed))) for seed in range(n_random))
+    for what_, layout in itertools.chain([("own", make_layout(tmp))], layouts(tmp, corpora), made):
         layers = layers_of(layout)
         if layers is None:
             continue
@@ -296,7 +374,7 @@ def main():
     tmp = tempfile.mkdtemp(prefix="mayfly-hostile-")
     try:
         bad = hostile(tmp, a.per_family)
-        bad += against_umoci(tmp, os.environ.get("MAYFLY_CORPORA", "../shared/corpora"))
+        bad += against_umoci(tmp, os.environ.get("MAYFLY_CORPORA", "../shared/corpora"), 2 * a.per_family)
     finally:
         shutil.rmtree(tmp)
     return 1 if bad else 0
