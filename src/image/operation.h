@@ -78,7 +78,7 @@ struct op {
         struct image_descriptor layer; /* IMPORT */
         char diff_id[65];
         struct image_found_list found;
-        VEC(struct stored *) images;           /* that this operation adds */
+        struct stored_list images;             /* that this operation adds */
         struct map *layers, *trees, *verified; /* present in the launcher's store; "blob diff_id" seen to fit */
         uint32_t token;
         struct str text;                /* of a file that is being written */
