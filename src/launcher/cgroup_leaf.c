@@ -17,6 +17,7 @@
 #define CPU_QUOTA_MIN_US 1000           /* the kernel's own minimum */
 #define KEEP_MAX (4 * 1024 * 1024)         /* what a leaf of version 1 may keep charged between two uses */
 #define REMOVE_TRIES 200
+#define THROTTLED_MIN_NS UINT64_C(5000000) /* who used less cannot be throttled by any quota that tasks get */
 
 static bool is_v2(const struct cgroup *cg)
 {
@@ -257,6 +258,16 @@ int cgroup_enter(const struct cgroup *cg, int first)
         return 0;
 }
 
+/* Whoever used up its quota is throttled until the period ends, and so would be the next one here. Setting a quota anew
+ * begins a period; it is written with the next limits. */
+static void end_throttling(struct cgroup *cg, struct cgroup_leaf *leaf)
+{
+        if (read_counter(leaf->file[CGROUP_CPU], NULL) < THROTTLED_MIN_NS)
+                return;
+        (void)fd_write_knob(dir_of(cg, leaf, 1), "cpu.cfs_quota_us", "-1", NULL);
+        leaf->limits.cpu_milli = 0;
+}
+
 bool cgroup_leaf_reset(struct cgroup *cg, struct cgroup_leaf *leaf)
 {
         uint64_t seen;
@@ -265,6 +276,7 @@ bool cgroup_leaf_reset(struct cgroup *cg, struct cgroup_leaf *leaf)
                 return false;
         if (read_counter(leaf->file[CGROUP_NOW], NULL) > KEEP_MAX)
                 (void)fd_write_knob(dir_of(cg, leaf, 0), "memory.force_empty", "0", NULL);
+        end_throttling(cg, leaf);
         if (pwrite(leaf->file[CGROUP_PEAK], "0", 1, 0) < 0 || pwrite(leaf->file[CGROUP_CPU], "0", 1, 0) < 0)
                 return false;
         leaf->oom_base = read_counter(leaf->file[CGROUP_OOM], "oom_kill");

@@ -236,8 +236,9 @@ static int search(void)
         return -report;
 }
 
-_Noreturn void child_run(const struct child *c)
+_Noreturn void child_run(const void *arg)
 {
+        const struct child *c = arg;
         struct unpacked u;
         sigset_t none;
 

@@ -44,5 +44,9 @@ struct child {
         bool idmapped;
 };
 
-/* Ends in the program, or tells the slot's report how far it came: stage CGROUP once it has left the launcher's table. */
-_Noreturn void child_run(const struct child *c);
+/* Ends in the program, or tells the slot's report how far it came: stage CGROUP once it has left the launcher's table.
+ * arg is a struct child. Allocates nothing and changes no memory but the payload, its own static and what it is given, so
+ * that it may run in the launcher's address space while the launcher waits (vfork(2)). */
+_Noreturn void child_run(const void *arg);
+
+#define CHILD_STACK_SIZE (128 * 1024)

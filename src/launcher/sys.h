@@ -24,6 +24,51 @@ static inline pid_t sys_clone3(struct clone_args *args)
         return sys_result(syscall(SYS_clone3, args, sizeof(*args)));
 }
 
+/* The child calls fn, which does not return: on the stack of args, or on its copy of ours if there is none there. -errno. */
+static inline pid_t sys_clone3_call(struct clone_args *args, void (*fn)(const void *), const void *arg)
+{
+#if defined(__x86_64__)
+        register void (*f)(const void *) __asm__("r12") = fn;
+        register const void *a __asm__("r13") = arg;
+        long r;
+
+        __asm__ volatile("syscall\n\t"
+                         "test %%rax, %%rax\n\t"
+                         "jnz 1f\n\t"
+                         "xor %%ebp, %%ebp\n\t"
+                         "and $-16, %%rsp\n\t"
+                         "mov %%r13, %%rdi\n\t"
+                         "call *%%r12\n\t"
+                         "hlt\n"
+                         "1:"
+                         : "=a"(r)
+                         : "a"(SYS_clone3), "D"(args), "S"(sizeof(*args)), "r"(f), "r"(a)
+                         : "rcx", "r11", "memory");
+        return (pid_t)r;
+#elif defined(__aarch64__)
+        register long number __asm__("x8") = SYS_clone3;
+        register long r __asm__("x0") = (long)args;
+        register long size __asm__("x1") = sizeof(*args);
+        register void (*f)(const void *) __asm__("x19") = fn;
+        register const void *a __asm__("x20") = arg;
+
+        __asm__ volatile("svc #0\n\t"
+                         "cbnz x0, 1f\n\t"
+                         "mov x29, xzr\n\t"
+                         "mov x30, xzr\n\t"
+                         "mov x0, x20\n\t"
+                         "blr x19\n\t"
+                         "brk #1\n"
+                         "1:"
+                         : "+r"(r)
+                         : "r"(number), "r"(size), "r"(f), "r"(a)
+                         : "memory", "cc");
+        return (pid_t)r;
+#else
+#error "no clone3 for this architecture"
+#endif
+}
+
 static inline int sys_pivot_root(const char *new_root, const char *put_old)
 {
         return sys_result(syscall(SYS_pivot_root, new_root, put_old));
