@@ -21,6 +21,9 @@ mirror() {
     cat /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list 2>/dev/null |
         grep -oE 'https?://[^ ]+/debian/?( |$)' | head -n 1 | tr -d ' '
 }
+mkdir -p "$(dirname "$cache")"
+exec 9>"$cache.lock"
+flock 9
 if [ ! -e "$cache/ready" ]; then
     rm -rf "$cache"
     mkdir -p "$cache"
@@ -32,6 +35,7 @@ if [ ! -e "$cache/ready" ]; then
     rm -rf "$cache"/root/var/cache/apt/archives/*.deb
     touch "$cache/ready"
 fi
+exec 9>&-
 
 work=$(mktemp -d /tmp/mayfly-root.XXXXXX)
 chmod 755 "$work"

@@ -94,46 +94,55 @@ INIT
     (cd "$initrd" && find . | cpio -o -H newc --quiet | gzip -1) >"$base/initrd.gz"
     touch "$base/ready"
 }
-[ -e "$base/ready" ] || build_base
+mkdir -p "$(dirname "$base")"
+(
+    flock 9
+    [ -e "$base/ready" ] || build_base
+) 9>"$base.lock"
 
 # ── one run ──
 
-work=$(mktemp -d /tmp/mayfly-vm.XXXXXX)
-trap 'rm -rf "$work"' EXIT
-cp -a --reflink=auto "$base/root" "$work/root"
-for copy in ${copies+"${copies[@]}"}; do
-    mkdir -p "$work/root$(dirname "${copy#*:}")"
-    cp -aT "${copy%%:*}" "$work/root${copy#*:}"
-done
-{
-    printf '#!/bin/bash\ncd /root\n'
-    printf '%q ' "$@"
-    echo
-} >"$work/root/vm-command"
-chmod +x "$work/root/vm-command"
-truncate -s "$size" "$work/disk"
-mke2fs -q -t ext4 -d "$work/root" "$work/disk"
-rm -rf "$work/root"
+run() {
+    local cpu accel copy status
+    work=$(mktemp -d /tmp/mayfly-vm.XXXXXX)
+    trap 'rm -rf "$work"' EXIT
+    cp -a --reflink=auto "$base/root" "$work/root"
+    for copy in ${copies+"${copies[@]}"}; do
+        mkdir -p "$work/root$(dirname "${copy#*:}")"
+        cp -aT "${copy%%:*}" "$work/root${copy#*:}"
+    done
+    {
+        printf '#!/bin/bash\ncd /root\n'
+        printf '%q ' "$@"
+        echo
+    } >"$work/root/vm-command"
+    chmod +x "$work/root/vm-command"
+    truncate -s "$size" "$work/disk"
+    mke2fs -q -t ext4 -d "$work/root" "$work/disk"
+    rm -rf "$work/root"
 
-case ${MAYFLY_VM_ACCEL:-tcg} in
-kvm) accel="-accel kvm" cpu=max,-arch-capabilities ;; # nested machines often cannot set that register
-*) accel="-accel tcg,thread=multi" cpu=max ;;
-esac
-# The output is shown while it comes: a run takes minutes.
-: >"$work/out"
-tail -f --pid=$$ "$work/out" 2>/dev/null | stdbuf -o0 tr -d '\r' &
-# shellcheck disable=SC2086 # the accelerators are words
-timeout -k 5 "$limit" qemu-system-x86_64 $accel -cpu "$cpu" -smp 2 -m "$memory" -display none -no-reboot -net none \
-    -kernel "$base/vmlinuz" -initrd "$base/initrd.gz" -append "console=ttyS0 quiet panic=-1 apparmor=1 security=apparmor" \
-    -drive "file=$work/disk,format=raw,if=virtio,cache=unsafe" \
-    -serial "file:$work/console" -serial "file:$work/out" -serial "file:$work/status" </dev/null >"$work/qemu" 2>&1 ||
-    echo "vm: qemu ended with $?" >&2
-sleep 1
-jobs -p | xargs -r kill 2>/dev/null || true
-status=$(sed -n 's/^status \([0-9]*\).*/\1/p' "$work/status" 2>/dev/null | head -n 1)
-[ -n "$status" ] || {
-    echo "vm: no status: out of time, or the machine went down" >&2
-    tail -n 20 "$work/console" "$work/qemu" >&2
-    exit 124
+    case ${MAYFLY_VM_ACCEL:-tcg} in
+    kvm) accel="-accel kvm" cpu=max,-arch-capabilities ;; # nested machines often cannot set that register
+    *) accel="-accel tcg,thread=multi" cpu=max ;;
+    esac
+    # The output is shown while it comes: a run takes minutes.
+    : >"$work/out"
+    tail -f --pid=$$ "$work/out" 2>/dev/null | stdbuf -o0 tr -d '\r' &
+    # shellcheck disable=SC2086 # the accelerators are words
+    timeout -k 5 "$limit" qemu-system-x86_64 $accel -cpu "$cpu" -smp 2 -m "$memory" -display none -no-reboot -net none \
+        -kernel "$base/vmlinuz" -initrd "$base/initrd.gz" -append "console=ttyS0 quiet panic=-1 apparmor=1 security=apparmor" \
+        -drive "file=$work/disk,format=raw,if=virtio,cache=unsafe" \
+        -serial "file:$work/console" -serial "file:$work/out" -serial "file:$work/status" </dev/null >"$work/qemu" 2>&1 ||
+        echo "vm: qemu ended with $?" >&2
+    sleep 1
+    jobs -p | xargs -r kill 2>/dev/null || true
+    status=$(sed -n 's/^status \([0-9]*\).*/\1/p' "$work/status" 2>/dev/null | head -n 1)
+    [ -n "$status" ] || {
+        echo "vm: no status: out of time, or the machine went down" >&2
+        tail -n 20 "$work/console" "$work/qemu" >&2
+        exit 124
+    }
+    exit "$status"
 }
-exit "$status"
+# In a function, so that the file may change while this takes its minutes.
+run "$@"; exit
