@@ -286,16 +286,13 @@ static int add_name(char ***names, const char *name)
 
 /* ── docker save ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* Names of configurations carry their digest: "<hex>.json", "blobs/sha256/<hex>". */
+/* The name of a blob is its digest. Older names ("<hex>.json", "<hex>/layer.tar") are ids that docker does not check, and
+ * that tools leave as they were when they change what lies behind them. */
 static void expected_digest(const char *name, char digest[IMAGE_DIGEST_MAX])
 {
-        const char *slash = strrchr(name, '/');
-        char hex[65];
-
-        (void)snprintf(hex, sizeof(hex), "%s", slash ? slash + 1 : name);
         digest[0] = '\0';
-        if (hex_is_lower(hex, 64))
-                (void)snprintf(digest, IMAGE_DIGEST_MAX, "sha256:%s", hex);
+        if (str_starts(name, "blobs/sha256/") && hex_is_lower(name + strlen("blobs/sha256/"), 64))
+                (void)snprintf(digest, IMAGE_DIGEST_MAX, "sha256:%s", name + strlen("blobs/sha256/"));
 }
 
 static int put_file(const struct archive *a, const char *name, struct image_descriptor *d, struct err *err)
@@ -322,9 +319,7 @@ static int put_saved_layers(const struct archive *a, char *const *names, struct 
                 const struct entry *e = find(a, names[i]);
                 int r = 0;
 
-                /* Old names are ids, not digests; what the layer must hold is said by the configuration. */
-                if (str_starts(names[i], "blobs/"))
-                        expected_digest(names[i], d->digest);
+                expected_digest(names[i], d->digest);
                 if (e)
                         r = image_layer_media(a->fd, e->offset, d->media_type, err);
                 if (r == 0)

@@ -709,6 +709,51 @@ static void test_sweep(void **state)
         assert_int_equal(count(f, "layers"), 1);
 }
 
+/* Archives that docker and others wrote; those that hold no image for any machine are refused. */
+static void test_corpus(void **state)
+{
+        static const struct {
+                const char *name;
+                bool good;
+        } archives[] = {
+                { "containers-image/docker/archive/fixtures/almostempty.tar", true },
+                { "go-containerregistry/pkg/v1/tarball/testdata/content.tar", false },
+                { "go-containerregistry/pkg/v1/tarball/testdata/hello-world-v25.tar", true },
+                { "go-containerregistry/pkg/v1/tarball/testdata/no_manifest.tar", false },
+                { "go-containerregistry/pkg/v1/tarball/testdata/null_manifest.tar", false },
+                { "go-containerregistry/pkg/v1/tarball/testdata/test_bundle.tar", true },
+                { "go-containerregistry/pkg/v1/tarball/testdata/test_image_1.tar", true },
+                { "go-containerregistry/pkg/v1/tarball/testdata/test_link.tar", true },
+                { "go-containerregistry/pkg/v1/tarball/testdata/test_load_manifest.tar", true },
+                { "go-containerregistry/pkg/v1/mutate/testdata/overwritten_file.tar", true },
+                { "go-containerregistry/pkg/v1/mutate/testdata/source_image_with_empty_layer_history.tar", true },
+                { "go-containerregistry/pkg/v1/mutate/testdata/whiteout_dir.tar", true },
+                { "go-containerregistry/pkg/v1/mutate/testdata/whiteout_image.tar", true },
+        };
+        const char *dir = getenv("MAYFLY_CORPORA") ? getenv("MAYFLY_CORPORA") : "../shared/corpora";
+        struct fixture *f = *state;
+        const struct image *image;
+
+        NEEDS_WORKER(f);
+        if (access(dir, R_OK) < 0) {
+                print_message("no '%s' (MAYFLY_CORPORA)\n", dir);
+                skip();
+        }
+        for (size_t i = 0; i < ARRAY_LEN(archives); i++) {
+                auto_free char *path = str_printf("%s/oci/%s", dir, archives[i].name);
+                auto_str archive = STR_INIT;
+
+                assert_non_null(path);
+                if (fd_read_file(AT_FDCWD, path, 64 << 20, &archive, NULL) < 0)
+                        fail_msg("no '%s'", path);
+                if ((take_archive(f, IMAGE_LOAD, NULL, NULL, &archive) == 0) != archives[i].good)
+                        fail_msg("%s: %s", archives[i].name, f->text);
+        }
+        for (size_t pos = 0; (image = image_store_next(f->store, &pos)); pos = 0)
+                assert_int_equal(remove_image(f, image->digest), 0);
+        assert_no_trace(f);
+}
+
 static void test_bad_import(void **state)
 {
         char *changes[] = { (char *)"RUN rm -rf /", NULL };
@@ -736,6 +781,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_borrowed_layer, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_sweep, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_corpus, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_bad_import, setup, teardown),
         };
 

@@ -459,8 +459,8 @@ def lying_docker(i):
         ("config-out", saved(config_name="../../../../etc/passwd")),
         ("config-absolute", saved(config_name=CANARY + "/secret")),
         ("config-missing", saved(config_name="none.json")),
-        ("config-name", tar(file("1" * 64 + ".json", config), file("l/layer.tar", layer), file(
-            "manifest.json", json.dumps([{"Config": "1" * 64 + ".json", "Layers": ["l/layer.tar"]}])))),
+        ("config-name", tar(file("blobs/sha256/" + "1" * 64, config), file("l/layer.tar", layer), file(
+            "manifest.json", json.dumps([{"Config": "blobs/sha256/" + "1" * 64, "Layers": ["l/layer.tar"]}])))),
         ("layer-out", saved(layers=["../../../../etc/passwd"])),
         ("layer-link", saved(layers=["evil"], more=symlink("evil", CANARY + "/secret"))),
         ("layer-link-up", saved(layers=["a/evil"], more=symlink("a/evil", "../../../../etc/passwd"))),
