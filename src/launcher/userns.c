@@ -1,11 +1,13 @@
 #include "launcher/userns.h"
 
 #include "base/fd.h"
+#include "base/str.h"
 #include "launcher/ceiling.h"
 #include "launcher/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -13,14 +15,31 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* The child that the namespace is made with: seals it, says so, and waits to be killed. */
-static _Noreturn void hold(int proc, bool seal, int ready)
+/* What the kernel counts for each user (inotify and fanotify, pending signals and timers, locked memory, message queues) it
+ * counts in every namespace up to the host's, there for who made the namespace: if that were the host's root, one container
+ * could use up what is root's. The real id stays root's, so that no limit of processes is inherited. */
+static int own_as(uid_t owner)
 {
-        char status = 0;
+        struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+        struct __user_cap_data_struct caps[2];
 
-        if (seal && fd_write_knob(proc, "sys/user/max_user_namespaces", "0", NULL) < 0)
-                status = 1;
-        (void)!write(ready, &status, 1);
+        if (syscall(SYS_setresuid, -1, owner, -1) < 0 || syscall(SYS_capget, &header, caps) < 0)
+                return -errno;
+        for (size_t i = 0; i < ARRAY_LEN(caps); i++)
+                caps[i].effective = caps[i].permitted;
+        return syscall(SYS_capset, &header, caps) < 0 ? -errno : 0;
+}
+
+/* The child that the namespace is made by: seals it, says so, and waits to be killed. */
+static _Noreturn void hold(int proc, uid_t owner, bool seal, int ready)
+{
+        int status = own_as(owner);
+
+        if (status == 0 && unshare(CLONE_NEWUSER) < 0)
+                status = -errno;
+        if (status == 0 && seal)
+                status = fd_write_knob(proc, "sys/user/max_user_namespaces", "0", NULL);
+        (void)!write(ready, &status, sizeof(status));
         for (;;)
                 (void)pause();
 }
@@ -35,13 +54,18 @@ static int write_map(int proc, pid_t pid, const char *name, enum userns_use use,
         return fd_write_knob(proc, path, text, NULL);
 }
 
-static int open_of(int proc, pid_t pid, int ready, bool seal)
+static int await(int ready)
 {
-        char path[64], status;
+        int status;
+
+        return read(ready, &status, sizeof(status)) != sizeof(status) ? -EIO : status;
+}
+
+static int open_of(int proc, pid_t pid)
+{
+        char path[64];
         int fd;
 
-        if (seal && (read(ready, &status, 1) != 1 || status != 0))
-                return -EIO;
         (void)snprintf(path, sizeof(path), "%d/ns/user", pid);
         fd = openat(proc, path, O_RDONLY | O_CLOEXEC);
         return fd < 0 ? -errno : fd;
@@ -49,10 +73,9 @@ static int open_of(int proc, pid_t pid, int ready, bool seal)
 
 int userns_make(int proc, enum userns_use use, uint32_t inside, uint32_t outside, int *ret, struct err *err)
 {
-        struct clone_args args = { .flags = CLONE_NEWUSER, .exit_signal = SIGCHLD };
+        struct clone_args args = { .exit_signal = SIGCHLD };
         auto_fd r = -EBADF;
         auto_fd w = -EBADF;
-        bool seal = use == USERNS_CONTAINER;
         int fds[2], fd;
         pid_t pid;
 
@@ -62,15 +85,17 @@ int userns_make(int proc, enum userns_use use, uint32_t inside, uint32_t outside
         w = fds[1];
         pid = sys_clone3(&args);
         if (pid == 0)
-                hold(proc, seal, w);
+                hold(proc, outside, use == USERNS_CONTAINER, w);
         if (pid < 0)
-                return err_set(err, -pid, "make a user namespace (clone3)");
+                return err_set(err, -pid, "start a process (clone3)");
         fd_replace(&w, -EBADF);
-        fd = write_map(proc, pid, "uid_map", use, inside, outside);
+        fd = await(r);
+        if (fd == 0)
+                fd = write_map(proc, pid, "uid_map", use, inside, outside);
         if (fd == 0)
                 fd = write_map(proc, pid, "gid_map", use, inside, outside);
         if (fd == 0)
-                fd = open_of(proc, pid, r, seal);
+                fd = open_of(proc, pid);
         (void)kill(pid, SIGKILL);
         while (waitpid(pid, NULL, __WALL) < 0 && errno == EINTR)
                 ;
