@@ -38,9 +38,9 @@ enum ceiling_cgroup { CEILING_CGROUP_AUTO, CEILING_CGROUP_ROOT, CEILING_CGROUP_D
 
 struct ceiling {
         char store[CEILING_PATH_MAX];
-        char socket[CEILING_PATH_MAX];  /* empty: socket_fd, or systemd's */
+        char socket[CEILING_PATH_MAX]; /* empty: socket_fd, or systemd's */
         char name[CEILING_NAME_MAX + 1];
-        int socket_fd;                  /* -EBADF: not given */
+        int socket_fd; /* -EBADF: not given */
         enum ceiling_cgroup cgroup;
         uid_t uid;
         gid_t gid;

@@ -87,8 +87,8 @@ static bool v2_complete(const char *dir)
         auto_fd fd = open(dir, DIR_FLAGS);
         char have[KNOB_MAX];
 
-        return fd >= 0 && read_knob(fd, "cgroup.controllers", have, sizeof(have)) == 0 && has_word(have, "memory", " \n") &&
-               has_word(have, "cpu", " \n") && has_word(have, "pids", " \n");
+        return fd >= 0 && read_knob(fd, "cgroup.controllers", have, sizeof(have)) == 0 &&
+               has_word(have, "memory", " \n") && has_word(have, "cpu", " \n") && has_word(have, "pids", " \n");
 }
 
 /* Controllers that share a mount (cpu,cpuacct) are one hierarchy. */

@@ -12,25 +12,25 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define CGROUP_HIERARCHIES 4            /* version 1: memory, cpu, cpuacct, pids */
+#define CGROUP_HIERARCHIES 4 /* version 1: memory, cpu, cpuacct, pids */
 
 enum cgroup_group { CGROUP_TASKS, CGROUP_WORKERS, CGROUP_GROUPS };
 
 struct cgroup {
-        uint32_t kind;                          /* enum launch_cgroup */
+        uint32_t kind;                                 /* enum launch_cgroup */
         int groups[CGROUP_GROUPS][CGROUP_HIERARCHIES]; /* v2: [group][0] */
-        int root[CGROUP_HIERARCHIES];           /* where the instance's cgroup lies */
+        int root[CGROUP_HIERARCHIES];                  /* where the instance's cgroup lies */
         int instance[CGROUP_HIERARCHIES];
         unsigned controllers[CGROUP_HIERARCHIES]; /* v1: what each hierarchy carries */
-        unsigned n;                             /* hierarchies; v2: 1 */
-        unsigned next;                          /* v2: number of the next leaf */
+        unsigned n;                               /* hierarchies; v2: 1 */
+        unsigned next;                            /* v2: number of the next leaf */
         bool delegated;
-        char enabled[32];                       /* v2: controllers that we enabled at the root, to be taken back */
+        char enabled[32]; /* v2: controllers that we enabled at the root, to be taken back */
         char name[CEILING_NAME_MAX + 1];
 };
 
 struct cgroup_limits {
-        uint64_t memory;                /* bytes, all of it; swap 0 */
+        uint64_t memory; /* bytes, all of it; swap 0 */
         uint32_t cpu_milli, pids;
 };
 
@@ -42,14 +42,14 @@ struct cgroup_counters {
 enum cgroup_file { CGROUP_PEAK, CGROUP_NOW, CGROUP_CPU, CGROUP_OOM, CGROUP_PIDS, CGROUP_FILES };
 
 struct cgroup_leaf {
-        char name[24];                  /* empty: none */
+        char name[24]; /* empty: none */
         enum cgroup_group group;
-        int dir[CGROUP_HIERARCHIES];    /* v2: dir[0] is for CLONE_INTO_CGROUP */
-        int enter[CGROUP_HIERARCHIES];  /* v1: `tasks` */
+        int dir[CGROUP_HIERARCHIES];   /* v2: dir[0] is for CLONE_INTO_CGROUP */
+        int enter[CGROUP_HIERARCHIES]; /* v1: `tasks` */
         int file[CGROUP_FILES];
-        int oom_event;                  /* v1: eventfd, readable after an OOM; -EBADF on v2, where oom.group acts */
-        struct cgroup_limits limits;    /* as written */
-        uint64_t oom_base, pids_base;   /* v1: counters that cannot be reset */
+        int oom_event;                /* v1: eventfd, readable after an OOM; -EBADF on v2, where oom.group acts */
+        struct cgroup_limits limits;  /* as written */
+        uint64_t oom_base, pids_base; /* v1: counters that cannot be reset */
 };
 
 #define CGROUP_LEAF_NONE                                                                                               \

@@ -14,8 +14,8 @@
 #include <sys/stat.h>
 
 #define CPU_PERIOD_US 100000
-#define CPU_QUOTA_MIN_US 1000           /* the kernel's own minimum */
-#define KEEP_MAX (4 * 1024 * 1024)         /* what a leaf of version 1 may keep charged between two uses */
+#define CPU_QUOTA_MIN_US 1000      /* the kernel's own minimum */
+#define KEEP_MAX (4 * 1024 * 1024) /* what a leaf of version 1 may keep charged between two uses */
 #define REMOVE_TRIES 200
 #define THROTTLED_MIN_NS UINT64_C(5000000) /* who used less cannot be throttled by any quota that tasks get */
 
@@ -86,7 +86,8 @@ int cgroup_leaf_limit(struct cgroup *cg, struct cgroup_leaf *leaf, const struct 
                 if (is_v2(cg))
                         r = write_number(dir, "memory.max", limits->memory);
                 else
-                        r = limit_memory_v1(dir, leaf->limits.memory ? leaf->limits.memory : UINT64_MAX, limits->memory);
+                        r = limit_memory_v1(dir, leaf->limits.memory ? leaf->limits.memory : UINT64_MAX,
+                                            limits->memory);
                 if (r < 0)
                         return r;
                 leaf->limits.memory = limits->memory;

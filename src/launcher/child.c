@@ -56,7 +56,7 @@ static void check(const struct child *c, int r)
  * overwritten by the NUL. */
 struct reader {
         struct payload p;
-        uint32_t len;           /* of the record that comes next */
+        uint32_t len; /* of the record that comes next */
 };
 
 static int reader_start(struct reader *r, const struct child *c)

@@ -12,7 +12,7 @@
 /* The child is cloned with the launcher's table of descriptors, which holds thousands while hundreds of containers run, and
  * leaves it at once for a copy of the lowest ones only. So what it needs is put into one of a few windows down there. */
 #define CHILD_WINDOWS 4
-#define CHILD_WINDOW_FIRST 32           /* descriptors of the launcher itself are below, of containers above */
+#define CHILD_WINDOW_FIRST 32 /* descriptors of the launcher itself are below, of containers above */
 #define CHILD_WINDOW_SIZE 16
 #define CHILD_WINDOW_END (CHILD_WINDOW_FIRST + CHILD_WINDOWS * CHILD_WINDOW_SIZE)
 
@@ -28,19 +28,19 @@ enum child_fd {
         CHILD_SHM,
         CHILD_USERNS,
         CHILD_INIT_REPORT,
-        CHILD_ENTER,            /* version 1: CGROUP_HIERARCHIES of them */
+        CHILD_ENTER, /* version 1: CGROUP_HIERARCHIES of them */
         CHILD_FDS = CHILD_ENTER + 4,
 };
 
 /* All borrowed from the launcher, of which the child is a copy. */
 struct child {
-        const struct launch_start *start;       /* validated */
-        uint8_t *payload;                       /* validated; the child's own copy of the page, which it writes to */
+        const struct launch_start *start; /* validated */
+        uint8_t *payload;                 /* validated; the child's own copy of the page, which it writes to */
         size_t payload_len;
-        const struct slot *slot;                /* its descriptors are out of reach, but for the window's */
+        const struct slot *slot; /* its descriptors are out of reach, but for the window's */
         const struct cgroup *cgroup;
-        int window;                             /* first descriptor of its window */
-        int init;                               /* the program of init, below the windows; -EBADF without */
+        int window; /* first descriptor of its window */
+        int init;   /* the program of init, below the windows; -EBADF without */
         bool idmapped;
 };
 

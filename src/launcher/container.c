@@ -210,9 +210,9 @@ static int fill_window(const struct child *child, const int *fds, int init_repor
  * be reached before exec: an OOM kill would take the launcher along (oom_kill_process() of the kernel), and a throttled
  * child would hold it up. */
 #define BORROW_MEMORY_MIN (UINT64_C(64) << 20)
-#define BORROW_CPU_MIN 100              /* thousandths; the quota of a period is then 10 ms */
-#define BORROW_PATH_MAX 1024            /* bytes of PATH, which exec is tried along */
-#define BORROW_BUSY_MAX 2               /* with more processors than a few, containers are better prepared side by side */
+#define BORROW_CPU_MIN 100   /* thousandths; the quota of a period is then 10 ms */
+#define BORROW_PATH_MAX 1024 /* bytes of PATH, which exec is tried along */
+#define BORROW_BUSY_MAX 2    /* with more processors than a few, containers are better prepared side by side */
 
 /* The sanitizer keeps books about stacks, of which the borrowed one is none that it knows. */
 #if defined(__SANITIZE_ADDRESS__)
@@ -362,8 +362,8 @@ static void stillborn(struct containers *cs, struct container *c)
         container_move(c, CONTAINER_ENDED);
 }
 
-int containers_start(struct containers *cs, const struct launch_start *s, uint8_t *payload, size_t payload_len, int *fds,
-                     size_t n_fds, struct container **ret, struct err *err)
+int containers_start(struct containers *cs, const struct launch_start *s, uint8_t *payload, size_t payload_len,
+                     int *fds, size_t n_fds, struct container **ret, struct err *err)
 {
         struct container *c = find_free(cs);
         int r;

@@ -26,25 +26,25 @@ struct container {
         enum container_state state;
         char id[LAUNCH_ID_MAX];
         char tree[LAUNCH_HEX];
-        pid_t pid;                      /* while RUNNING or DOOMED: not yet reaped, so it names nobody else */
-        bool adopted;                   /* the present peer knows it */
-        bool oom;                       /* it was killed on the kernel's word that memory had run out */
-        struct slot *slot;              /* while RUNNING or DOOMED */
+        pid_t pid;         /* while RUNNING or DOOMED: not yet reaped, so it names nobody else */
+        bool adopted;      /* the present peer knows it */
+        bool oom;          /* it was killed on the kernel's word that memory had run out */
+        struct slot *slot; /* while RUNNING or DOOMED */
         int fds[LAUNCH_ADOPT_COUNT];
-        int init_report;                /* read end, -EBADF without init */
+        int init_report; /* read end, -EBADF without init */
         struct launch_exit exit;
 };
 
 struct containers {
         struct container *items;
-        uint32_t n, top;                /* items from top on are FREE */
-        struct slots *slots;            /* borrowed, as all here */
+        uint32_t n, top;     /* items from top on are FREE */
+        struct slots *slots; /* borrowed, as all here */
         struct cgroup *cgroup;
         int proc;
-        int init;                       /* the program of init */
+        int init;                                       /* the program of init */
         const struct container *windows[CHILD_WINDOWS]; /* whose child may still use it; NULL: empty */
         unsigned next_window;
-        bool few_cpus;                  /* nothing is won by preparing several containers at once */
+        bool few_cpus; /* nothing is won by preparing several containers at once */
 };
 
 /* n: how many may be remembered, running or not. */

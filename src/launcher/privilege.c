@@ -95,9 +95,8 @@ int privilege_drop(const struct launch_start *s)
 
 int privilege_seccomp(void)
 {
-        struct sock_fprog program = {
-                .len = ARRAY_LEN(seccomp_program), .filter = (struct sock_filter *)seccomp_program
-        };
+        struct sock_fprog program = { .len = ARRAY_LEN(seccomp_program),
+                                      .filter = (struct sock_filter *)seccomp_program };
 
         return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) < 0 ? -errno : 0;
 }

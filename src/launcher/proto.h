@@ -20,17 +20,17 @@
 
 #define LAUNCH_VERSION 1
 
-#define LAUNCH_ID_MAX 32                 /* container id: [a-z0-9]{1,32}, with NUL where shorter */
-#define LAUNCH_HEX 64                    /* names in the store: SHA-256 in lower-case hex */
-#define LAUNCH_MSG_MAX (96 * 1024)       /* any packet */
-#define LAUNCH_INLINE_MAX (64 * 1024)    /* of payload in the packet; above, a sealed memfd */
+#define LAUNCH_ID_MAX 32              /* container id: [a-z0-9]{1,32}, with NUL where shorter */
+#define LAUNCH_HEX 64                 /* names in the store: SHA-256 in lower-case hex */
+#define LAUNCH_MSG_MAX (96 * 1024)    /* any packet */
+#define LAUNCH_INLINE_MAX (64 * 1024) /* of payload in the packet; above, a sealed memfd */
 #define LAUNCH_PAYLOAD_MAX (40 * 1024 * 1024)
-#define LAUNCH_ARGS_MAX 4096             /* argv; env likewise */
+#define LAUNCH_ARGS_MAX 4096 /* argv; env likewise */
 #define LAUNCH_FILES_MAX 1024
 #define LAUNCH_GROUPS_MAX 64
 #define LAUNCH_LAYERS_MAX 127
 #define LAUNCH_HOSTNAME_MAX 64
-#define LAUNCH_TEXT_MAX 4096             /* hosts, resolv.conf, paths */
+#define LAUNCH_TEXT_MAX 4096 /* hosts, resolv.conf, paths */
 
 enum launch_op {
         /* daemon to launcher */
@@ -63,37 +63,37 @@ struct launch_header {
 
 struct launch_hello {
         struct launch_header h;
-        uint32_t version;       /* another version is refused and closed */
-        uint32_t cgroup;        /* answer: enum launch_cgroup */
-        uint32_t slots;         /* answer: containers that can live at once */
-        uint32_t idmap;         /* answer: 1 if the store's file system can be idmapped, each slot its own ids */
+        uint32_t version; /* another version is refused and closed */
+        uint32_t cgroup;  /* answer: enum launch_cgroup */
+        uint32_t slots;   /* answer: containers that can live at once */
+        uint32_t idmap;   /* answer: 1 if the store's file system can be idmapped, each slot its own ids */
 };
 
 enum launch_cgroup { LAUNCH_CGROUP_V2 = 1, LAUNCH_CGROUP_V1, LAUNCH_CGROUP_HYBRID };
 
 /* Descriptors of START, in this order; all are required but SPEC, which comes last and only with LAUNCH_F_SPEC. */
 enum launch_start_fd {
-        LAUNCH_FD_NETNS,        /* a network namespace, not the host's nor the launcher's */
-        LAUNCH_FD_STDIN,        /* what the container reads: memfd or pipe, read-only is not required */
-        LAUNCH_FD_STDOUT_W,     /* write ends of pipes; closed in the launcher once the container runs */
+        LAUNCH_FD_NETNS,    /* a network namespace, not the host's nor the launcher's */
+        LAUNCH_FD_STDIN,    /* what the container reads: memfd or pipe, read-only is not required */
+        LAUNCH_FD_STDOUT_W, /* write ends of pipes; closed in the launcher once the container runs */
         LAUNCH_FD_STDERR_W,
-        LAUNCH_FD_STDOUT_R,     /* kept for the next daemon */
+        LAUNCH_FD_STDOUT_R, /* kept for the next daemon */
         LAUNCH_FD_STDERR_R,
-        LAUNCH_FD_STDOUT_MEM,   /* memfds, kept for the next daemon */
+        LAUNCH_FD_STDOUT_MEM, /* memfds, kept for the next daemon */
         LAUNCH_FD_STDERR_MEM,
-        LAUNCH_FD_RECORD,       /* memfd with the daemon's opaque record of the task; never read here */
-        LAUNCH_FD_SPEC,         /* sealed memfd (F_SEAL_WRITE|SHRINK|GROW) that holds the payload */
+        LAUNCH_FD_RECORD, /* memfd with the daemon's opaque record of the task; never read here */
+        LAUNCH_FD_SPEC,   /* sealed memfd (F_SEAL_WRITE|SHRINK|GROW) that holds the payload */
         LAUNCH_FD_COUNT,
 };
 
-#define LAUNCH_F_INIT 1u        /* a small init as pid 1 */
-#define LAUNCH_F_SPEC 2u        /* the payload is in LAUNCH_FD_SPEC, not in the packet */
+#define LAUNCH_F_INIT 1u /* a small init as pid 1 */
+#define LAUNCH_F_SPEC 2u /* the payload is in LAUNCH_FD_SPEC, not in the packet */
 
 struct launch_limits {
-        uint64_t memory;        /* bytes; memory.max is memory + disk + shm, swap 0 */
-        uint64_t disk;          /* bytes of the writable layer (tmpfs) */
-        uint64_t shm;           /* bytes of /dev/shm */
-        uint32_t cpu_milli;     /* 1000 is one processor */
+        uint64_t memory;    /* bytes; memory.max is memory + disk + shm, swap 0 */
+        uint64_t disk;      /* bytes of the writable layer (tmpfs) */
+        uint64_t shm;       /* bytes of /dev/shm */
+        uint32_t cpu_milli; /* 1000 is one processor */
         uint32_t pids;
 };
 
@@ -103,11 +103,11 @@ struct launch_limits {
 struct launch_start {
         struct launch_header h;
         char id[LAUNCH_ID_MAX];
-        char tree[LAUNCH_HEX];  /* no NUL */
+        char tree[LAUNCH_HEX]; /* no NUL */
         struct launch_limits limits;
-        uint64_t caps;          /* bounding, permitted and effective set; a subset of the ceiling's */
+        uint64_t caps; /* bounding, permitted and effective set; a subset of the ceiling's */
         uint32_t flags;
-        uint32_t uid, gid;      /* inside, at most 65535 */
+        uint32_t uid, gid; /* inside, at most 65535 */
         uint32_t n_groups;
         uint32_t groups[LAUNCH_GROUPS_MAX];
         uint32_t argc, envc, n_files;
@@ -117,26 +117,26 @@ struct launch_start {
 struct launch_signal {
         struct launch_header h; /* no answer: the container may just have ended */
         char id[LAUNCH_ID_MAX];
-        uint32_t signo;         /* 1 to 64; to pid 1 (with init: to its child), SIGKILL to all */
+        uint32_t signo; /* 1 to 64; to pid 1 (with init: to its child), SIGKILL to all */
 };
 
-struct launch_id {              /* REMOVE (no answer), STATS */
+struct launch_id { /* REMOVE (no answer), STATS */
         struct launch_header h;
         char id[LAUNCH_ID_MAX];
 };
 
 struct launch_counters {
-        uint64_t memory_peak;   /* bytes */
+        uint64_t memory_peak; /* bytes */
         uint64_t memory_now;
         uint64_t cpu_ns;
         uint32_t oom_kills;
-        uint32_t pids_refused;  /* forks refused by the limit, where the kernel counts them */
-        uint64_t disk_used;     /* bytes of the writable layer at the end */
-        uint32_t disk_full;     /* 1 if the writable layer had no free block or inode at the end */
+        uint32_t pids_refused; /* forks refused by the limit, where the kernel counts them */
+        uint64_t disk_used;    /* bytes of the writable layer at the end */
+        uint32_t disk_full;    /* 1 if the writable layer had no free block or inode at the end */
         uint32_t pad;
 };
 
-struct launch_stats {           /* COUNTERS */
+struct launch_stats { /* COUNTERS */
         struct launch_header h;
         char id[LAUNCH_ID_MAX];
         struct launch_counters counters;
@@ -156,19 +156,19 @@ enum launch_stage {
         LAUNCH_STAGE_FILES,
         LAUNCH_STAGE_WORKDIR,
         LAUNCH_STAGE_PRIVILEGE,
-        LAUNCH_STAGE_EXEC,      /* error ENOENT: no such program; EACCES, ENOEXEC and others: not executable */
+        LAUNCH_STAGE_EXEC, /* error ENOENT: no such program; EACCES, ENOEXEC and others: not executable */
         LAUNCH_STAGE_EXECED,
 };
 
 struct launch_exit {
-        uint32_t stage;         /* enum launch_stage */
+        uint32_t stage; /* enum launch_stage */
         int32_t error;
-        int32_t si_code;        /* CLD_EXITED, CLD_KILLED, CLD_DUMPED (waitid(2)) */
-        int32_t status;         /* exit code or signal; with init, init reports its child's as its own where it can */
-        uint64_t clone_ns;      /* CLOCK_MONOTONIC: START taken up, exec, end noticed */
+        int32_t si_code;   /* CLD_EXITED, CLD_KILLED, CLD_DUMPED (waitid(2)) */
+        int32_t status;    /* exit code or signal; with init, init reports its child's as its own where it can */
+        uint64_t clone_ns; /* CLOCK_MONOTONIC: START taken up, exec, end noticed */
         uint64_t exec_ns;
         uint64_t exit_ns;
-        uint64_t user_ns;       /* rusage of pid 1 and what it waited for */
+        uint64_t user_ns; /* rusage of pid 1 and what it waited for */
         uint64_t system_ns;
         struct launch_counters counters;
 };
@@ -193,49 +193,49 @@ enum launch_adopt_fd {
 struct launch_adopt {
         struct launch_header h;
         char id[LAUNCH_ID_MAX];
-        uint32_t ended;         /* 1: `exit` is valid and no EXITED follows */
+        uint32_t ended; /* 1: `exit` is valid and no EXITED follows */
         uint32_t pad;
         struct launch_exit exit;
 };
 
-struct launch_refused {         /* to START, WORK, COMMIT, DELETE, LIST, STATS */
+struct launch_refused { /* to START, WORK, COMMIT, DELETE, LIST, STATS */
         struct launch_header h;
         char id[LAUNCH_ID_MAX]; /* of START and STATS */
         int32_t error;          /* positive errno; EAGAIN: no slot is free */
         char text[220];
 };
 
-struct launch_done {            /* COMMIT, DISCARD, DELETE */
+struct launch_done { /* COMMIT, DISCARD, DELETE */
         struct launch_header h;
 };
 
 /* Image workers. A worker runs confined on what the descriptors give it; what it makes lies under a token until it is
  * committed under its name, and is thrown away with the connection otherwise. */
 enum launch_work {
-        LAUNCH_WORK_INDEX = 1,  /* fds: archive (read), plain copy (write, used if compressed), report (write) */
-        LAUNCH_WORK_UNPACK,     /* fds: blob (read), report (write); makes a layer */
-        LAUNCH_WORK_MERGE,      /* fds: report (write); layers, lowest first; makes a tree */
+        LAUNCH_WORK_INDEX = 1, /* fds: archive (read), plain copy (write, used if compressed), report (write) */
+        LAUNCH_WORK_UNPACK,    /* fds: blob (read), report (write); makes a layer */
+        LAUNCH_WORK_MERGE,     /* fds: report (write); layers, lowest first; makes a tree */
 };
 
 struct launch_work_start {
         struct launch_header h;
         uint32_t work;
-        uint32_t n_layers;      /* MERGE; that many names of LAUNCH_HEX bytes follow */
-        uint64_t max_bytes;     /* of what comes out */
+        uint32_t n_layers;  /* MERGE; that many names of LAUNCH_HEX bytes follow */
+        uint64_t max_bytes; /* of what comes out */
         uint64_t max_entries;
 };
 
 struct launch_work_done {
         struct launch_header h;
-        uint32_t token;         /* of UNPACK and MERGE that went well; 0 otherwise */
+        uint32_t token; /* of UNPACK and MERGE that went well; 0 otherwise */
         int32_t si_code;
-        int32_t status;         /* 0 with CLD_EXITED: it went well; else the report says why */
-        uint32_t oom;           /* killed for want of memory */
+        int32_t status; /* 0 with CLD_EXITED: it went well; else the report says why */
+        uint32_t oom;   /* killed for want of memory */
 };
 
 enum launch_kind { LAUNCH_KIND_LAYER = 1, LAUNCH_KIND_TREE };
 
-struct launch_commit {          /* answer DONE; REFUSED EEXIST if the name is there (the token is discarded) */
+struct launch_commit { /* answer DONE; REFUSED EEXIST if the name is there (the token is discarded) */
         struct launch_header h;
         uint32_t token;
         uint32_t kind;
@@ -248,7 +248,7 @@ struct launch_discard {
         uint32_t pad;
 };
 
-struct launch_delete {          /* DELETE: gone at once, removed behind; REFUSED EBUSY while a container uses the tree */
+struct launch_delete { /* DELETE: gone at once, removed behind; REFUSED EBUSY while a container uses the tree */
         struct launch_header h;
         uint32_t kind;
         uint32_t pad;
@@ -261,9 +261,9 @@ struct launch_list {
         uint32_t pad;
 };
 
-#define LAUNCH_NAMES_MAX 512    /* names in one packet */
-struct launch_names {           /* that many names of LAUNCH_HEX bytes follow */
+#define LAUNCH_NAMES_MAX 512 /* names in one packet */
+struct launch_names {        /* that many names of LAUNCH_HEX bytes follow */
         struct launch_header h;
         uint32_t n;
-        uint32_t more;          /* 1: another NAMES with the same seq follows */
+        uint32_t more; /* 1: another NAMES with the same seq follows */
 };

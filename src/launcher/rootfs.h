@@ -10,8 +10,8 @@
 
 /* Directories of the launcher's own root, which it makes read-only. */
 #define ROOTFS_STORE "/store"
-#define ROOTFS_MOUNT "/mnt"             /* where a container's tmpfs goes */
-#define ROOTFS_EMPTY "/empty"           /* what a masked directory shows */
+#define ROOTFS_MOUNT "/mnt"   /* where a container's tmpfs goes */
+#define ROOTFS_EMPTY "/empty" /* what a masked directory shows */
 
 struct rootfs_text {
         const uint8_t *data;
@@ -19,15 +19,15 @@ struct rootfs_text {
 };
 
 struct rootfs {
-        int upper, store, pts, shm;     /* detached mounts of the slot */
-        const char *tree;               /* LAUNCH_HEX digits, no NUL */
+        int upper, store, pts, shm; /* detached mounts of the slot */
+        const char *tree;           /* LAUNCH_HEX digits, no NUL */
         bool idmapped;
         bool cgroup2;
         struct rootfs_text hostname, hosts, resolv;
 };
 
 /* Four steps; 0 or -errno. After the last one the calling process is in the new root. */
-int rootfs_mount(const struct rootfs *r);       /* the writable layer, with its own texts */
-int rootfs_image(const struct rootfs *r);       /* -ENOENT: no such tree */
-int rootfs_kernel(const struct rootfs *r);      /* /proc, /sys, /dev/…, masks */
+int rootfs_mount(const struct rootfs *r);  /* the writable layer, with its own texts */
+int rootfs_image(const struct rootfs *r);  /* -ENOENT: no such tree */
+int rootfs_kernel(const struct rootfs *r); /* /proc, /sys, /dev/…, masks */
 int rootfs_pivot(void);

@@ -17,8 +17,8 @@
 #include <sys/wait.h>
 
 #define EVENTS_MAX 32
-#define PACKETS_PER_TURN 16             /* of the peer, before anything else gets its turn */
-#define OUT_MAX (1024 * 1024)           /* for a peer that does not read; above, it is disconnected */
+#define PACKETS_PER_TURN 16   /* of the peer, before anything else gets its turn */
+#define OUT_MAX (1024 * 1024) /* for a peer that does not read; above, it is disconnected */
 #define WORK_MEMORY (UINT64_C(512) << 20)
 #define WORK_PIDS 16
 #define END_SECONDS 10
@@ -345,7 +345,8 @@ static int dispatch(struct server *s, size_t len, int *fds, size_t n_fds, struct
                 handle_stats(s, (const void *)packet);
                 return 0;
         case LAUNCH_REMOVE: {
-                struct container *c = containers_find(&s->containers, ((const struct launch_id *)(const void *)packet)->id);
+                struct container *c = containers_find(&s->containers,
+                                                      ((const struct launch_id *)(const void *)packet)->id);
 
                 if (c)
                         container_remove(c);
@@ -513,7 +514,8 @@ int server_init(struct server *s, const struct ceiling *ceiling, const struct se
         if (r == 0)
                 r = slots_init(&s->slots, ceiling->slots, ceiling->id_base, fds->proc, &s->cgroup, s->epoll, err);
         if (r == 0)
-                r = containers_init(&s->containers, 2 * ceiling->slots, &s->slots, &s->cgroup, fds->proc, fds->init, err);
+                r = containers_init(&s->containers, 2 * ceiling->slots, &s->slots, &s->cgroup, fds->proc, fds->init,
+                                    err);
         return r < 0 ? r : init_work(s, fds, err);
 }
 

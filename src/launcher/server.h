@@ -24,8 +24,8 @@ struct server {
         struct cgroup_leaf work_leaves[WORK_RUNNING_MAX];
         int epoll, listener, signals, peer;
         enum { PEER_NONE, PEER_NEW, PEER_GREETING, PEER_SERVED } peer_state; /* NEW: no HELLO yet */
-        uint32_t greeted;               /* next container to ADOPT */
-        struct str out;                 /* packets that did not fit in the socket: u32 length and bytes each */
+        uint32_t greeted;                                                    /* next container to ADOPT */
+        struct str out; /* packets that did not fit in the socket: u32 length and bytes each */
         size_t out_sent;
         bool stop;
 };
@@ -34,8 +34,8 @@ struct server {
 struct server_fds {
         int listener;
         int proc;
-        int init;               /* sealed memfd with mayfly-init */
-        int worker;             /* with mayfly-worker; -EBADF: image work is refused */
+        int init;   /* sealed memfd with mayfly-init */
+        int worker; /* with mayfly-worker; -EBADF: image work is refused */
         int store;
 };
 

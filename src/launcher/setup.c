@@ -27,7 +27,7 @@
 
 #define PROGRAM_MAX (64 * 1024 * 1024)
 #define NOFILE_WANTED 1048576
-#define LISTEN_FD 3             /* sd_listen_fds(3) */
+#define LISTEN_FD 3 /* sd_listen_fds(3) */
 #define SEALS (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 
 static int parse_sealed(const char *value, struct setup *ret)
@@ -147,8 +147,13 @@ int setup_reexec(const struct setup *s, struct err *err)
         auto_fd sealed = -EBADF;
         int init = -EBADF, worker = -EBADF, r;
         char dir[PATH_MAX], programs[32], listen_fds[32], listen_pid[32];
-        const char *argv[] = { "mayfly-launcher", "--ceiling", s->ceiling, "--sealed", programs,
-                               s->die_with_parent ? "--die-with-parent" : NULL, NULL };
+        const char *argv[] = { "mayfly-launcher",
+                               "--ceiling",
+                               s->ceiling,
+                               "--sealed",
+                               programs,
+                               s->die_with_parent ? "--die-with-parent" : NULL,
+                               NULL };
         const char *envp[3] = { NULL };
         const char *count = getenv("LISTEN_FDS"), *pid = getenv("LISTEN_PID");
 

@@ -11,8 +11,8 @@
 struct setup {
         const char *ceiling;
         bool die_with_parent;
-        bool sealed;            /* this is the second half */
-        int init, worker;       /* programs as sealed memfds; worker may be -EBADF */
+        bool sealed;      /* this is the second half */
+        int init, worker; /* programs as sealed memfds; worker may be -EBADF */
 };
 
 int setup_parse(int argc, char **argv, struct setup *ret, struct err *err);

@@ -15,7 +15,7 @@
 
 struct entry {
         const char *name;
-        mode_t mode;            /* with the type */
+        mode_t mode; /* with the type */
         unsigned major, minor;
         const char *target;
 };

@@ -21,20 +21,20 @@ enum slot_state { SLOT_COLD, SLOT_READY, SLOT_BUSY, SLOT_USED, SLOT_STATES };
 
 /* What a child tells before it executes; a page that both see, which exec takes from the child. */
 struct slot_report {
-        uint32_t stage;         /* enum launch_stage */
-        int32_t error;          /* positive errno */
-        uint64_t exec_ns;       /* CLOCK_MONOTONIC, just before exec */
+        uint32_t stage;   /* enum launch_stage */
+        int32_t error;    /* positive errno */
+        uint64_t exec_ns; /* CLOCK_MONOTONIC, just before exec */
 };
 
 struct slot {
         enum slot_state state;
         uint32_t n;
-        uid_t base;             /* host id of the container's 0 */
-        int userns, idmap;      /* user namespaces: the container's; store's ids to the slot's */
-        int upper;              /* detached tmpfs: upper/ work/ store/ root/ */
-        int store;              /* detached mount of the store in the slot's ids */
-        int pts, shm;           /* detached */
-        int mntns;              /* of the container, so that its end does not wait for the mounts to go */
+        uid_t base;              /* host id of the container's 0 */
+        int userns, idmap;       /* user namespaces: the container's; store's ids to the slot's */
+        int upper;               /* detached tmpfs: upper/ work/ store/ root/ */
+        int store;               /* detached mount of the store in the slot's ids */
+        int pts, shm;            /* detached */
+        int mntns;               /* of the container, so that its end does not wait for the mounts to go */
         uint64_t disk, shm_size; /* bytes that upper and shm have */
         struct cgroup_leaf leaf;
         struct slot_report *report;
@@ -45,15 +45,15 @@ struct slot {
 struct slots {
         struct slot *items;
         uint32_t n;
-        uint32_t top;           /* items from here on were never prepared */
-        uint32_t ready, used;   /* how many are in these states */
+        uint32_t top;         /* items from here on were never prepared */
+        uint32_t ready, used; /* how many are in these states */
         uint32_t busy;
         uint32_t id_base;
         bool idmapped;
-        int proc;               /* borrowed: /proc */
-        struct cgroup *cgroup;  /* borrowed */
+        int proc;                    /* borrowed: /proc */
+        struct cgroup *cgroup;       /* borrowed */
         struct launch_limits limits; /* of the last container: those made ahead get them */
-        int epoll;              /* borrowed: version 1's OOM events are added here, as SLOT_EVENT | n */
+        int epoll;                   /* borrowed: version 1's OOM events are added here, as SLOT_EVENT | n */
 };
 
 int slots_init(struct slots *s, uint32_t n, uint32_t id_base, int proc, struct cgroup *cg, int epoll, struct err *err);
@@ -66,8 +66,8 @@ bool slots_idle(struct slots *s);
 
 /* A READY slot, now BUSY, with its limits set; prepares one if none is ready. -EAGAIN: all are busy. */
 int slots_take(struct slots *s, const struct launch_limits *limits, struct slot **ret, struct err *err);
-void slots_release(struct slots *s, struct slot *slot);         /* BUSY to USED: no process of it is left */
-void slots_done(struct slots *s);       /* closes all; what is busy must have ended */
+void slots_release(struct slots *s, struct slot *slot); /* BUSY to USED: no process of it is left */
+void slots_done(struct slots *s);                       /* closes all; what is busy must have ended */
 
 /* Bytes and inodes of the writable layer. */
 void slot_disk(const struct slot *slot, uint64_t *ret_used, bool *ret_full);

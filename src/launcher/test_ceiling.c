@@ -53,7 +53,8 @@ static void test_all_keys(void **state)
         struct ceiling c;
 
         (void)state;
-        assert_int_equal(parse("# comment\n\n" REQUIRED "socket /run/mayfly/launcher.sock\nname a-b1\ncgroup delegated\n"
+        assert_int_equal(parse("# comment\n\n" REQUIRED
+                               "socket /run/mayfly/launcher.sock\nname a-b1\ncgroup delegated\n"
                                "id-base 1000000\nslots 7\ncaps 5\nmemory-max 1024\ncpu-max 2000\npids-max 9\n",
                                &c),
                          0);

@@ -312,12 +312,9 @@ static void test_unsealed_spec(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_id),
-                cmocka_unit_test(test_start_fields),
-                cmocka_unit_test(test_payload),
-                cmocka_unit_test(test_packet),
-                cmocka_unit_test(test_descriptors),
-                cmocka_unit_test(test_unsealed_spec),
+                cmocka_unit_test(test_id),          cmocka_unit_test(test_start_fields),
+                cmocka_unit_test(test_payload),     cmocka_unit_test(test_packet),
+                cmocka_unit_test(test_descriptors), cmocka_unit_test(test_unsealed_spec),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -16,10 +16,10 @@ struct client_file {
 
 struct client_spec {
         const char *id;
-        const char *tree;               /* LAUNCH_HEX digits */
-        const char *const *argv;        /* NULL-terminated */
+        const char *tree;        /* LAUNCH_HEX digits */
+        const char *const *argv; /* NULL-terminated */
         const char *const *env;
-        const char *workdir;            /* NULL: / */
+        const char *workdir; /* NULL: / */
         const void *input;
         size_t input_len;
         const struct client_file *files;
@@ -28,13 +28,13 @@ struct client_spec {
         uint32_t uid, gid;
         struct launch_limits limits;
         bool init;
-        bool spec;                      /* the payload in a memfd */
-        int netns;                      /* borrowed */
+        bool spec; /* the payload in a memfd */
+        int netns; /* borrowed */
 };
 
 /* What a running container needs of us. */
 struct client_task {
-        int out, err;                   /* read ends */
+        int out, err; /* read ends */
         int record;
 };
 
@@ -56,9 +56,9 @@ struct client_msg {
 #define CLIENT_CAPS UINT64_C(0x800405fb)
 
 struct client_spec client_spec(const char *id, const char *tree, const char *const *argv, int netns);
-int client_connect(const char *path);                   /* -errno */
-int client_hello(int sock, struct client_msg *ret);      /* sends HELLO and reads the answer */
-int client_netns(void);                                 /* a new network namespace with lo up; the caller owns it */
+int client_connect(const char *path);               /* -errno */
+int client_hello(int sock, struct client_msg *ret); /* sends HELLO and reads the answer */
+int client_netns(void);                             /* a new network namespace with lo up; the caller owns it */
 int client_start(int sock, const struct client_spec *spec, struct client_task *ret);
 int client_receive(int sock, struct client_msg *ret, int timeout_ms); /* -ETIMEDOUT, -EPIPE at the end */
 int client_send_id(int sock, uint32_t op, const char *id);

@@ -71,10 +71,16 @@ static void copy_program(const char *from, const char *to)
 
 static void make_store(void)
 {
-        static const char *const applets[] = { "sh", "cat", "echo", "id", "sleep", "dd", "mkdir", "ls", "pwd", "seq",
-                                               "kill", "setsid", "true", "stat", "hostname", "sha256sum" };
-        static const char *const dirs[] = { "", "/store", "/store/trees", "/store/trees/" TREE,
-                                            "/store/trees/" TREE "/bin", "/store/trees/" TREE "/etc" };
+        static const char *const applets[] = {
+                "sh",  "cat", "echo", "id",     "sleep", "dd",   "mkdir",    "ls",
+                "pwd", "seq", "kill", "setsid", "true",  "stat", "hostname", "sha256sum"
+        };
+        static const char *const dirs[] = { "",
+                                            "/store",
+                                            "/store/trees",
+                                            "/store/trees/" TREE,
+                                            "/store/trees/" TREE "/bin",
+                                            "/store/trees/" TREE "/etc" };
         char file[256];
 
         for (size_t i = 0; i < ARRAY_LEN(dirs); i++) {
@@ -305,8 +311,8 @@ static void test_not_found(void)
         const struct {
                 const char *const *argv;
                 int error;
-        } cases[] = { { none, ENOENT }, { absolute, ENOENT }, { plain, EACCES }, { folder, EACCES },
-                      { empty, ENOENT }, { script, ENOEXEC }, { lost, ENOENT } };
+        } cases[] = { { none, ENOENT },  { absolute, ENOENT }, { plain, EACCES }, { folder, EACCES },
+                      { empty, ENOENT }, { script, ENOEXEC },  { lost, ENOENT } };
 
         for (size_t i = 0; i < ARRAY_LEN(cases) * 2; i++) {
                 struct client_spec spec = spec_of(cases[i / 2].argv);
@@ -324,7 +330,8 @@ static void test_not_found(void)
 
 static void test_io(void)
 {
-        struct client_spec spec = shell("cat; echo err >&2; echo named > /dev/stdout; cat /dev/stdin; id -u; id -g; id -G");
+        struct client_spec spec = shell(
+                "cat; echo err >&2; echo named > /dev/stdout; cat /dev/stdin; id -u; id -g; id -G");
 
         spec.input = "from stdin\n";
         spec.input_len = 11;
@@ -338,9 +345,11 @@ static void test_io(void)
 static void test_files(void)
 {
         char *large = malloc(20 << 20);
-        const struct client_file files[] = { { "a/b.txt", "one", 3, 0640 }, { "/etc/x", "two", 3, 0600 },
+        const struct client_file files[] = { { "a/b.txt", "one", 3, 0640 },
+                                             { "/etc/x", "two", 3, 0600 },
                                              { "large", large, 20 << 20, 0644 } };
-        struct client_spec spec = shell("pwd; cat a/b.txt /etc/x; echo; stat -c '%u:%g %a' a a/b.txt . /etc/x; stat -c %s large");
+        struct client_spec spec = shell(
+                "pwd; cat a/b.txt /etc/x; echo; stat -c '%u:%g %a' a a/b.txt . /etc/x; stat -c %s large");
 
         memset(large, 'x', 20 << 20);
         spec.workdir = "/new/work/dir";
@@ -349,13 +358,15 @@ static void test_files(void)
         spec.spec = true;
         spec.uid = spec.gid = 1000;
         CHECK(exited(run(&spec), 0));
-        CHECK(str_eq(out, "/new/work/dir\nonetwo\n1000:1000 755\n1000:1000 640\n1000:1000 755\n1000:1000 600\n20971520\n"));
+        CHECK(str_eq(out,
+                     "/new/work/dir\nonetwo\n1000:1000 755\n1000:1000 640\n1000:1000 755\n1000:1000 600\n20971520\n"));
         free(large);
 }
 
 static void test_texts(void)
 {
-        struct client_spec spec = shell("hostname; cat /etc/hostname /etc/hosts /etc/resolv.conf; stat -c %a /tmp /dev/shm");
+        struct client_spec spec = shell(
+                "hostname; cat /etc/hostname /etc/hosts /etc/resolv.conf; stat -c %a /tmp /dev/shm");
 
         CHECK(exited(run(&spec), 0));
         CHECK(strstr(out, "127.0.0.1 localhost\nnameserver 127.0.0.1\n1777\n1777\n") != NULL);
@@ -367,7 +378,9 @@ static void test_memory(void)
         struct client_spec spec = shell("dd if=/dev/zero of=/dev/null bs=200M count=1; echo survived");
         uint64_t large, small;
 
-        spec.limits = (struct launch_limits){ .memory = 32 << 20, .disk = 1 << 20, .shm = 1 << 20, .cpu_milli = 1000, .pids = 10 };
+        spec.limits = (struct launch_limits){
+                .memory = 32 << 20, .disk = 1 << 20, .shm = 1 << 20, .cpu_milli = 1000, .pids = 10
+        };
         (void)run(&spec);
         CHECK(msg.exited.exit.counters.oom_kills > 0);
         CHECK(msg.exited.exit.si_code == CLD_KILLED && msg.exited.exit.status == SIGKILL);
@@ -619,7 +632,9 @@ static void test_many(void)
         for (int i = 0; i < 100; i++) {
                 struct client_spec spec = shell("echo ready; sleep 1000");
 
-                spec.limits = (struct launch_limits){ .memory = 16 << 20, .disk = 1 << 20, .shm = 1 << 20, .cpu_milli = 100, .pids = 10 };
+                spec.limits = (struct launch_limits){
+                        .memory = 16 << 20, .disk = 1 << 20, .shm = 1 << 20, .cpu_milli = 100, .pids = 10
+                };
                 (void)snprintf(names[i], sizeof(names[i]), "%s", spec.id);
                 CHECK(client_start(sock, &spec, &tasks[i]) == 0);
         }
@@ -729,7 +744,8 @@ int main(int argc, char **argv)
         (void)snprintf(name, sizeof(name), "mfl-%d", getpid());
         (void)snprintf(conf, sizeof(conf), "%s/conf", dir);
         (void)snprintf(path, sizeof(path), "%s/sock", dir);
-        (void)snprintf(text, sizeof(text), "store %s/store\nsocket %s\nuid 0\ngid 0\nname %s\nmemory-max 8589934592\n", dir, path, name);
+        (void)snprintf(text, sizeof(text), "store %s/store\nsocket %s\nuid 0\ngid 0\nname %s\nmemory-max 8589934592\n",
+                       dir, path, name);
         make_store();
         write_text(conf, text, 0600);
         netns = client_netns();

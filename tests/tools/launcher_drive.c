@@ -73,7 +73,8 @@ static double cpu_of(pid_t pid)
                 return 0;
         }
         (void)fclose(f);
-        if (sscanf(strrchr(text, ')'), ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %lu %lu", &u, &s, &cu, &cs) != 4)
+        if (sscanf(strrchr(text, ')'), ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %lu %lu", &u, &s, &cu,
+                   &cs) != 4)
                 return 0;
         return (double)(u + s + cu + cs) * 1e6 / (double)sysconf(_SC_CLK_TCK);
 }
@@ -125,7 +126,8 @@ static int bench(int sock, struct client_spec *spec, unsigned count, unsigned pa
                 unsigned i = 0;
 
                 if (client_receive(sock, &m, 10000) < 0 || m.h.op != LAUNCH_EXITED) {
-                        (void)fprintf(stderr, "bench: op %u %s\n", m.h.op, m.h.op == LAUNCH_REFUSED ? m.refused.text : "");
+                        (void)fprintf(stderr, "bench: op %u %s\n", m.h.op,
+                                      m.h.op == LAUNCH_REFUSED ? m.refused.text : "");
                         return 1;
                 }
                 while (i < parallel && !str_eq(flights[i].id, m.exited.id))
@@ -156,7 +158,8 @@ static int bench(int sock, struct client_spec *spec, unsigned count, unsigned pa
 
 int main(int argc, char **argv)
 {
-        static const char tree_digits[LAUNCH_HEX + 1] = "0000000000000000000000000000000000000000000000000000000000000000";
+        static const char tree_digits[LAUNCH_HEX + 1] =
+                "0000000000000000000000000000000000000000000000000000000000000000";
         const char *tree = argc > 2 && str_eq(argv[2], "-") ? tree_digits : argc > 2 ? argv[2] : "";
         uint32_t count = 0, parallel = 0, uid = 0;
         struct client_spec spec;

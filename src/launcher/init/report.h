@@ -4,12 +4,12 @@
 
 #include <stdint.h>
 
-#define INIT_REPORT_FD 3        /* close-on-exec is set by init */
+#define INIT_REPORT_FD 3 /* close-on-exec is set by init */
 
 enum init_report_kind {
-        INIT_REPORT_EXEC = 1,   /* ns: the program is about to be executed */
-        INIT_REPORT_FAILED,     /* value: errno of exec */
-        INIT_REPORT_ENDED,      /* code: CLD_EXITED, CLD_KILLED, CLD_DUMPED; value: exit code or signal */
+        INIT_REPORT_EXEC = 1, /* ns: the program is about to be executed */
+        INIT_REPORT_FAILED,   /* value: errno of exec */
+        INIT_REPORT_ENDED,    /* code: CLD_EXITED, CLD_KILLED, CLD_DUMPED; value: exit code or signal */
 };
 
 struct init_report {
@@ -17,5 +17,5 @@ struct init_report {
         int32_t code;
         int32_t value;
         uint32_t pad;
-        uint64_t ns;            /* CLOCK_MONOTONIC */
+        uint64_t ns; /* CLOCK_MONOTONIC */
 };
