@@ -26,6 +26,7 @@ struct task {
         int image_error; /* -errno: the engine refused to answer that */
         bool orphan;     /* tasks_free() was called meanwhile */
         bool storing;    /* history has the record and will answer */
+        bool stored;     /* history has it for good, or never will */
         bool cancel_when_alone;
         VEC(struct task_waiter) waiters;
         bool telling; /* waiters of an ended task are called at the end of this turn */
@@ -72,7 +73,8 @@ void task_kill(struct task *t, enum wire_reason reason, int signo);
 int task_adopt(struct tasks *ts, struct engine_container *c, const char *id, struct task_record *rec);
 /* Calls the waiters of an ended task. */
 void task_tell(struct task *t);
-void task_free(struct task *t); /* the container is the engine's */
+/* The container is the engine's. A call that is owed to the task ends what is left of it. */
+void task_free(struct task *t);
 void task_remove_container(struct task *t);
 
 /* task.c: what a task's end leaves room for. */
@@ -85,3 +87,4 @@ int tasks_add_key(struct task *t);
 void task_load_output(struct task *t);
 void task_unload_output(struct task *t);
 void task_store(struct task *t);
+void task_finish(struct task *t); /* stored and told: the container and the task go */

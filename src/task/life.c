@@ -36,7 +36,6 @@ void task_tell(struct task *t)
         size_t n = t->waiters.len;
         struct wire_task result;
 
-        t->telling = false;
         if (n == 0)
                 return;
         /* Whoever forgets itself from within finds an empty list. */

@@ -156,6 +156,15 @@ static void store_later(struct task *t, uint64_t delay_ns)
                 log_error("task %s is not in history: out of memory", t->id);
 }
 
+/* A result that history does not take stays with its container, where a daemon that follows finds it, as long as such ones
+ * leave room for others. */
+static bool may_wait(const struct task *t)
+{
+        const struct tasks *ts = t->ts;
+
+        return t->tries < TASK_HISTORY_TRIES || (t->container && ts->lingering <= ts->config.max_running / 4);
+}
+
 static void on_stored(int r, const struct err *err, void *data)
 {
         struct task *t = data;
@@ -163,14 +172,28 @@ static void on_stored(int r, const struct err *err, void *data)
 
         t->storing = false;
         ts->storing--;
-        if (r < 0 && !ts->freeing && ++t->tries < TASK_HISTORY_TRIES) {
-                store_later(t, NS_PER_S);
-                return;
+        if (r < 0 && !ts->freeing) {
+                if (++t->tries == TASK_HISTORY_TRIES)
+                        log_error("task %s is not in history: %s", t->id, err->text);
+                if (may_wait(t)) {
+                        store_later(t, NS_PER_S);
+                        return;
+                }
         }
-        if (r < 0)
-                log_error("task %s is not in history: %s", t->id, err->text);
         if (r < 0 && ts->freeing)
                 return;
+        t->stored = true;
+        /* Somebody joined in this very turn: on_tell() comes back. */
+        if (!t->telling)
+                task_finish(t);
+}
+
+void task_finish(struct task *t)
+{
+        struct tasks *ts = t->ts;
+
+        /* Who joined on this very turn would come too late. */
+        task_tell(t);
         task_remove_container(t);
         task_free(t);
         tasks_admit(ts);

@@ -169,25 +169,34 @@ void task_remove_container(struct task *t)
         t->container = NULL;
 }
 
-void task_free(struct task *t)
+static void task_detach(struct task *t)
 {
         struct tasks *ts = t->ts;
 
         loop_timer_cancel(&t->timer);
         loop_timer_cancel(&t->grace);
-        if (t->rec.key && ts && find_key(ts, t->rec.owner, t->rec.key) == t) {
+        if (t->rec.key && find_key(ts, t->rec.owner, t->rec.key) == t) {
                 auto_free char *name = key_name(t->rec.owner, t->rec.key);
 
                 if (name)
                         (void)map_remove(ts->by_key, name);
         }
-        if (ts && !t->orphan) {
-                list_remove(&t->node);
-                list_remove(&t->queue_node);
-                (void)map_remove(ts->by_id, t->id);
-                ts->n_all--;
-                if (t->container && t->state > WIRE_RUNNING)
-                        ts->lingering--;
+        list_remove(&t->node);
+        list_remove(&t->queue_node);
+        (void)map_remove(ts->by_id, t->id);
+        ts->n_all--;
+        if (t->container && t->state > WIRE_RUNNING)
+                ts->lingering--;
+        t->ts = NULL;
+}
+
+void task_free(struct task *t)
+{
+        if (t->ts)
+                task_detach(t);
+        if (t->ensuring || t->telling) {
+                t->orphan = true;
+                return;
         }
         task_unload_output(t);
         wire_task_request_done(&t->request);
@@ -252,16 +261,7 @@ void tasks_free(struct tasks *ts)
         LIST_FOREACH(t, &ts->all, node) {
                 if (t->container)
                         engine_container_watch(t->container, NULL, NULL);
-                loop_timer_cancel(&t->timer);
-                loop_timer_cancel(&t->grace);
-                if (t->ensuring || t->telling) {
-                        /* A call that is owed frees it. */
-                        list_remove(&t->node);
-                        t->orphan = true;
-                        t->ts = NULL;
-                } else {
-                        task_free(t);
-                }
+                task_free(t);
         }
         map_free(ts->by_id);
         map_free(ts->by_key);
@@ -316,10 +316,13 @@ static void on_tell(void *data)
         struct task *t = data;
 
         t->telling = false;
-        if (t->orphan)
+        if (t->orphan) {
                 task_free(t);
-        else
-                task_tell(t);
+                return;
+        }
+        task_tell(t);
+        if (t->stored)
+                task_finish(t);
 }
 
 int task_join(struct task *t, const struct task_waiter *waiter, struct err *err)

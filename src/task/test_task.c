@@ -1,6 +1,7 @@
 #include "base/fd.h"
 #include "base/path.h"
 #include "base/time.h"
+#include "task/internal.h"
 #include "task/record.h"
 #include "task/task.h"
 
@@ -13,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <setjmp.h>
@@ -745,9 +747,91 @@ static void test_idempotency(void **state)
         assert_int_equal(r[2].calls, 1);
         end(f->fake.containers[1], exit_0);
         wait_stored(f);
+        /* The join and the commit on the same turn. */
+        for (int i = 0; i < 20; i++) {
+                r[2].calls = 0;
+                assert_int_equal(submit_how(f, request(), &how, NULL, &t[1]), 0);
+                end(running(f, (size_t)i + 3), exit_0);
+                while (tasks_live(f->ts) > 0) {
+                        assert_int_equal(task_join(t[1], &(struct task_waiter){ on_ended, &r[2] }, NULL), 0);
+                        r[1].calls = r[2].calls;
+                        turn(f);
+                        assert_true(r[2].calls > r[1].calls);
+                }
+        }
+        f->fake.n = 2;
         assert_int_equal(submit_how(f, request(), &how, NULL, NULL), 0);
         end(running(f, 3), exit_0);
         wait_stored(f);
+}
+
+struct late_join {
+        struct fixture *f;
+        struct task_submit how;
+        struct result r;
+        int joined;
+};
+
+static void on_not_found(int r, struct history_record *record, const struct err *err, void *data)
+{
+        struct late_join *l = data;
+
+        (void)record;
+        (void)err;
+        assert_int_equal(r, -ENOENT);
+        l->joined = submit_how(l->f, request(), &l->how, &l->r, NULL);
+}
+
+/* Who looked for the key just before history had it joins in the very turn in which history answers for the task. */
+static void test_join_while_it_is_stored(void **state)
+{
+        struct fixture *f = *state;
+        const uint8_t hash[32] = { 1 };
+        struct late_join l = { .f = f, .how = { .owner = "alice", .idempotency_key = "k", .body_hash = hash } };
+        struct fake_container *c;
+
+        assert_int_equal(submit_how(f, request(), &l.how, NULL, NULL), 0);
+        c = running(f, 1);
+        end(c, exit_0);
+        assert_int_equal(history_find_key(f->history, "alice", "k", on_not_found, &l, NULL), 0);
+        history_flush(f->history);
+        (void)usleep(200 * 1000);
+        wait_stored(f);
+        assert_int_equal(l.joined, 1);
+        assert_int_equal(l.r.calls, 1);
+        assert_true(c->removed);
+        assert_int_equal(f->fake.n, 1);
+}
+
+/* Where history has no place, the container keeps the result until it has. */
+static void test_history_full(void **state)
+{
+        struct fixture *f = *state;
+        struct rlimit before, none;
+        struct result r = { .calls = 0 };
+        struct fake_container *c;
+        struct task *t;
+        bool removed;
+
+        t = submit(f, request(), &r);
+        c = running(f, 1);
+        say(c, ENGINE_STDOUT, "kept");
+        (void)signal(SIGXFSZ, SIG_IGN);
+        assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+        none = (struct rlimit){ 1, before.rlim_max };
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &none), 0);
+        end(c, exit_0);
+        assert_int_equal(r.calls, 1);
+        for (int i = 0; i < 1000 && t->tries < 1; i++)
+                turn(f);
+        t->tries = TASK_HISTORY_TRIES;
+        for (int i = 0; i < 3000 && tasks_live(f->ts) > 0 && t->tries == TASK_HISTORY_TRIES; i++)
+                turn(f);
+        removed = c->removed;
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+        assert_false(removed);
+        wait_stored(f);
+        assert_true(c->removed);
 }
 
 static void test_drain(void **state)
@@ -867,6 +951,8 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_admission_by_memory, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_waits_for_the_engine, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_idempotency, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_join_while_it_is_stored, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_history_full, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_drain, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_adoption, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_adoption_of_garbage, setup, teardown),
