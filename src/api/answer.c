@@ -13,11 +13,21 @@ static const char *status_title(int status)
                 int status;
                 const char *title;
         } titles[] = {
-                { 400, "Bad request" },         { 401, "Unauthorized" },           { 403, "Forbidden" },
-                { 404, "Not found" },           { 405, "Method not allowed" },     { 409, "Conflict" },
-                { 413, "Content too large" },   { 415, "Unsupported media type" }, { 422, "Unprocessable content" },
-                { 429, "Too many requests" },   { 500, "Internal error" },         { 502, "Bad gateway" },
-                { 503, "Service unavailable" }, { 507, "Insufficient storage" },
+                { 400, "Bad request" },
+                { 401, "Unauthorized" },
+                { 403, "Forbidden" },
+                { 404, "Not found" },
+                { 405, "Method not allowed" },
+                { 409, "Conflict" },
+                { 410, "Gone" },
+                { 413, "Content too large" },
+                { 415, "Unsupported media type" },
+                { 422, "Unprocessable content" },
+                { 429, "Too many requests" },
+                { 500, "Internal error" },
+                { 502, "Bad gateway" },
+                { 503, "Service unavailable" },
+                { 507, "Insufficient storage" },
         };
 
         for (size_t i = 0; i < ARRAY_LEN(titles); i++)

@@ -181,6 +181,8 @@ static void on_key_found(int r, struct history_record *record, const struct err 
                 ;
         else if (r == -ENOENT)
                 submit(c);
+        else if (r == -ESTALE)
+                call_problem(c, 410, "result_gone", "the key's task has run, and its result is kept no longer");
         else if (r < 0)
                 call_problem(c, 500, "internal", "%s", err ? err->text : "history");
         else if (memcmp(record->body_hash, c->body_hash, sizeof(c->body_hash)) != 0)
@@ -418,7 +420,7 @@ static bool filter_matches(const struct filter *f, const struct wire_task *t)
                 return false;
         if (f->before && strcmp(t->id, f->before) >= 0)
                 return false;
-        return t->created_ms >= f->since_ms && (f->until_ms == 0 || t->created_ms <= f->until_ms);
+        return t->created_ms >= f->since_ms && (f->until_ms == 0 || t->created_ms < f->until_ms);
 }
 
 /* One line of the list: a live task, or a record. */

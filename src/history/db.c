@@ -69,7 +69,8 @@ static const char *const statements[DB_STATEMENTS] = {
         [DB_SET_TOTALS] = "UPDATE totals SET tasks = ?, bytes = ?",
         [DB_GET] = "SELECT " DB_COLUMNS ", t.out, t.err, NULL, NULL FROM tasks t WHERE t.id = ?1"
                    " AND (?2 IS NULL OR t.owner = ?2)",
-        [DB_FIND_KEY] = "SELECT " DB_COLUMNS ", t.out, t.err, k.key, k.hash FROM keys k JOIN tasks t ON t.id = k.task"
+        [DB_FIND_KEY] = "SELECT " DB_COLUMNS
+                        ", t.out, t.err, k.key, k.hash FROM keys k LEFT JOIN tasks t ON t.id = k.task"
                         " WHERE k.owner = ? AND k.key = ? AND k.created >= ?",
         [DB_OLDEST] = "SELECT seq, bytes, finished FROM tasks ORDER BY seq LIMIT ?",
         [DB_DELETE] = "DELETE FROM tasks WHERE seq = ?",
@@ -396,7 +397,9 @@ static int db_read_one(struct history_db *db, int which, struct history_record *
 
         switch (sqlite3_step(st)) {
         case SQLITE_ROW:
-                r = db_read_row(st, true, ret, err);
+                /* A key outlives the record that it leads to where the bounds on records are narrow. */
+                r = sqlite3_column_type(st, 0) == SQLITE_NULL ? err_set(err, ESTALE, "its result is kept no longer")
+                                                              : db_read_row(st, true, ret, err);
                 break;
         case SQLITE_DONE:
                 r = err_set(err, ENOENT, "there is no such task");

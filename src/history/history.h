@@ -55,7 +55,7 @@ typedef void (*history_record_fn)(int r, struct history_record *record, const st
 int history_get(struct history *h, const char *id, const char *owner, history_record_fn fn, void *data,
                 struct err *err);
 int history_find_key(struct history *h, const char *owner, const char *key, history_record_fn fn, void *data,
-                     struct err *err); /* keys older than 24 h are gone */
+                     struct err *err); /* keys older than 24 h are gone; -ESTALE: only its task's record is */
 
 struct history_query {
         const char *owner;           /* NULL: any */
