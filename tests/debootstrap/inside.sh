@@ -1,5 +1,5 @@
 #!/bin/bash
-# What tests/debootstrap/run.sh runs as the first program of the clean root: the README's two commands.
+# What tests/debootstrap/run.sh runs as the first program of the clean root: the README's commands, by their names.
 set -uo pipefail
 cd /root/mayfly
 failed=0
@@ -17,8 +17,9 @@ run() { # COMMAND as the README has it
         failed=1
     fi
 }
-run "sudo ./tools/demo.sh"
-run "sudo ./tools/test.sh" 120
+for part in "$@"; do
+    run "sudo ./tools/$part.sh" 120
+done
 
 # This shell is pid 1 here: what is left of either command is its child now.
 left=$(pgrep -l mayfly || true)

@@ -3,14 +3,15 @@
 # pivot_root (in a plain chroot, user namespaces are refused), with this tree as a fresh clone in it; and that nothing is
 # left afterwards. Takes as long as they do, and a minute for the root.
 #
-#   tests/debootstrap/run.sh [--keep]      --keep leaves the root for a look, and says where
+#   tests/debootstrap/run.sh [--keep] [demo] [test]      --keep leaves the root for a look, and says where
 #
 # MAYFLY_ROOT_CACHE: where the clean root is kept (/var/cache/mayfly-root).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 keep=
-[ "${1:-}" != --keep ] || keep=1
+[ "${1:-}" != --keep ] || { keep=1; shift; }
+parts=${*:-demo test}
 [ "$(id -u)" = 0 ] || { echo "skip - debootstrap: needs root"; exit 0; }
 for program in debootstrap git unshare; do
     command -v "$program" >/dev/null || { echo "skip - debootstrap: $program is not here"; exit 0; }
@@ -82,8 +83,8 @@ unshare --mount --pid --fork --kill-child --propagation private -- bash -euc '
     umount -l /old
     rmdir /old
     exec env -i HOME=/root TERM="${TERM:-dumb}" PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-        MAYFLY_LONG= /bin/bash /inside.sh
-' bash "$root" || status=$?
+        MAYFLY_LONG= /bin/bash /inside.sh $2
+' bash "$root" "$parts" || status=$?
 echo "debootstrap: $((SECONDS - start)) s"
 python3 tests/leftover/check.py --compare "$before" --wait 20 || status=1
 [ "$status" = 0 ]

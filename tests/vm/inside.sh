@@ -50,7 +50,7 @@ systemd_units() {
         return
     fi
     ok "systemd: start"
-    tools/busybox-image.sh | /usr/bin/mayfly import - busybox:demo >/dev/null || bad "systemd: import" "status $?"
+    tools/busybox-image.sh | /usr/bin/mayfly import - busybox:demo >/dev/null 2>&1 || bad "systemd: import" "status $?"
     if [ "$(task echo hello)" = hello ]; then ok "systemd: a task"; else bad "systemd: a task" "no hello"; fi
 
     local unit old
