@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 #define D1 "sha256:1111111111111111111111111111111111111111111111111111111111111111"
 #define D2 "sha256:2222222222222222222222222222222222222222222222222222222222222222"
@@ -217,17 +218,19 @@ static void check_file(const char *dir, const char *name, const char *kind, unsi
 
 static void test_corpus(void **state)
 {
-        const char *dir = getenv("MAYFLY_CORPORA");
-        auto_free char *path = str_printf("%s/oci/MANIFESTS.tsv", dir ? dir : "../shared/corpora");
+        const char *dir = getenv("MAYFLY_CORPORA") ? getenv("MAYFLY_CORPORA") : "../shared/corpora";
+        auto_free char *path = NULL;
         unsigned files = 0, parsed = 0;
         auto_str table = STR_INIT;
 
         (void)state;
-        assert_non_null(path);
-        if (fd_read_file(AT_FDCWD, path, IMAGE_JSON_MAX, &table, NULL) < 0) {
-                print_message("no '%s' (MAYFLY_CORPORA)\n", path);
+        if (access(dir, R_OK) < 0) {
+                print_message("no corpora in '%s' (MAYFLY_CORPORA)\n", dir);
                 skip();
         }
+        path = str_printf("%s/oci/MANIFESTS.tsv", dir);
+        assert_non_null(path);
+        assert_int_equal(fd_read_file(AT_FDCWD, path, IMAGE_JSON_MAX, &table, NULL), 0);
         for (char *line = table.data, *next; line && *line; line = next) {
                 char *tab = strchr(line, '\t'), *end;
 
@@ -240,7 +243,7 @@ static void test_corpus(void **state)
                 end = strchr(tab, '\t');
                 if (end)
                         *end = '\0';
-                check_file(dir ? dir : "../shared/corpora", line, tab, &parsed);
+                check_file(dir, line, tab, &parsed);
                 files++;
         }
         print_message("%u of %u files of the corpus parse\n", parsed, files);
