@@ -26,7 +26,6 @@ struct task {
         int image_error; /* -errno: the engine refused to answer that */
         bool orphan;     /* tasks_free() was called meanwhile */
         bool storing;    /* history has the record and will answer */
-        bool stored;     /* history has it for good, or never will */
         bool cancel_when_alone;
         VEC(struct task_waiter) waiters;
         bool telling; /* waiters of an ended task are called at the end of this turn */
@@ -87,4 +86,3 @@ int tasks_add_key(struct task *t);
 void task_load_output(struct task *t);
 void task_unload_output(struct task *t);
 void task_store(struct task *t);
-void task_finish(struct task *t); /* stored and told: the container and the task go */

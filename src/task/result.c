@@ -182,16 +182,6 @@ static void on_stored(int r, const struct err *err, void *data)
         }
         if (r < 0 && ts->freeing)
                 return;
-        t->stored = true;
-        /* Somebody joined in this very turn: on_tell() comes back. */
-        if (!t->telling)
-                task_finish(t);
-}
-
-void task_finish(struct task *t)
-{
-        struct tasks *ts = t->ts;
-
         /* Who joined on this very turn would come too late. */
         task_tell(t);
         task_remove_container(t);

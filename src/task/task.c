@@ -321,8 +321,6 @@ static void on_tell(void *data)
                 return;
         }
         task_tell(t);
-        if (t->stored)
-                task_finish(t);
 }
 
 int task_join(struct task *t, const struct task_waiter *waiter, struct err *err)
