@@ -22,7 +22,7 @@ for part in "$@"; do
 done
 
 # This shell is pid 1 here: what is left of either command is its child now.
-left=$(pgrep -l mayfly || true)
+left=$(grep -l '^mayfly' /proc/[0-9]*/comm 2>/dev/null | xargs -r cat)
 if [ -n "$left" ]; then echo "not ok - debootstrap: processes are left: $left"; failed=1; fi
 left=$(awk '$5 ~ /mayfly/' /proc/self/mountinfo)
 if [ -n "$left" ]; then echo "not ok - debootstrap: mounts are left: $left"; failed=1; fi

@@ -52,7 +52,7 @@ for path in /etc/apt/apt.conf.d /etc/apt/sources.list /etc/apt/sources.list.d /e
     [ -e "$path" ] && mkdir -p "$root$(dirname "$path")" && rm -rf "${root:?}$path" && cp -aL "$path" "$root$path"
 done
 cp -L /etc/resolv.conf "$root/etc/resolv.conf"
-cp /etc/hosts "$root/etc/hosts"
+{ cat /etc/hosts; echo "127.0.1.1 $(uname -n)"; } >"$root/etc/hosts"
 # A fresh clone, with what is not committed left out.
 git clone -q --no-hardlinks . "$root/root/mayfly"
 corpora=$(realpath -m "${MAYFLY_CORPORA:-../shared/corpora}")

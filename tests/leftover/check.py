@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 
+MOST_LINES = 40
 PROGRAMS = ("mayfly", "mayflyd", "mayfly-supervisor", "mayfly-launcher", "mayfly-netd", "mayfly-worker", "mayfly-init")
 # What the kernel changes by itself.
 VOLATILE = re.compile(r"random/|/nr_|ns_last_pid|pty/nr|inode-|dentry-|file-nr|file-max|conntrack_count|dropwatch|sched_domain|"
@@ -234,8 +235,10 @@ def main():
         if not found or time.monotonic() > end:
             break
         time.sleep(0.5)
-    for word, thing, detail in found:
+    for word, thing, detail in found[:MOST_LINES]:
         print(f"not ok - leftover: {word}: {thing}{f' ({detail})' if detail else ''}")
+    if len(found) > MOST_LINES:
+        print(f"not ok - leftover: and {len(found) - MOST_LINES} more")
     if not found:
         print("ok - leftover: nothing is left over, nothing changed")
     return 1 if found else 0
