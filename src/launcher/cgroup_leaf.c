@@ -292,7 +292,7 @@ void cgroup_leaf_remove(struct cgroup *cg, struct cgroup_leaf *leaf)
                 return;
         /* Page cache that is charged to a removed cgroup keeps it in the kernel (cgroup-v2.rst, «Memory Ownership»). */
         if (is_v2(cg) && leaf->dir[0] >= 0)
-                (void)fd_write_knob(leaf->dir[0], "memory.reclaim", "1G", NULL);
+                (void)write_number(leaf->dir[0], "memory.reclaim", read_counter(leaf->file[CGROUP_NOW], NULL));
         for (unsigned i = 0; i < cg->n; i++)
                 for (unsigned n = 0; n < REMOVE_TRIES; n++) {
                         if (unlinkat(cg->groups[leaf->group][i], leaf->name, AT_REMOVEDIR) == 0 || errno != EBUSY)

@@ -11,16 +11,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-
-#ifndef PIDFD_GET_MNT_NAMESPACE /* Linux 6.11 */
-#define PIDFD_GET_MNT_NAMESPACE _IO(0xFF, 3)
-#endif
 
 #define FEW_CPUS 4
 
@@ -119,20 +113,6 @@ static int open_pipes(const int *fds)
         if (fstat(fds[LAUNCH_FD_STDIN], &st) < 0 || (S_ISFIFO(st.st_mode) && fchmod(fds[LAUNCH_FD_STDIN], 0666) < 0))
                 return -errno;
         return 0;
-}
-
-/* A reference to the mount namespace, so that the last process does not wait for its mounts to go. Without it everything
- * works, but later. */
-static int hold_mntns(const struct containers *cs, pid_t pid, int pidfd)
-{
-        char path[64];
-        int fd = pidfd >= 0 ? ioctl(pidfd, PIDFD_GET_MNT_NAMESPACE, 0) : -1;
-
-        if (fd >= 0)
-                return fd;
-        (void)snprintf(path, sizeof(path), "%d/ns/mnt", pid);
-        fd = openat(cs->proc, path, O_RDONLY | O_CLOEXEC);
-        return fd < 0 ? -EBADF : fd;
 }
 
 /* What lies in a window is closed; the numbers stay taken (by /dev/null), so that nothing else comes to lie there. */
@@ -254,14 +234,10 @@ static bool may_borrow(const struct containers *cs, const struct child *child)
 static pid_t clone_child(struct containers *cs, struct child *child, struct slot *slot)
 {
         static _Alignas(16) char stack[CHILD_STACK_SIZE];
-        auto_fd pidfd = -EBADF;
-        int got = -EBADF;
         struct clone_args args = {
-                .flags = CLONE_FILES | CLONE_PIDFD | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS,
-                .pidfd = (uintptr_t)&got,
+                .flags = CLONE_FILES | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS,
                 .exit_signal = SIGCHLD,
         };
-        pid_t pid;
 
         if (cs->cgroup->kind == LAUNCH_CGROUP_V2) {
                 args.flags |= CLONE_NEWCGROUP | CLONE_INTO_CGROUP;
@@ -272,12 +248,7 @@ static pid_t clone_child(struct containers *cs, struct child *child, struct slot
                 args.stack = (uintptr_t)stack;
                 args.stack_size = sizeof(stack);
         }
-        pid = sys_clone3_call(&args, child_run, child);
-        if (pid < 0)
-                return pid;
-        pidfd = got;
-        slot->mntns = hold_mntns(cs, pid, pidfd);
-        return pid;
+        return sys_clone3_call(&args, child_run, child);
 }
 
 static void keep_fds(struct container *c, int *fds)
@@ -315,6 +286,7 @@ static int start(struct containers *cs, struct container *c, const struct launch
                 .payload_len = payload_len,
                 .cgroup = cs->cgroup,
                 .init = s->flags & LAUNCH_F_INIT ? cs->init : -EBADF,
+                .proc = cs->proc,
                 .idmapped = cs->slots->idmapped,
         };
         uint64_t now = time_mono_ns();
@@ -412,9 +384,8 @@ void container_counters(struct containers *cs, struct container *c, struct launc
 static void read_init(struct container *c)
 {
         struct init_report report;
-        ssize_t n;
 
-        while ((n = read(c->init_report, &report, sizeof(report))) == (ssize_t)sizeof(report)) {
+        while (read(c->init_report, &report, sizeof(report)) == (ssize_t)sizeof(report)) {
                 if (report.kind == INIT_REPORT_EXEC) {
                         c->exit.exec_ns = report.ns;
                 } else if (report.kind == INIT_REPORT_FAILED) {

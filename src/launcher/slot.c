@@ -313,13 +313,14 @@ int slots_take(struct slots *s, const struct launch_limits *limits, struct slot 
         slot->state = SLOT_BUSY;
         s->ready--;
         s->busy++;
-        *slot->report = (struct slot_report){ .stage = LAUNCH_STAGE_CLONE };
+        *slot->report = (struct slot_report){ .stage = LAUNCH_STAGE_CLONE, .mntns = -EBADF };
         *ret = slot;
         return 0;
 }
 
 void slots_release(struct slots *s, struct slot *slot)
 {
+        slot->mntns = slot->report->mntns;
         slot->state = SLOT_USED;
         s->busy--;
         s->used++;

@@ -24,6 +24,7 @@ struct slot_report {
         uint32_t stage;   /* enum launch_stage */
         int32_t error;    /* positive errno */
         uint64_t exec_ns; /* CLOCK_MONOTONIC, just before exec */
+        int32_t mntns;    /* its mount namespace, a descriptor in the launcher's table; -EBADF: none */
 };
 
 struct slot {
