@@ -202,6 +202,18 @@ int fd_set_nonblock(int fd, bool on)
         return 0;
 }
 
+int fd_mount(int fd, uint64_t *ret)
+{
+        struct statx st;
+
+        if (statx(fd, "", AT_EMPTY_PATH, STATX_MNT_ID, &st) < 0)
+                return -errno;
+        if (!(st.stx_mask & STATX_MNT_ID))
+                return -EOPNOTSUPP;
+        *ret = st.stx_mnt_id;
+        return 0;
+}
+
 int fd_memfd_sealed(const char *name, const void *data, size_t len, int *ret, struct err *err)
 {
         auto_fd fd = -EBADF;

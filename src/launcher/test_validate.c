@@ -6,8 +6,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -295,6 +297,31 @@ static void test_descriptors(void **state)
         assert_int_equal(with(&host, LAUNCH_FD_STDERR_W, fds[1]), -EBADMSG);
 }
 
+/* As `ip netns add` leaves one, for everybody to open. */
+static void test_named_netns(void **state)
+{
+        static const char path[] = "/tmp/test-validate-netns";
+        struct validate_host host;
+        char from[64];
+        int fd, ns;
+
+        (void)state;
+        if (geteuid() != 0)
+                skip();
+        assert_int_equal(validate_host_init(&host, NULL), 0);
+        ns = foreign_netns();
+        assert_int_equal(unshare(CLONE_NEWNS), 0);
+        assert_int_equal(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
+        fd_close(open(path, O_RDONLY | O_CREAT | O_CLOEXEC, 0600));
+        (void)snprintf(from, sizeof(from), "/proc/self/fd/%d", ns);
+        assert_int_equal(mount(from, path, NULL, MS_BIND, NULL), 0);
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+        assert_int_equal(umount2(path, MNT_DETACH), 0);
+        assert_int_equal(unlink(path), 0);
+        assert_int_equal(with(&host, LAUNCH_FD_NETNS, fd), -EBADMSG);
+        assert_int_equal(with(&host, LAUNCH_FD_NETNS, ns), 0);
+}
+
 static void test_unsealed_spec(void **state)
 {
         struct validate_host host;
@@ -315,6 +342,7 @@ int main(void)
                 cmocka_unit_test(test_id),          cmocka_unit_test(test_start_fields),
                 cmocka_unit_test(test_payload),     cmocka_unit_test(test_packet),
                 cmocka_unit_test(test_descriptors), cmocka_unit_test(test_unsealed_spec),
+                cmocka_unit_test(test_named_netns),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

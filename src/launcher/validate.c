@@ -194,6 +194,7 @@ int validate_host_init(struct validate_host *ret, struct err *err)
 {
         struct validate_host h;
         auto_fd memfd = memfd_create("x", MFD_CLOEXEC);
+        auto_fd net = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
         auto_fd r = -EBADF;
         auto_fd w = -EBADF;
         struct stat st;
@@ -209,8 +210,10 @@ int validate_host_init(struct validate_host *ret, struct err *err)
         if (memfd < 0 || fstat(memfd, &st) < 0)
                 return err_sys(err, "make a memfd");
         h.memfd = st.st_dev;
-        if (stat("/proc/self/ns/net", &st) < 0)
+        if (net < 0 || fstat(net, &st) < 0)
                 return err_sys(err, "find the network namespace");
+        if (fd_mount(net, &h.ns_mount) < 0)
+                return err_set(err, ENOSYS, "the kernel does not tell the mount of a file (Linux 5.8)");
         h.nsfs = st.st_dev;
         h.netns[0] = st.st_ino;
         h.netns[1] = stat("/proc/1/ns/net", &st) == 0 ? st.st_ino : h.netns[0];
@@ -239,11 +242,13 @@ static bool is_memfd(const struct validate_host *h, int fd)
         return flags >= 0 && !(flags & O_PATH) && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_dev == h->memfd;
 }
 
+/* One that is bound to a name (ip-netns(8)) is somebody else's, and everybody may open it. */
 static bool is_foreign_netns(const struct validate_host *h, int fd)
 {
+        uint64_t mount;
         struct stat st;
 
-        return fstat(fd, &st) == 0 && st.st_dev == h->nsfs && ioctl(fd, NS_GET_NSTYPE) == CLONE_NEWNET &&
+        return fd_mount(fd, &mount) == 0 && mount == h->ns_mount && fstat(fd, &st) == 0 && st.st_dev == h->nsfs && ioctl(fd, NS_GET_NSTYPE) == CLONE_NEWNET &&
                st.st_ino != h->netns[0] && st.st_ino != h->netns[1];
 }
 

@@ -164,11 +164,15 @@ static int same_file(int a, int b)
 static int check_ns(const struct ns_home *h, int ns_fd)
 {
         auto_fd owner = -EBADF, mine = -EBADF;
+        uint64_t mount, home_mount;
         struct statfs fs;
 
         if (fstatfs(ns_fd, &fs) < 0 || fs.f_type != NSFS_MAGIC || ioctl(ns_fd, NS_GET_NSTYPE) != CLONE_NEWNET)
                 return -EPERM;
         if (same_file(ns_fd, h->home) != 0 || same_file(ns_fd, h->nursery) != 0)
+                return -EPERM;
+        /* One that is bound to a name (ip-netns(8)) is somebody else's, and everybody may open it. */
+        if (fd_mount(ns_fd, &mount) < 0 || fd_mount(h->home, &home_mount) < 0 || mount != home_mount)
                 return -EPERM;
         owner = ioctl(ns_fd, NS_GET_USERNS);
         mine = open("/proc/thread-self/ns/user", O_RDONLY | O_CLOEXEC);

@@ -1168,10 +1168,31 @@ static int foreign_ns(void)
         return fd;
 }
 
+/* The namespace, opened as a file that it is bound to. */
+static int by_name(int ns)
+{
+        static const char path[] = "/tmp/test-netd-netns";
+        auto_fd own = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+        char from[64];
+        int fd;
+
+        assert_int_equal(unshare(CLONE_NEWNS), 0);
+        assert_int_equal(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
+        fd_close(open(path, O_RDONLY | O_CREAT | O_CLOEXEC, 0600));
+        (void)snprintf(from, sizeof(from), "/proc/self/fd/%d", ns);
+        assert_int_equal(mount(from, path, NULL, MS_BIND, NULL), 0);
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+        assert_int_equal(umount2(path, MNT_DETACH), 0);
+        assert_int_equal(unlink(path), 0);
+        assert_int_equal(setns(own, CLONE_NEWNS), 0);
+        return fd;
+}
+
 static void adopts_only_its_own(void **state)
 {
         struct netns ns = acquire(NET_NAT), none = acquire(NET_NONE), lie;
         auto_fd file = open("/dev/null", O_RDONLY | O_CLOEXEC), foreign = foreign_ns(), stranger = -EBADF;
+        auto_fd named = by_name(none.fd);
 
         (void)state;
         stranger = new_ns();
@@ -1183,6 +1204,7 @@ static void adopts_only_its_own(void **state)
         assert_false(adopt(&ns, t.world, ns.index));
         assert_false(adopt(&ns, stranger, ns.index));
         assert_false(adopt(&none, file, none.index));
+        assert_false(adopt(&none, named, none.index));
         if (foreign >= 0)
                 assert_false(adopt(&none, foreign, none.index));
         assert_false(adopt(&none, ns.fd, none.index));
