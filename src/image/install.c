@@ -438,7 +438,8 @@ static void users_done(void *data)
         struct op *op = data;
         int r = op->work_result;
 
-        op->in_thread = false;
+        if (op_is_late(op))
+                return;
         if (r < 0) {
                 (void)op->store->workers.discard(op->store->workers.context, op->token, NULL);
                 op_wake(op, r, &op->work_err);
@@ -468,7 +469,7 @@ static void on_merged(int r, uint32_t token, const struct err *err, void *data)
                 r = op_out_of_memory(op);
         if (r == 0)
                 r = loop_work(op->store->loop, IMAGE_QUEUE, users_run, users_done, op);
-        op->in_thread = r == 0;
+        op->owed = r == 0;
         if (r < 0) {
                 (void)op->store->workers.discard(op->store->workers.context, token, NULL);
                 op_wake(op, r, &op->err);

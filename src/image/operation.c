@@ -4,6 +4,7 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -73,12 +74,29 @@ int op_out_of_memory(struct op *op)
         return err_oom(&op->err);
 }
 
+/* Names out of archives and manifests stand in these texts: what is not printable ASCII becomes \xNN, as the worker has
+ * it. */
+static void make_printable(struct err *err)
+{
+        struct err old = *err;
+        size_t n = 0;
+
+        for (const char *c = old.text; *c && n + 5 < sizeof(err->text); c++) {
+                if (*c >= 0x20 && *c < 0x7f)
+                        err->text[n++] = *c;
+                else
+                        n += (size_t)snprintf(err->text + n, 5, "\\x%02x", (unsigned char)*c);
+        }
+        err->text[n] = '\0';
+}
+
 static void tell(struct op *op)
 {
         const char *digests[IMAGE_SAVED_MAX + IMAGE_INDEX_MAX];
         const struct err *err = op->result < 0 ? &op->err : NULL;
         size_t n = 0;
 
+        make_printable(&op->err);
         if (op->done)
                 op->done(op->result, err, op->data);
         if (!op->loaded)
@@ -88,14 +106,17 @@ static void tell(struct op *op)
         op->loaded(op->result, digests, n, err, op->data);
 }
 
-static void run(void *data);
+static void begin(void *data);
 
 /* The next operation begins in a later turn, so that nobody's callback meets its own. */
 static void begin_next(struct image_store *s)
 {
         struct op *op = LIST_FIRST(&s->ops, struct op, node);
 
-        if (op && loop_defer(s->loop, run, op) < 0) {
+        if (!op)
+                return;
+        op->owed = loop_defer(s->loop, begin, op) == 0;
+        if (!op->owed) {
                 op->result = err_oom(&op->err);
                 list_remove(&op->node);
                 tell(op);
@@ -122,10 +143,8 @@ static void fail(struct op *op, int r)
         op->at = 0;
 }
 
-static void run(void *data)
+static void run(struct op *op)
 {
-        struct op *op = data;
-
         while (op->steps[op->at]) {
                 struct err told = op->err;
                 bool cleaning = op->cleaning;
@@ -148,6 +167,21 @@ static void run(void *data)
                 op->at++;
         }
         end(op);
+}
+
+bool op_is_late(struct op *op)
+{
+        op->owed = false;
+        if (!op->store->closed)
+                return false;
+        image_store_close(op->store);
+        return true;
+}
+
+static void begin(void *data)
+{
+        if (!op_is_late(data))
+                run(data);
 }
 
 void op_wake(struct op *op, int r, const struct err *err)
@@ -191,8 +225,8 @@ static void work_done(void *data)
 {
         struct op *op = data;
 
-        op->in_thread = false;
-        op_wake(op, op->work_result, &op->work_err);
+        if (!op_is_late(op))
+                op_wake(op, op->work_result, &op->work_err);
 }
 
 int op_work(struct op *op, int (*work)(struct op *op, struct err *err))
@@ -201,6 +235,6 @@ int op_work(struct op *op, int (*work)(struct op *op, struct err *err))
 
         op->work = work;
         r = loop_work(op->store->loop, IMAGE_QUEUE, work_run, work_done, op);
-        op->in_thread = r == 0;
+        op->owed = r == 0;
         return r < 0 ? err_set(&op->err, -r, "too much work waits") : 0;
 }

@@ -44,6 +44,7 @@ struct image_store {
         struct image_layout layout;
         struct stored_list images;
         struct list ops;
+        bool closed; /* but for what the first operation is owed */
 };
 
 /* From blobs; `users` is the report of MERGE or NULL. */
@@ -88,7 +89,7 @@ struct op {
         bool more;                      /* of names in a listing */
         int work_result;
         struct err work_err;
-        bool in_thread; /* a work thread has it */
+        bool owed; /* a call of the loop: a work thread has it, or the next turn begins it */
         int (*work)(struct op *op, struct err *err);
 };
 
@@ -97,6 +98,8 @@ void op_free(struct op *op);
 void op_add(struct op *op); /* takes it */
 void op_wake(struct op *op, int r, const struct err *err);
 int op_work(struct op *op, int (*work)(struct op *op, struct err *err)); /* on a work thread, then op_wake() */
+/* First of all in such a call. True: the store was closed meanwhile, and has gone now, and the operation with it. */
+bool op_is_late(struct op *op);
 int op_out_of_memory(struct op *op);
 
 /* Steps, in the files that are named. */

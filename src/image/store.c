@@ -235,9 +235,10 @@ void image_store_close(struct image_store *s)
 
         if (!s)
                 return;
-        /* A thread that still works needs all of it; the process ends now. */
+        /* Whoever is owed a call still needs all of it, and comes back here. */
         op = LIST_FIRST(&s->ops, struct op, node);
-        if (op && op->in_thread)
+        s->closed = op && op->owed;
+        if (s->closed)
                 return;
         LIST_FOREACH(op, &s->ops, node) {
                 list_remove(&op->node);

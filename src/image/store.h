@@ -41,8 +41,8 @@ struct image {
  * few small files; call before the loop serves. `workers` is borrowed. */
 int image_store_open(struct loop *loop, const struct image_store_config *config, const struct image_workers *workers,
                      struct image_store **ret, struct err *err);
-/* Once the loop has stopped: operations that wait are forgotten. One that a work thread has in hand is left alone with the
- * store's memory; the next open cleans up after it. Accepts NULL. */
+/* Operations that wait are forgotten; the next open cleans up after them. One that a work thread has in hand keeps the
+ * store's memory until the loop hears of its end. Accepts NULL. */
 void image_store_close(struct image_store *s);
 
 /* Removes layers and trees that no image names; once, when the workers can be reached. */

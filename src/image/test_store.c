@@ -754,6 +754,33 @@ static void test_corpus(void **state)
         assert_no_trace(f);
 }
 
+/* A daemon that stops closes the store whatever it does, and turns the loop once more for others. */
+static void test_close_amid_an_import(void **state)
+{
+        struct fixture *f = *state;
+        auto_str tar = STR_INIT;
+
+        NEEDS_WORKER(f);
+        root_fs(&tar);
+        for (int turns = 0; turns < 3; turns++) {
+                struct image_sink *sink = NULL;
+
+                assert_int_equal(image_sink_open(f->store, IMAGE_IMPORT, "demo:1", NULL, &sink, NULL), 0);
+                assert_int_equal(image_sink_write(sink, tar.data, tar.len, NULL), 0);
+                f->told = false;
+                assert_int_equal(image_sink_finish(sink, on_loaded, f, NULL), 0);
+                for (int i = 0; i < turns; i++)
+                        assert_int_equal(loop_turn(f->loop, 0, NULL), 0);
+                image_store_close(f->store);
+                for (int i = 0; i < 20; i++)
+                        assert_int_equal(loop_turn(f->loop, 10, NULL), 0);
+                assert_false(f->told);
+                open_store(f);
+        }
+        assert_int_equal(sweep(f), 0);
+        assert_no_trace(f);
+}
+
 static void test_bad_import(void **state)
 {
         char *changes[] = { (char *)"RUN rm -rf /", NULL };
@@ -782,6 +809,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_borrowed_layer, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_sweep, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_corpus, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_close_amid_an_import, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_bad_import, setup, teardown),
         };
 
