@@ -186,8 +186,5 @@ class Bench:
 
 
 def warmup_of(arguments):
-    def value(flag):
-        return int(arguments[arguments.index(flag) + 1]) if flag in arguments else 0
     own = arguments[:arguments.index("--")] if "--" in arguments else arguments
-    owners = own[own.index("-u") + 1].count(",") + 1 if "-u" in own else 1
-    return value("-w") * owners
+    return int(own[own.index("-w") + 1]) if "-w" in own else 0

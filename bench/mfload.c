@@ -8,11 +8,9 @@
 #include "mfload.h"
 
 #include <errno.h>
-#include <grp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -134,91 +132,7 @@ static void drive(const char *mode, const struct load *load, struct samples *ret
                 load_exec(load, ret);
 }
 
-static void write_all(int fd, const void *data, size_t len)
-{
-        for (const char *p = data; len > 0;) {
-                ssize_t n = write(fd, p, len);
-
-                if (n < 0)
-                        load_die("write");
-                p += n;
-                len -= (size_t)n;
-        }
-}
-
-static bool read_all(int fd, void *data, size_t len)
-{
-        for (char *p = data; len > 0;) {
-                ssize_t n = read(fd, p, len);
-
-                if (n <= 0)
-                        return false;
-                p += n;
-                len -= (size_t)n;
-        }
-        return true;
-}
-
-/* One process under another user: to the server, another owner. `go` holds all back until the last one is ready. */
-static pid_t start_owner(const char *mode, const struct load *load, uid_t uid, gid_t gid, int go, int out)
-{
-        struct samples s = {0};
-        pid_t pid = fork();
-        char byte;
-
-        if (pid != 0)
-                return pid;
-        if (setgroups(0, NULL) < 0 || setresgid(gid, gid, gid) < 0 || setresuid(uid, uid, uid) < 0)
-                load_die("change user");
-        if (read(go, &byte, 1) < 0)
-                load_die("wait for the others");
-        drive(mode, load, &s);
-        write_all(out, &s, sizeof(s));
-        write_all(out, s.ns, s.n * sizeof(*s.ns));
-        _exit(0);
-}
-
-static void drive_owners(const char *mode, struct load *load, const uid_t *uids, unsigned n, gid_t gid, struct samples *ret)
-{
-        int go[2], out[LOAD_OWNERS_MAX][2];
-
-        if (pipe(go) < 0)
-                load_die("pipe");
-        for (unsigned i = 0; i < n; i++) {
-                if (pipe(out[i]) < 0)
-                        load_die("pipe");
-                load->serial = i;
-                if (start_owner(mode, load, uids[i], gid, go[0], out[i][1]) < 0)
-                        load_die("fork");
-                close(out[i][1]);
-        }
-        for (unsigned i = 0; i < n; i++)
-                write_all(go[1], "", 1);
-        for (unsigned i = 0; i < n; i++) {
-                struct samples s;
-                uint64_t *ns;
-
-                if (!read_all(out[i][0], &s, sizeof(s)))
-                        load_die("an owner ended early");
-                ns = calloc(s.n + 1, sizeof(*ns));
-                if (!ns || !read_all(out[i][0], ns, s.n * sizeof(*ns)))
-                        load_die("an owner ended early");
-                for (size_t j = 0; j < s.n; j++)
-                        samples_add(ret, ns[j]);
-                free(ns);
-                if (s.errors) {
-                        samples_error(ret, s.error, strlen(s.error));
-                        ret->errors += s.errors - 1;
-                }
-                if (s.seconds > ret->seconds)
-                        ret->seconds = s.seconds;
-                ret->cpu_seconds += s.cpu_seconds;
-        }
-        while (wait(NULL) > 0)
-                ;
-}
-
-static unsigned parse_uids(char *text, uid_t *ret)
+static unsigned parse_owners(char *text, uid_t *ret)
 {
         unsigned n = 0;
 
@@ -232,9 +146,6 @@ int main(int argc, char **argv)
         struct load load = {.path = "/v1/tasks", .body = "{}", .expect = 201, .flight = 1, .seconds = 5};
         const char *mode = argc > 1 ? argv[1] : "";
         struct samples s = {0};
-        uid_t uids[LOAD_OWNERS_MAX];
-        unsigned n_uids = 0;
-        gid_t gid = 0;
         int o;
 
         if (strcmp(mode, "http") != 0 && strcmp(mode, "docker") != 0 && strcmp(mode, "exec") != 0) {
@@ -254,8 +165,8 @@ int main(int argc, char **argv)
                 case 'n': load.count = strtoull(optarg, NULL, 10); break;
                 case 't': load.seconds = strtod(optarg, NULL); break;
                 case 'w': load.warmup = strtoull(optarg, NULL, 10); break;
-                case 'u': n_uids = parse_uids(optarg, uids); break;
-                case 'g': gid = (gid_t)strtoul(optarg, NULL, 10); break;
+                case 'u': load.n_owners = parse_owners(optarg, load.owners); break;
+                case 'g': load.group = (gid_t)strtoul(optarg, NULL, 10); break;
                 default: return 2;
                 }
         }
@@ -264,10 +175,7 @@ int main(int argc, char **argv)
                 fprintf(stderr, "mfload: -k is 1 to %d\n", LOAD_FLIGHT_MAX);
                 return 2;
         }
-        if (n_uids > 0)
-                drive_owners(mode, &load, uids, n_uids, gid, &s);
-        else
-                drive(mode, &load, &s);
+        drive(mode, &load, &s);
         report(&s);
         return s.n > 0 ? 0 : 1;
 }

@@ -4,6 +4,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #define LOAD_FLIGHT_MAX 512
 #define LOAD_OWNERS_MAX 64
@@ -18,7 +19,9 @@ struct load {
         uint64_t count;         /* measured requests; 0: by time */
         uint64_t warmup;        /* requests before that, not measured */
         double seconds;
-        unsigned serial;        /* keeps the names of several processes apart */
+        uid_t owners[LOAD_OWNERS_MAX];  /* http: whose the connections are, in turn; root's where there are none */
+        unsigned n_owners;
+        gid_t group;            /* of the owners: who may open the socket */
 };
 
 /* Latencies of good answers in nanoseconds, in the order of their ends. */

@@ -35,8 +35,8 @@ static bool spawn(struct slot *slot, const struct load *load, uint64_t number, c
                 argv[i] = load->argv[i];
                 if (!hole)
                         continue;
-                snprintf(text[i], sizeof(text[i]), "%.*s%d-%u-%llu%s", (int)(hole - load->argv[i]), load->argv[i], getpid(),
-                         load->serial, (unsigned long long)number, hole + 2);
+                snprintf(text[i], sizeof(text[i]), "%.*s%d-%llu%s", (int)(hole - load->argv[i]), load->argv[i], getpid(),
+                         (unsigned long long)number, hole + 2);
                 argv[i] = text[i];
         }
         argv[i] = NULL;

@@ -40,6 +40,23 @@ static int connect_to(const char *path)
         return fd;
 }
 
+/* Who connects is who asks, for as long as the connection lives, so one process can be many owners. */
+static int connect_as(const struct load *load, unsigned slot)
+{
+        uid_t owner;
+        int fd;
+
+        if (load->n_owners == 0)
+                return connect_to(load->socket);
+        owner = load->owners[slot % load->n_owners];
+        if (setegid(load->group) < 0 || seteuid(owner) < 0)
+                load_die("become an owner");
+        fd = connect_to(load->socket);
+        if (seteuid(0) < 0 || setegid(0) < 0)
+                load_die("become root again");
+        return fd;
+}
+
 static void send_request(struct slot *s, const char *method, const char *path, const char *body)
 {
         char text[16384];
@@ -198,28 +215,38 @@ static bool advance(struct slot *s, const struct load *load, bool *ret_good)
         return true;
 }
 
+/* Opens one connection for each request in flight, and at least one for each owner. */
+static unsigned open_slots(struct slot *slots, const struct load *load, unsigned steps, int ep)
+{
+        unsigned n = load->flight > load->n_owners ? load->flight : load->n_owners;
+
+        for (unsigned i = 0; i < n; i++) {
+                struct epoll_event e = {.events = EPOLLIN, .data.ptr = &slots[i]};
+
+                slots[i] = (struct slot){.fd = connect_as(load, i), .steps = steps, .in = malloc(ANSWER_MAX + 1)};
+                if (!slots[i].in || epoll_ctl(ep, EPOLL_CTL_ADD, slots[i].fd, &e) < 0)
+                        load_die("slot");
+        }
+        return n;
+}
+
 static void run(const struct load *load, unsigned steps, struct samples *ret)
 {
         static struct slot slots[LOAD_FLIGHT_MAX];
         struct pace pace = {.load = load};
         int ep = epoll_create1(EPOLL_CLOEXEC);
-        unsigned live = 0;
+        unsigned live = 0, n_slots = open_slots(slots, load, steps, ep), next = 0;
 
-        for (unsigned i = 0; i < load->flight; i++) {
-                struct epoll_event e = {.events = EPOLLIN, .data.ptr = &slots[i]};
-
-                slots[i] = (struct slot){.fd = connect_to(load->socket), .steps = steps, .in = malloc(ANSWER_MAX + 1)};
-                if (!slots[i].in || epoll_ctl(ep, EPOLL_CTL_ADD, slots[i].fd, &e) < 0)
-                        load_die("slot");
-        }
         for (;;) {
                 struct epoll_event events[64];
                 int n;
 
-                for (unsigned i = 0; i < load->flight; i++) {
-                        if (slots[i].begin != 0 || !pace_more(&pace))
-                                continue;
-                        begin(&slots[i], load);
+                /* In turn, so that with fewer in flight than owners each has its share. */
+                while (live < load->flight && pace_more(&pace)) {
+                        while (slots[next].begin != 0)
+                                next = (next + 1) % n_slots;
+                        begin(&slots[next], load);
+                        next = (next + 1) % n_slots;
                         live++;
                 }
                 if (live == 0)
@@ -240,7 +267,7 @@ static void run(const struct load *load, unsigned steps, struct samples *ret)
                 }
         }
         ret->seconds = (double)(load_now() - pace.begin_ns) / 1e9;
-        for (unsigned i = 0; i < load->flight; i++) {
+        for (unsigned i = 0; i < n_slots; i++) {
                 close(slots[i].fd);
                 free(slots[i].in);
         }
