@@ -226,9 +226,10 @@ static bool may_borrow(const struct containers *cs, const struct child *child)
         const struct launch_start *s = child->start;
         const struct launch_limits *l = &s->limits;
 
-        return BORROW && s->n_files == 0 && !(s->flags & LAUNCH_F_SPEC) && l->cpu_milli >= BORROW_CPU_MIN &&
-               l->memory + l->disk + l->shm >= BORROW_MEMORY_MIN && l->memory >= BORROW_MEMORY_MIN / 4 &&
-               (cs->few_cpus || cs->slots->busy <= BORROW_BUSY_MAX) && !has_long_path(child);
+        return BORROW && !cs->no_borrowing && s->n_files == 0 && !(s->flags & LAUNCH_F_SPEC) &&
+               l->cpu_milli >= BORROW_CPU_MIN && l->memory + l->disk + l->shm >= BORROW_MEMORY_MIN &&
+               l->memory >= BORROW_MEMORY_MIN / 4 && (cs->few_cpus || cs->slots->busy <= BORROW_BUSY_MAX) &&
+               !has_long_path(child);
 }
 
 static pid_t clone_child(struct containers *cs, struct child *child, struct slot *slot)
@@ -238,6 +239,7 @@ static pid_t clone_child(struct containers *cs, struct child *child, struct slot
                 .flags = CLONE_FILES | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS,
                 .exit_signal = SIGCHLD,
         };
+        pid_t pid;
 
         if (cs->cgroup->kind == LAUNCH_CGROUP_V2) {
                 args.flags |= CLONE_NEWCGROUP | CLONE_INTO_CGROUP;
@@ -248,6 +250,13 @@ static pid_t clone_child(struct containers *cs, struct child *child, struct slot
                 args.stack = (uintptr_t)stack;
                 args.stack_size = sizeof(stack);
         }
+        pid = sys_clone3_call(&args, child_run, child);
+        if (pid != -EINVAL || !(args.flags & CLONE_VM))
+                return pid;
+        /* A kernel that has something against it (see enter_timens() in setup.c). */
+        cs->no_borrowing = true;
+        args.flags &= ~(uint64_t)(CLONE_VM | CLONE_VFORK);
+        args.stack = args.stack_size = 0;
         return sys_clone3_call(&args, child_run, child);
 }
 

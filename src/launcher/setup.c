@@ -315,6 +315,18 @@ static int fill_root(int store, struct err *err)
         return r < 0 ? err_set(err, -r, "mount the store in our root") : 0;
 }
 
+/* All containers share one time namespace that is not the host's: an offset cannot be set any more once a process is in it,
+ * so they share nothing that they could change. The launcher is in it, too: before Linux 6.3 no child may share its address
+ * space that enters another one. Older or smaller kernels have none. */
+static void enter_timens(void)
+{
+        auto_fd ns = unshare(CLONE_NEWTIME) < 0 ? -EBADF
+                                                : open("/proc/self/ns/time_for_children", O_RDONLY | O_CLOEXEC);
+
+        if (ns >= 0)
+                (void)setns(ns, CLONE_NEWTIME);
+}
+
 /* Each mount that the launcher sees costs every clone a microsecond or more, so there are two. Its root is read-only: a
  * masked directory of a container is one of its directories. */
 int setup_mounts(const char *store, struct err *err)
@@ -323,9 +335,7 @@ int setup_mounts(const char *store, struct err *err)
         auto_fd tree = -EBADF;
         int r;
 
-        /* All containers share one time namespace that is not the host's: an offset cannot be set any more once a process
-         * is in it, so they share nothing that they could change. Older or smaller kernels have none. */
-        (void)unshare(CLONE_NEWTIME);
+        enter_timens();
         if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
                 return err_sys(err, "make a mount namespace");
         tree = sys_open_tree(AT_FDCWD, store, OPEN_TREE_CLONE);
