@@ -74,18 +74,38 @@ int op_out_of_memory(struct op *op)
         return err_oom(&op->err);
 }
 
-/* Names out of archives and manifests stand in these texts: what is not printable ASCII becomes \xNN, as the worker has
- * it. */
+/* Bytes of a UTF-8 character that may be shown; 0: a control, one that turns the direction or is invisible, no UTF-8. */
+static size_t shown_len(const char *c)
+{
+        unsigned char lead = (unsigned char)c[0];
+        size_t len = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+
+        if (len == 1)
+                return lead >= 0x20 && lead < 0x7f;
+        if (strnlen(c, len) < len || !utf8_valid(c, len))
+                return 0;
+        /* U+0080 to U+009F; U+2000 to U+207F, which has them all but the byte order mark. */
+        if ((lead == 0xc2 && (unsigned char)c[1] < 0xa0) || (lead == 0xe2 && (unsigned char)c[1] < 0x82) ||
+            memcmp(c, "\xef\xbb\xbf", MIN(len, (size_t)3)) == 0)
+                return 0;
+        return len;
+}
+
+/* Names out of archives and manifests stand in these texts: what is not to be shown becomes \xNN. */
 static void make_printable(struct err *err)
 {
         struct err old = *err;
         size_t n = 0;
 
-        for (const char *c = old.text; *c && n + 5 < sizeof(err->text); c++) {
-                if (*c >= 0x20 && *c < 0x7f)
-                        err->text[n++] = *c;
+        for (const char *c = old.text; *c && n + 5 < sizeof(err->text);) {
+                size_t len = shown_len(c);
+
+                if (len > 0)
+                        memcpy(err->text + n, c, len);
                 else
-                        n += (size_t)snprintf(err->text + n, 5, "\\x%02x", (unsigned char)*c);
+                        (void)snprintf(err->text + n, 5, "\\x%02x", (unsigned char)*c);
+                n += len > 0 ? len : 4;
+                c += len > 0 ? len : 1;
         }
         err->text[n] = '\0';
 }

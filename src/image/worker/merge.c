@@ -252,6 +252,20 @@ static int has_content(struct merge *m, int from, char path[PATH_MAX], unsigned 
         return r;
 }
 
+/* Whether hard links to lower layers are to lie below a directory. */
+static bool has_links(const struct merge *m, const char *path)
+{
+        size_t len = strlen(path);
+
+        for (size_t i = 0; i < m->meta.links.len; i++) {
+                const char *link = m->meta.links.items[i].path;
+
+                if (strncmp(link, path, len) == 0 && link[len] == '/')
+                        return true;
+        }
+        return false;
+}
+
 /* Opens, for reading, the tree's counterpart of a directory; makes it where it is missing (*ret_made). -ENOENT: there is
  * none, and the layer has no use for one. */
 static int open_counterpart(struct merge *m, int from, int to_dir, const char *name, char path[PATH_MAX],
@@ -264,7 +278,7 @@ static int open_counterpart(struct merge *m, int from, int to_dir, const char *n
         *ret_made = fd < 0;
         if (fd >= 0)
                 return fd;
-        r = has_content(m, from, path, depth);
+        r = has_links(m, path) ? 1 : has_content(m, from, path, depth);
         if (r <= 0)
                 return r < 0 ? r : -ENOENT;
         r = path_remove_tree(to_dir, name);

@@ -242,12 +242,15 @@ static void test_lower_link(void **state)
         test_tar_other(&upper, "lib/c", '1', "lib/a");
         test_tar_other(&upper, "d", '1', "usr/lib/a");
         test_tar_file(&upper, "d", "own");
+        test_tar_other(&lower, "out", '2', "/nowhere");
+        test_tar_other(&upper, "out/e", '1', "usr/lib/a");
         assert_int_equal(unpack(f, &lower), 0);
         assert_int_equal(unpack(f, &upper), 0);
         assert_int_equal(merge(f, &report), 0);
         assert_int_equal(stat_of(f, "tree2/root", "b").st_ino, stat_of(f, "tree2/root", "usr/lib/a").st_ino);
         assert_int_equal(stat_of(f, "tree2/root", "usr/lib/c").st_ino, stat_of(f, "tree2/root", "b").st_ino);
         assert_int_equal(stat_of(f, "tree2/root", "d").st_size, 3);
+        assert_int_equal(stat_of(f, "tree2/root", "out/e").st_ino, stat_of(f, "tree2/root", "b").st_ino);
         assert_true(S_ISLNK(stat_of(f, "tree2/root", "lib").st_mode));
 }
 
