@@ -136,38 +136,61 @@ static unsigned parse_owners(char *text, uid_t *ret)
 {
         unsigned n = 0;
 
-        for (char *save = NULL, *p = strtok_r(text, ",", &save); p && n < LOAD_OWNERS_MAX; p = strtok_r(NULL, ",", &save))
+        for (char *save = NULL, *p = strtok_r(text, ",", &save); p && n < LOAD_OWNERS_MAX;
+             p = strtok_r(NULL, ",", &save))
                 ret[n++] = (uid_t)strtoul(p, NULL, 10);
         return n;
 }
 
 int main(int argc, char **argv)
 {
-        struct load load = {.path = "/v1/tasks", .body = "{}", .expect = 201, .flight = 1, .seconds = 5};
+        struct load load = { .path = "/v1/tasks", .body = "{}", .expect = 201, .flight = 1, .seconds = 5 };
         const char *mode = argc > 1 ? argv[1] : "";
-        struct samples s = {0};
+        struct samples s = { 0 };
         int o;
 
         if (strcmp(mode, "http") != 0 && strcmp(mode, "docker") != 0 && strcmp(mode, "exec") != 0) {
-                fprintf(stderr, "usage: mfload http|docker|exec [-s SOCKET] [-p PATH] [-b BODY] [-x STATUS] [-k FLIGHT] "
-                                "[-n COUNT | -t SECONDS] [-w WARMUP] [-u UID,… -g GID] [-- COMMAND…]\n");
+                fprintf(stderr,
+                        "usage: mfload http|docker|exec [-s SOCKET] [-p PATH] [-b BODY] [-x STATUS] [-k FLIGHT] "
+                        "[-n COUNT | -t SECONDS] [-w WARMUP] [-u UID,… -g GID] [-- COMMAND…]\n");
                 return 2;
         }
         argv++;
         argc--;
         while ((o = getopt(argc, argv, "+s:p:b:x:k:n:t:w:u:g:")) != -1) {
                 switch (o) {
-                case 's': load.socket = optarg; break;
-                case 'p': load.path = optarg; break;
-                case 'b': load.body = optarg; break;
-                case 'x': load.expect = (int)strtol(optarg, NULL, 10); break;
-                case 'k': load.flight = (unsigned)strtoul(optarg, NULL, 10); break;
-                case 'n': load.count = strtoull(optarg, NULL, 10); break;
-                case 't': load.seconds = strtod(optarg, NULL); break;
-                case 'w': load.warmup = strtoull(optarg, NULL, 10); break;
-                case 'u': load.n_owners = parse_owners(optarg, load.owners); break;
-                case 'g': load.group = (gid_t)strtoul(optarg, NULL, 10); break;
-                default: return 2;
+                case 's':
+                        load.socket = optarg;
+                        break;
+                case 'p':
+                        load.path = optarg;
+                        break;
+                case 'b':
+                        load.body = optarg;
+                        break;
+                case 'x':
+                        load.expect = (int)strtol(optarg, NULL, 10);
+                        break;
+                case 'k':
+                        load.flight = (unsigned)strtoul(optarg, NULL, 10);
+                        break;
+                case 'n':
+                        load.count = strtoull(optarg, NULL, 10);
+                        break;
+                case 't':
+                        load.seconds = strtod(optarg, NULL);
+                        break;
+                case 'w':
+                        load.warmup = strtoull(optarg, NULL, 10);
+                        break;
+                case 'u':
+                        load.n_owners = parse_owners(optarg, load.owners);
+                        break;
+                case 'g':
+                        load.group = (gid_t)strtoul(optarg, NULL, 10);
+                        break;
+                default:
+                        return 2;
                 }
         }
         load.argv = argv + optind;

@@ -10,18 +10,18 @@
 #define LOAD_OWNERS_MAX 64
 
 struct load {
-        const char *socket;     /* path of a unix socket */
-        const char *path;       /* of the request */
-        const char *body;       /* JSON */
-        int expect;             /* HTTP status of a good answer */
-        char **argv;            /* exec: the command; each "{}" becomes a serial number */
+        const char *socket; /* path of a unix socket */
+        const char *path;   /* of the request */
+        const char *body;   /* JSON */
+        int expect;         /* HTTP status of a good answer */
+        char **argv;        /* exec: the command; each "{}" becomes a serial number */
         unsigned flight;
-        uint64_t count;         /* measured requests; 0: by time */
-        uint64_t warmup;        /* requests before that, not measured */
+        uint64_t count;  /* measured requests; 0: by time */
+        uint64_t warmup; /* requests before that, not measured */
         double seconds;
-        uid_t owners[LOAD_OWNERS_MAX];  /* http: whose the connections are, in turn; root's where there are none */
+        uid_t owners[LOAD_OWNERS_MAX]; /* http: whose the connections are, in turn; root's where there are none */
         unsigned n_owners;
-        gid_t group;            /* of the owners: who may open the socket */
+        gid_t group; /* of the owners: who may open the socket */
 };
 
 /* Latencies of good answers in nanoseconds, in the order of their ends. */
@@ -29,9 +29,9 @@ struct samples {
         uint64_t *ns;
         size_t n, size;
         uint64_t errors;
-        double seconds;         /* from the first measured request to the end of the last one */
-        double cpu_seconds;     /* exec: of the children and all that they waited for */
-        char error[200];        /* of the first one */
+        double seconds;     /* from the first measured request to the end of the last one */
+        double cpu_seconds; /* exec: of the children and all that they waited for */
+        char error[200];    /* of the first one */
 };
 
 uint64_t load_now(void);
@@ -42,11 +42,11 @@ void samples_error(struct samples *s, const char *text, size_t len);
 /* Progress of a run, shared by the drivers: which request is measured, and when it is over. */
 struct pace {
         const struct load *load;
-        uint64_t started, ended;        /* requests, the warm-up included */
-        uint64_t begin_ns;              /* of the measured part; 0: not yet */
+        uint64_t started, ended; /* requests, the warm-up included */
+        uint64_t begin_ns;       /* of the measured part; 0: not yet */
 };
-bool pace_more(struct pace *p);         /* whether to start another; counts it as started */
-bool pace_done(struct pace *p);         /* counts an end; whether that one was measured */
+bool pace_more(struct pace *p); /* whether to start another; counts it as started */
+bool pace_done(struct pace *p); /* counts an end; whether that one was measured */
 
 void load_http(const struct load *load, struct samples *ret);   /* keep-alive, one connection a slot */
 void load_docker(const struct load *load, struct samples *ret); /* create, start, wait, remove */

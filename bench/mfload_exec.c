@@ -23,7 +23,8 @@ struct slot {
         uint64_t begin;
 };
 
-static bool spawn(struct slot *slot, const struct load *load, uint64_t number, const posix_spawn_file_actions_t *actions)
+static bool spawn(struct slot *slot, const struct load *load, uint64_t number,
+                  const posix_spawn_file_actions_t *actions)
 {
         static char text[ARGS_MAX][ARG_MAX_LEN];
         char *argv[ARGS_MAX + 1];
@@ -35,8 +36,8 @@ static bool spawn(struct slot *slot, const struct load *load, uint64_t number, c
                 argv[i] = load->argv[i];
                 if (!hole)
                         continue;
-                snprintf(text[i], sizeof(text[i]), "%.*s%d-%llu%s", (int)(hole - load->argv[i]), load->argv[i], getpid(),
-                         (unsigned long long)number, hole + 2);
+                snprintf(text[i], sizeof(text[i]), "%.*s%d-%llu%s", (int)(hole - load->argv[i]), load->argv[i],
+                         getpid(), (unsigned long long)number, hole + 2);
                 argv[i] = text[i];
         }
         argv[i] = NULL;
@@ -50,7 +51,8 @@ static double children_cpu(void)
         struct rusage u;
 
         getrusage(RUSAGE_CHILDREN, &u);
-        return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
+        return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
+               (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
 }
 
 /* Whether it was one of ours that ended. */
@@ -81,8 +83,8 @@ static bool finish(struct slot *slots, const struct load *load, struct pace *pac
 
 void load_exec(const struct load *load, struct samples *ret)
 {
-        struct slot slots[LOAD_FLIGHT_MAX] = {0};
-        struct pace pace = {.load = load};
+        struct slot slots[LOAD_FLIGHT_MAX] = { 0 };
+        struct pace pace = { .load = load };
         posix_spawn_file_actions_t actions;
         double cpu = 0;
         unsigned live = 0;

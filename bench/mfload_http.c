@@ -20,16 +20,16 @@ enum docker_step { CREATE, START, WAIT, REMOVE, STEPS };
 
 struct slot {
         int fd;
-        uint64_t begin;         /* of the task; 0: idle */
+        uint64_t begin; /* of the task; 0: idle */
         unsigned step, steps;
-        char id[ID_MAX];        /* of Docker's container */
-        char *in;               /* the answer so far */
+        char id[ID_MAX]; /* of Docker's container */
+        char *in;        /* the answer so far */
         size_t in_len;
 };
 
 static int connect_to(const char *path)
 {
-        struct sockaddr_un a = {.sun_family = AF_UNIX};
+        struct sockaddr_un a = { .sun_family = AF_UNIX };
         int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
         if (fd < 0 || strlen(path) >= sizeof(a.sun_path))
@@ -61,9 +61,10 @@ static void send_request(struct slot *s, const char *method, const char *path, c
 {
         char text[16384];
         size_t len = strlen(body), sent = 0;
-        int n = snprintf(text, sizeof(text),
-                         "%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
-                         method, path, len, body);
+        int n = snprintf(
+                text, sizeof(text),
+                "%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
+                method, path, len, body);
 
         if (n < 0 || (size_t)n >= sizeof(text)) {
                 errno = EMSGSIZE;
@@ -169,8 +170,10 @@ static bool docker_good(struct slot *s, int status, const char *body)
                 memcpy(s->id, id + 6, 64);
                 s->id[64] = '\0';
                 return true;
-        case WAIT: return status == 200 && strstr(body, "\"StatusCode\":0");
-        default: return status == 204;
+        case WAIT:
+                return status == 200 && strstr(body, "\"StatusCode\":0");
+        default:
+                return status == 204;
         }
 }
 
@@ -221,9 +224,9 @@ static unsigned open_slots(struct slot *slots, const struct load *load, unsigned
         unsigned n = load->flight > load->n_owners ? load->flight : load->n_owners;
 
         for (unsigned i = 0; i < n; i++) {
-                struct epoll_event e = {.events = EPOLLIN, .data.ptr = &slots[i]};
+                struct epoll_event e = { .events = EPOLLIN, .data.ptr = &slots[i] };
 
-                slots[i] = (struct slot){.fd = connect_as(load, i), .steps = steps, .in = malloc(ANSWER_MAX + 1)};
+                slots[i] = (struct slot){ .fd = connect_as(load, i), .steps = steps, .in = malloc(ANSWER_MAX + 1) };
                 if (!slots[i].in || epoll_ctl(ep, EPOLL_CTL_ADD, slots[i].fd, &e) < 0)
                         load_die("slot");
         }
@@ -233,7 +236,7 @@ static unsigned open_slots(struct slot *slots, const struct load *load, unsigned
 static void run(const struct load *load, unsigned steps, struct samples *ret)
 {
         static struct slot slots[LOAD_FLIGHT_MAX];
-        struct pace pace = {.load = load};
+        struct pace pace = { .load = load };
         int ep = epoll_create1(EPOLL_CLOEXEC);
         unsigned live = 0, n_slots = open_slots(slots, load, steps, ep), next = 0;
 

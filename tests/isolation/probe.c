@@ -136,7 +136,7 @@ static int command_overwrite(void)
                 else
                         snprintf(path, sizeof(path), "/proc/%d/exe", pid);
                 for (int i = 0; i < 3; i++) {
-                        static const int flags[] = {O_WRONLY, O_RDWR | O_TRUNC, O_WRONLY | O_APPEND};
+                        static const int flags[] = { O_WRONLY, O_RDWR | O_TRUNC, O_WRONLY | O_APPEND };
 
                         fd = open(path, flags[i] | O_CLOEXEC);
                         if (fd < 0)
@@ -172,10 +172,10 @@ static int command_overwrite(void)
 /* Listens on a TCP and a UDP port for some seconds: how many came? */
 static int command_listen(void)
 {
-        struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)option_number("port", 7777))};
-        struct pollfd p[2] = {{.events = POLLIN}, {.events = POLLIN}};
+        struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons((uint16_t)option_number("port", 7777)) };
+        struct pollfd p[2] = { { .events = POLLIN }, { .events = POLLIN } };
         time_t end = time(NULL) + (time_t)option_number("seconds", 8);
-        int n[2] = {0, 0};
+        int n[2] = { 0, 0 };
         char text[256];
 
         for (int i = 0; i < 2; i++) {
@@ -227,7 +227,7 @@ static int command_linger(void)
 /* Climbs from the working directory; "outside" if that leads to another root than "/", or is no way to it. */
 static int command_cwd(void)
 {
-        struct stat root = {0}, here = {0}, before = {0};
+        struct stat root = { 0 }, here = { 0 }, before = { 0 };
         char text[4096] = "";
         bool bad = false;
 
@@ -250,22 +250,19 @@ static const struct {
         const char *name;
         int (*run)(void);
 } commands[] = {
-        {"ids", command_ids},
-        {"overwrite", command_overwrite},
-        {"cwd", command_cwd},
-        {"listen", command_listen},
-        {"hog", command_hog},
-        {"linger", command_linger},
+        { "ids", command_ids }, { "overwrite", command_overwrite },
+        { "cwd", command_cwd }, { "listen", command_listen },
+        { "hog", command_hog }, { "linger", command_linger },
 };
 
 static const struct {
         const char *name;
         void (*run)(void);
 } groups[] = {
-        {"privileges", probe_privileges},
-        {"paths", probe_paths},
-        {"network", probe_network},
-        {"calls", probe_calls}, /* last: it installs a filter of its own */
+        { "privileges", probe_privileges },
+        { "paths", probe_paths },
+        { "network", probe_network },
+        { "calls", probe_calls }, /* last: it installs a filter of its own */
 };
 
 int main(int argc, char **argv)

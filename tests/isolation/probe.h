@@ -27,7 +27,7 @@ const char *slurp(const char *path);
 /* What the kernel says to an attempt: the errno of a call that answered -1, 0 if it succeeded. */
 #define TRY(call) ((call) == -1 ? errno : 0)
 
-void probe_privileges(void);    /* privileges.c: capabilities, namespaces, no_new_privs, limits, descriptors */
-void probe_paths(void);         /* paths.c: masks, read-only trees, devices, shm, mounts, /proc */
-void probe_calls(void);         /* calls.c: seccomp, call by call, and what it must stop */
-void probe_network(void);       /* network.c: what answers and what must not */
+void probe_privileges(void); /* privileges.c: capabilities, namespaces, no_new_privs, limits, descriptors */
+void probe_paths(void);      /* paths.c: masks, read-only trees, devices, shm, mounts, /proc */
+void probe_calls(void);      /* calls.c: seccomp, call by call, and what it must stop */
+void probe_network(void);    /* network.c: what answers and what must not */

@@ -25,27 +25,88 @@
 #include <unistd.h>
 
 #define MARKER 0x6d617966u
-#define ALLOWED 999     /* what the listener answers */
-#define LAST_CALL 462   /* mseal, Linux 6.10 */
+#define ALLOWED 999   /* what the listener answers */
+#define LAST_CALL 462 /* mseal, Linux 6.10 */
 #define DOCKER_BLOCKS 67
 
-#define C(name) {#name, SYS_##name}
+#define C(name)                                                                                                        \
+        {                                                                                                              \
+#name, SYS_##name                                                                                      \
+        }
 
 /* What Docker's default profile refuses with the default capabilities. */
 static const struct {
         const char *name;
         int nr;
 } blocked[] = {
-        C(syslog), C(vhangup), C(pivot_root), C(acct), C(settimeofday), C(mount), C(umount2), C(swapon), C(swapoff), C(reboot),
-        C(sethostname), C(setdomainname), C(init_module), C(delete_module), C(quotactl), C(lookup_dcookie), C(clock_settime),
-        C(mbind), C(set_mempolicy), C(get_mempolicy), C(kexec_load), C(add_key), C(request_key), C(keyctl), C(migrate_pages),
-        C(unshare), C(move_pages), C(perf_event_open), C(fanotify_init), C(open_by_handle_at), C(setns), C(kcmp), C(finit_module),
-        C(kexec_file_load), C(bpf), C(userfaultfd), C(io_uring_setup), C(io_uring_enter), C(io_uring_register), C(open_tree),
-        C(move_mount), C(fsopen), C(fsconfig), C(fsmount), C(fspick), C(clone3), C(pidfd_getfd), C(process_madvise),
-        C(mount_setattr), C(quotactl_fd), C(set_mempolicy_home_node), C(nfsservctl),
+        C(syslog),
+        C(vhangup),
+        C(pivot_root),
+        C(acct),
+        C(settimeofday),
+        C(mount),
+        C(umount2),
+        C(swapon),
+        C(swapoff),
+        C(reboot),
+        C(sethostname),
+        C(setdomainname),
+        C(init_module),
+        C(delete_module),
+        C(quotactl),
+        C(lookup_dcookie),
+        C(clock_settime),
+        C(mbind),
+        C(set_mempolicy),
+        C(get_mempolicy),
+        C(kexec_load),
+        C(add_key),
+        C(request_key),
+        C(keyctl),
+        C(migrate_pages),
+        C(unshare),
+        C(move_pages),
+        C(perf_event_open),
+        C(fanotify_init),
+        C(open_by_handle_at),
+        C(setns),
+        C(kcmp),
+        C(finit_module),
+        C(kexec_file_load),
+        C(bpf),
+        C(userfaultfd),
+        C(io_uring_setup),
+        C(io_uring_enter),
+        C(io_uring_register),
+        C(open_tree),
+        C(move_mount),
+        C(fsopen),
+        C(fsconfig),
+        C(fsmount),
+        C(fspick),
+        C(clone3),
+        C(pidfd_getfd),
+        C(process_madvise),
+        C(mount_setattr),
+        C(quotactl_fd),
+        C(set_mempolicy_home_node),
+        C(nfsservctl),
 #ifdef __x86_64__
-        C(uselib), C(ustat), C(sysfs), C(_sysctl), C(iopl), C(ioperm), C(create_module), C(get_kernel_syms), C(query_module),
-        C(getpmsg), C(putpmsg), C(afs_syscall), C(tuxcall), C(security), C(vserver),
+        C(uselib),
+        C(ustat),
+        C(sysfs),
+        C(_sysctl),
+        C(iopl),
+        C(ioperm),
+        C(create_module),
+        C(get_kernel_syms),
+        C(query_module),
+        C(getpmsg),
+        C(putpmsg),
+        C(afs_syscall),
+        C(tuxcall),
+        C(security),
+        C(vserver),
 #endif
 };
 
@@ -62,8 +123,8 @@ static long marked(long nr, long a, long b, long c)
                          : "rcx", "r11", "memory");
         return ret;
 #elif defined(__aarch64__)
-        register long x8 __asm__("x8") = nr, x0 __asm__("x0") = a, x1 __asm__("x1") = b, x2 __asm__("x2") = c, x3 __asm__("x3") = 0,
-                      x4 __asm__("x4") = 0, x5 __asm__("x5") = MARKER;
+        register long x8 __asm__("x8") = nr, x0 __asm__("x0") = a, x1 __asm__("x1") = b, x2 __asm__("x2") = c,
+                         x3 __asm__("x3") = 0, x4 __asm__("x4") = 0, x5 __asm__("x5") = MARKER;
 
         __asm__ volatile("svc #0\n\tmov x5, #0"
                          : "+r"(x0), "+r"(x5)
@@ -81,7 +142,7 @@ static int install_listener(void)
                 BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
                 BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
         };
-        struct sock_fprog program = {.len = sizeof(code) / sizeof(code[0]), .filter = code};
+        struct sock_fprog program = { .len = sizeof(code) / sizeof(code[0]), .filter = code };
 
         return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &program);
 }
@@ -89,8 +150,8 @@ static int install_listener(void)
 static void answer(int listener)
 {
         for (;;) {
-                struct seccomp_notif request = {0};
-                struct seccomp_notif_resp response = {0};
+                struct seccomp_notif request = { 0 };
+                struct seccomp_notif_resp response = { 0 };
 
                 if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &request) < 0) {
                         if (errno == EINTR || errno == ENOENT)
@@ -131,8 +192,8 @@ static void every_call(void)
                         continue;
                 n += refused(nr, 0, 0, 0);
         }
-        check(n >= docker && n >= (int)(sizeof(blocked) / sizeof(blocked[0])), "seccomp: as many as Docker's", "%d of %d", n,
-              DOCKER_BLOCKS);
+        check(n >= docker && n >= (int)(sizeof(blocked) / sizeof(blocked[0])), "seccomp: as many as Docker's",
+              "%d of %d", n, DOCKER_BLOCKS);
         check(refused(LAST_CALL + 300, 0, 0, 0), "seccomp: calls that nobody knows yet", "the filter lets them pass");
 }
 
@@ -142,30 +203,30 @@ static void arguments(void)
                 const char *name;
                 int family, type, protocol;
         } sockets[] = {
-                {"AF_ALG", 38, SOCK_SEQPACKET, 0},
-                {"AF_VSOCK", 40, SOCK_STREAM, 0},
-                {"AF_PACKET", AF_PACKET, SOCK_RAW, 0},
-                {"AF_BLUETOOTH", 31, SOCK_RAW, 1},
-                {"AF_CAN", 29, SOCK_RAW, 1},
-                {"AF_TIPC", 30, SOCK_SEQPACKET, 0},
-                {"AF_RDS", 21, SOCK_SEQPACKET, 0},
-                {"AF_KEY", 15, SOCK_RAW, 2},
-                {"AF_XDP", 44, SOCK_RAW, 0},
-                {"AF_APPLETALK", 5, SOCK_DGRAM, 0},
-                {"AF_X25", 9, SOCK_SEQPACKET, 0},
-                {"AF_LLC", 26, SOCK_STREAM, 0},
-                {"AF_IEEE802154", 36, SOCK_RAW, 0},
-                {"AF_NFC", 39, SOCK_SEQPACKET, 0},
-                {"AF_KCM", 41, SOCK_DGRAM, 0},
-                {"AF_QIPCRTR", 42, SOCK_DGRAM, 0},
-                {"AF_SMC", 43, SOCK_STREAM, 0},
-                {"netlink AUDIT", AF_NETLINK, SOCK_RAW, 9},
-                {"netlink CONNECTOR", AF_NETLINK, SOCK_RAW, 11},
-                {"netlink NETFILTER", AF_NETLINK, SOCK_RAW, 12},
-                {"netlink KOBJECT_UEVENT", AF_NETLINK, SOCK_RAW, 15},
-                {"netlink GENERIC", AF_NETLINK, SOCK_RAW, 16},
-                {"netlink XFRM", AF_NETLINK, SOCK_RAW, 6},
-                {"netlink CRYPTO", AF_NETLINK, SOCK_RAW, 21},
+                { "AF_ALG", 38, SOCK_SEQPACKET, 0 },
+                { "AF_VSOCK", 40, SOCK_STREAM, 0 },
+                { "AF_PACKET", AF_PACKET, SOCK_RAW, 0 },
+                { "AF_BLUETOOTH", 31, SOCK_RAW, 1 },
+                { "AF_CAN", 29, SOCK_RAW, 1 },
+                { "AF_TIPC", 30, SOCK_SEQPACKET, 0 },
+                { "AF_RDS", 21, SOCK_SEQPACKET, 0 },
+                { "AF_KEY", 15, SOCK_RAW, 2 },
+                { "AF_XDP", 44, SOCK_RAW, 0 },
+                { "AF_APPLETALK", 5, SOCK_DGRAM, 0 },
+                { "AF_X25", 9, SOCK_SEQPACKET, 0 },
+                { "AF_LLC", 26, SOCK_STREAM, 0 },
+                { "AF_IEEE802154", 36, SOCK_RAW, 0 },
+                { "AF_NFC", 39, SOCK_SEQPACKET, 0 },
+                { "AF_KCM", 41, SOCK_DGRAM, 0 },
+                { "AF_QIPCRTR", 42, SOCK_DGRAM, 0 },
+                { "AF_SMC", 43, SOCK_STREAM, 0 },
+                { "netlink AUDIT", AF_NETLINK, SOCK_RAW, 9 },
+                { "netlink CONNECTOR", AF_NETLINK, SOCK_RAW, 11 },
+                { "netlink NETFILTER", AF_NETLINK, SOCK_RAW, 12 },
+                { "netlink KOBJECT_UEVENT", AF_NETLINK, SOCK_RAW, 15 },
+                { "netlink GENERIC", AF_NETLINK, SOCK_RAW, 16 },
+                { "netlink XFRM", AF_NETLINK, SOCK_RAW, 6 },
+                { "netlink CRYPTO", AF_NETLINK, SOCK_RAW, 21 },
         };
         char name[64];
 
@@ -182,8 +243,10 @@ static void arguments(void)
         refused_call("personality READ_IMPLIES_EXEC", SYS_personality, 0x0400000, 0, 0);
         check(!refused(SYS_personality, 0, 0, 0), "seccomp: personality 0 is allowed", "the filter refuses it");
         check(!refused(SYS_clone, SIGCHLD, 0, 0), "seccomp: fork is allowed", "the filter refuses it");
-        check(!refused(SYS_socket, AF_INET, SOCK_STREAM, 0), "seccomp: internet sockets are allowed", "the filter refuses them");
-        check(!refused(SYS_socket, AF_UNIX, SOCK_STREAM, 0), "seccomp: unix sockets are allowed", "the filter refuses them");
+        check(!refused(SYS_socket, AF_INET, SOCK_STREAM, 0), "seccomp: internet sockets are allowed",
+              "the filter refuses them");
+        check(!refused(SYS_socket, AF_UNIX, SOCK_STREAM, 0), "seccomp: unix sockets are allowed",
+              "the filter refuses them");
 }
 
 static int filtered_probes(void)
@@ -266,7 +329,7 @@ static int try_setns(void)
 
 static int try_io_uring(void)
 {
-        char params[256] = {0};
+        char params[256] = { 0 };
 
         return syscall(SYS_io_uring_setup, 1, params) >= 0 ? 0 : 1;
 }
@@ -320,7 +383,7 @@ static int try_oom_score(void)
 
 static int try_realtime(void)
 {
-        struct sched_param p = {.sched_priority = 1};
+        struct sched_param p = { .sched_priority = 1 };
 
         return sched_setscheduler(0, SCHED_FIFO, &p);
 }
@@ -342,26 +405,26 @@ static void attempts(void)
                 int (*fn)(void);
         } all[] = {
 #ifdef __x86_64__
-                {"32-bit system calls", try_i386},
-                {"32-bit socketcall", try_i386_socketcall},
-                {"x32 system calls", try_x32},
+                { "32-bit system calls", try_i386 },
+                { "32-bit socketcall", try_i386_socketcall },
+                { "x32 system calls", try_x32 },
 #endif
-                {"unshare a user namespace", try_unshare_user},
-                {"unshare a mount namespace", try_unshare_mount},
-                {"clone a user namespace", try_clone_user},
-                {"setns to pid 1", try_setns},
-                {"io_uring", try_io_uring},
-                {"the session keyring", try_keyring},
-                {"a raw socket", try_raw},
-                {"set the clock", try_settime},
-                {"set the host name", try_sethostname},
-                {"the kernel's log", try_syslog},
-                {"chown to an id outside of the range", try_chown_outside},
-                {"setuid to an id outside of the range", try_setuid_outside},
-                {"escape the OOM killer", try_oom_score},
-                {"a realtime scheduler", try_realtime},
-                {"IPC_LOCK in the bounding set", try_mlock_all},
-                {"raise an ambient capability", try_securebits},
+                { "unshare a user namespace", try_unshare_user },
+                { "unshare a mount namespace", try_unshare_mount },
+                { "clone a user namespace", try_clone_user },
+                { "setns to pid 1", try_setns },
+                { "io_uring", try_io_uring },
+                { "the session keyring", try_keyring },
+                { "a raw socket", try_raw },
+                { "set the clock", try_settime },
+                { "set the host name", try_sethostname },
+                { "the kernel's log", try_syslog },
+                { "chown to an id outside of the range", try_chown_outside },
+                { "setuid to an id outside of the range", try_setuid_outside },
+                { "escape the OOM killer", try_oom_score },
+                { "a realtime scheduler", try_realtime },
+                { "IPC_LOCK in the bounding set", try_mlock_all },
+                { "raise an ambient capability", try_securebits },
         };
         char name[96];
 

@@ -17,8 +17,8 @@
 #include <unistd.h>
 
 #define TARGETS_MAX 128
-#define PATIENCE_MS 1500      /* for an answer that must not come */
-#define REACH_MS 20000        /* for one that must, on a busy machine */
+#define PATIENCE_MS 1500 /* for an answer that must not come */
+#define REACH_MS 20000   /* for one that must, on a busy machine */
 
 struct target {
         char text[80];
@@ -92,7 +92,7 @@ static void connect_all(struct target *targets, size_t n, int patience_ms)
         for (int left = patience_ms; left > 0; left -= 100) {
                 open_ones = 0;
                 for (size_t i = 0; i < n; i++)
-                        polls[i] = (struct pollfd){.fd = targets[i].fd, .events = POLLOUT};
+                        polls[i] = (struct pollfd){ .fd = targets[i].fd, .events = POLLOUT };
                 poll(polls, (nfds_t)n, 100);
                 for (size_t i = 0; i < n; i++) {
                         int error = 0;
@@ -220,12 +220,13 @@ static void interfaces(void)
 
 static void loopback_works(void)
 {
-        struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
         socklen_t len = sizeof(a);
         int l = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), c = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
         check(bind(l, (struct sockaddr *)&a, sizeof(a)) == 0 && listen(l, 1) == 0 &&
-                      getsockname(l, (struct sockaddr *)&a, &len) == 0 && connect(c, (struct sockaddr *)&a, sizeof(a)) == 0,
+                      getsockname(l, (struct sockaddr *)&a, &len) == 0 &&
+                      connect(c, (struct sockaddr *)&a, sizeof(a)) == 0,
               "network: loopback works", "%s", strerror(errno));
         close(c);
         close(l);
@@ -237,7 +238,7 @@ static void loopback_works(void)
 
 static void abstract_sockets(void)
 {
-        struct sockaddr_un a = {.sun_family = AF_UNIX};
+        struct sockaddr_un a = { .sun_family = AF_UNIX };
         const char *name = option("abstract");
         int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
         socklen_t len;
@@ -250,25 +251,26 @@ static void abstract_sockets(void)
         len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name));
         memcpy(a.sun_path + 1, name, strlen(name));
         check(connect(fd, (struct sockaddr *)&a, len) < 0, "network: abstract sockets of the host", "connected");
-        check(!strchr(slurp("/proc/net/unix"), '@') || !strstr(slurp("/proc/net/unix"), name), "network: /proc/net/unix is our own",
-              "the host's is listed");
+        check(!strchr(slurp("/proc/net/unix"), '@') || !strstr(slurp("/proc/net/unix"), name),
+              "network: /proc/net/unix is our own", "the host's is listed");
         close(fd);
 }
 
 static void no_administration(void)
 {
-        struct ifreq r = {.ifr_name = "lo"};
+        struct ifreq r = { .ifr_name = "lo" };
         int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), one = 1;
         struct sockaddr_in *a = (struct sockaddr_in *)&r.ifr_addr;
 
         a->sin_family = AF_INET;
         a->sin_addr.s_addr = htonl(0x0a090807);
         check(ioctl(fd, SIOCSIFADDR, &r) < 0, "network: no address can be added", "it could");
-        r = (struct ifreq){.ifr_name = "lo", .ifr_flags = 0};
+        r = (struct ifreq){ .ifr_name = "lo", .ifr_flags = 0 };
         check(ioctl(fd, SIOCSIFFLAGS, &r) < 0, "network: no link can be changed", "it could");
-        check(setsockopt(fd, SOL_IP, 19 /* IP_TRANSPARENT */, &one, sizeof(one)) < 0, "network: no foreign source address",
-              "IP_TRANSPARENT was allowed");
-        check(setsockopt(fd, SOL_SOCKET, SO_MARK, &one, sizeof(one)) < 0, "network: no packet mark", "SO_MARK was allowed");
+        check(setsockopt(fd, SOL_IP, 19 /* IP_TRANSPARENT */, &one, sizeof(one)) < 0,
+              "network: no foreign source address", "IP_TRANSPARENT was allowed");
+        check(setsockopt(fd, SOL_SOCKET, SO_MARK, &one, sizeof(one)) < 0, "network: no packet mark",
+              "SO_MARK was allowed");
         close(fd);
         check(TRY(socket(AF_INET, SOCK_RAW, IPPROTO_ICMP)) != 0, "network: no raw socket", "it could be made");
         check(TRY(socket(AF_PACKET, SOCK_RAW, 0)) != 0, "network: no packet socket", "it could be made");

@@ -66,12 +66,12 @@ static void masked(const char *path)
 static void masks(void)
 {
         static const char *const paths[] = {
-                "/proc/acpi",           "/proc/asound",      "/proc/interrupts",    "/proc/kcore",
-                "/proc/keys",           "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",
-                "/proc/timer_list",     "/proc/timer_stats", "/proc/kallsyms",      "/proc/kmsg",
-                "/proc/kpagecgroup",    "/proc/kpagecount",  "/proc/kpageflags",    "/proc/slabinfo",
-                "/proc/vmallocinfo",    "/proc/sysrq-trigger", "/sys/firmware",     "/sys/devices/virtual/powercap",
-                "/sys/kernel/debug",    "/sys/kernel/tracing", "/sys/kernel/security", "/sys/fs/bpf",
+                "/proc/acpi",        "/proc/asound",        "/proc/interrupts",     "/proc/kcore",
+                "/proc/keys",        "/proc/latency_stats", "/proc/sched_debug",    "/proc/scsi",
+                "/proc/timer_list",  "/proc/timer_stats",   "/proc/kallsyms",       "/proc/kmsg",
+                "/proc/kpagecgroup", "/proc/kpagecount",    "/proc/kpageflags",     "/proc/slabinfo",
+                "/proc/vmallocinfo", "/proc/sysrq-trigger", "/sys/firmware",        "/sys/devices/virtual/powercap",
+                "/sys/kernel/debug", "/sys/kernel/tracing", "/sys/kernel/security", "/sys/fs/bpf",
                 "/sys/fs/pstore",
         };
 
@@ -104,12 +104,19 @@ static void refused_write(const char *path)
 
 static void read_only_trees(void)
 {
-        static const char *const trees[] = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/sys"};
+        static const char *const trees[] = { "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/sys" };
         static const char *const files[] = {
-                "/proc/sys/kernel/core_pattern", "/proc/sys/kernel/modprobe",   "/proc/sys/vm/overcommit_memory",
-                "/proc/sys/net/ipv4/ip_forward", "/proc/sys/fs/binfmt_misc/register", "/sys/kernel/uevent_helper",
-                "/sys/power/state",              "/proc/sys/user/max_user_namespaces", "/sys/kernel/mm/transparent_hugepage/enabled",
-                "/proc/sys/kernel/ns_last_pid",  "/proc/sys/kernel/hostname",
+                "/proc/sys/kernel/core_pattern",
+                "/proc/sys/kernel/modprobe",
+                "/proc/sys/vm/overcommit_memory",
+                "/proc/sys/net/ipv4/ip_forward",
+                "/proc/sys/fs/binfmt_misc/register",
+                "/sys/kernel/uevent_helper",
+                "/sys/power/state",
+                "/proc/sys/user/max_user_namespaces",
+                "/sys/kernel/mm/transparent_hugepage/enabled",
+                "/proc/sys/kernel/ns_last_pid",
+                "/proc/sys/kernel/hostname",
         };
 
         for (size_t i = 0; i < sizeof(trees) / sizeof(trees[0]); i++)
@@ -121,13 +128,14 @@ static void read_only_trees(void)
 }
 
 /* Calls fn for each mount: its root, its mount point, its options, the type, the source and the superblock's options. */
-static void each_mount(void (*fn)(const char *root, const char *point, const char *options, const char *type, const char *source,
-                                  const char *super))
+static void each_mount(void (*fn)(const char *root, const char *point, const char *options, const char *type,
+                                  const char *source, const char *super))
 {
         char *text = strdup(slurp("/proc/self/mountinfo")), *save = NULL;
 
         for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-                static char root[MAX_LINE], point[MAX_LINE], options[MAX_LINE], type[64], source[MAX_LINE], super[MAX_LINE];
+                static char root[MAX_LINE], point[MAX_LINE], options[MAX_LINE], type[64], source[MAX_LINE],
+                        super[MAX_LINE];
                 const char *rest = strstr(line, " - ");
 
                 super[0] = '\0';
@@ -155,8 +163,8 @@ static bool has_option(const char *options, const char *wanted)
 static int host_paths, writable_sys, mounts_seen, cgroup_mounts;
 static char first_host_path[MAX_LINE];
 
-static void look_at_mount(const char *root, const char *point, const char *options, const char *type, const char *source,
-                          const char *super)
+static void look_at_mount(const char *root, const char *point, const char *options, const char *type,
+                          const char *source, const char *super)
 {
         char paths[512] = "", *save = NULL;
 
@@ -166,7 +174,8 @@ static void look_at_mount(const char *root, const char *point, const char *optio
         for (char *p = strtok_r(paths, ":", &save); p; p = strtok_r(NULL, ":", &save)) {
                 if (strstr(root, p) || strstr(point, p) || strstr(source, p) || strstr(super, p)) {
                         host_paths++;
-                        snprintf(first_host_path, sizeof(first_host_path), "%.900s %.900s %.900s %.900s", root, point, source, super);
+                        snprintf(first_host_path, sizeof(first_host_path), "%.900s %.900s %.900s %.900s", root, point,
+                                 source, super);
                 }
         }
         /* An image's tree may not be seen by the name it has on the host. */
@@ -218,14 +227,16 @@ static void device(const char *name, unsigned maj, unsigned min)
                 fail(text, "%s", strerror(errno));
                 return;
         }
-        check(S_ISCHR(st.st_mode) && st.st_rdev == makedev(maj, min), text, "mode %o, %u:%u", st.st_mode, major(st.st_rdev),
-              minor(st.st_rdev));
+        check(S_ISCHR(st.st_mode) && st.st_rdev == makedev(maj, min), text, "mode %o, %u:%u", st.st_mode,
+              major(st.st_rdev), minor(st.st_rdev));
 }
 
 static void devices(void)
 {
-        static const char *const known[] = {"null", "zero", "full", "random", "urandom", "tty",  "console", "pts", "shm", "mqueue",
-                                            "fd",   "stdin", "stdout", "stderr", "ptmx",    "core"};
+        static const char *const known[] = {
+                "null", "zero",   "full", "random", "urandom", "tty",    "console", "pts",
+                "shm",  "mqueue", "fd",   "stdin",  "stdout",  "stderr", "ptmx",    "core"
+        };
         DIR *d = opendir("/dev");
         char extra[256] = "";
         size_t len = 0;
@@ -252,8 +263,10 @@ static void devices(void)
         check(fd >= 0 && write(fd, "x", 1) == 1, "device: /dev/null can be written", "%s", strerror(errno));
         if (fd >= 0)
                 close(fd);
-        check(TRY(mknod("/tmp/mf-null", S_IFCHR | 0666, makedev(1, 3))) != 0, "mknod: character device", "it could be made");
-        check(TRY(mknod("/tmp/mf-disk", S_IFBLK | 0666, makedev(8, 0))) != 0, "mknod: block device", "it could be made");
+        check(TRY(mknod("/tmp/mf-null", S_IFCHR | 0666, makedev(1, 3))) != 0, "mknod: character device",
+              "it could be made");
+        check(TRY(mknod("/tmp/mf-disk", S_IFBLK | 0666, makedev(8, 0))) != 0, "mknod: block device",
+              "it could be made");
         check(TRY(mknod("/dev/mf-kmsg", S_IFCHR | 0666, makedev(1, 11))) != 0, "mknod: in /dev", "it could be made");
         check(TRY(open("/dev/kmsg", O_RDONLY | O_CLOEXEC)) != 0, "no /dev/kmsg", "it opened");
         check(TRY(open("/dev/mem", O_RDONLY | O_CLOEXEC)) != 0, "no /dev/mem", "it opened");
@@ -262,8 +275,8 @@ static void devices(void)
 static void shared_memory(void)
 {
         uint64_t size = option_number("shm", 64u << 20);
-        struct statfs fs = {0};
-        struct statvfs v = {0};
+        struct statfs fs = { 0 };
+        struct statvfs v = { 0 };
         uint64_t have;
 
         statfs("/dev/shm", &fs);
@@ -278,8 +291,8 @@ static void shared_memory(void)
 
 static void own_proc(void)
 {
-        struct statfs fs = {0};
-        struct stat root = {0}, root1 = {0};
+        struct statfs fs = { 0 };
+        struct stat root = { 0 }, root1 = { 0 };
         DIR *d = opendir("/proc");
         int most = 0, n = 0;
         char target[512] = "", cwd[512] = "";
@@ -294,7 +307,8 @@ static void own_proc(void)
         }
         if (d)
                 closedir(d);
-        check(n >= 1 && n <= 8 && most < 1000, "/proc: only our own processes", "%d processes, the highest %d", n, most);
+        check(n >= 1 && n <= 8 && most < 1000, "/proc: only our own processes", "%d processes, the highest %d", n,
+              most);
         check(getpid() == 1 || option_number("init", 0), "pid 1 is the task", "pid %d without an init", getpid());
         stat("/", &root);
         if (stat("/proc/1/root", &root1) == 0)
@@ -308,7 +322,8 @@ static void own_proc(void)
                 int e = TRY(open(path, O_RDWR | O_CLOEXEC));
 
                 snprintf(name, sizeof(name), "%s: not writable", path);
-                check(e == ETXTBSY || e == EROFS || e == EACCES || e == EPERM, name, "%s", e ? strerror(e) : "it opened");
+                check(e == ETXTBSY || e == EROFS || e == EACCES || e == EPERM, name, "%s",
+                      e ? strerror(e) : "it opened");
                 snprintf(name, sizeof(name), "%s: no program of the host", path);
                 memset(target, 0, sizeof(target));
                 if (readlink(path, target, sizeof(target) - 1) < 0) {
@@ -319,8 +334,10 @@ static void own_proc(void)
                               !strstr(target, "libexec"),
                       name, "%s", target);
         }
-        check(!strstr(slurp("/proc/1/cmdline"), "launcher"), "/proc/1/cmdline: not the launcher's", "%s", slurp("/proc/1/cmdline"));
-        check(!strstr(slurp("/proc/1/comm"), "launcher"), "/proc/1/comm: not the launcher's", "%s", slurp("/proc/1/comm"));
+        check(!strstr(slurp("/proc/1/cmdline"), "launcher"), "/proc/1/cmdline: not the launcher's", "%s",
+              slurp("/proc/1/cmdline"));
+        check(!strstr(slurp("/proc/1/comm"), "launcher"), "/proc/1/comm: not the launcher's", "%s",
+              slurp("/proc/1/comm"));
 }
 
 /* The mount calls themselves; which errno does not matter, that nothing is mounted does. */
@@ -332,11 +349,13 @@ static void mounting(void)
         check(TRY(mount("none", "/tmp/mf-mount", "sysfs", 0, NULL)) != 0, "mount: sysfs", "it was mounted");
         check(TRY(mount("none", "/tmp/mf-mount", "cgroup", 0, "memory")) != 0, "mount: cgroup v1", "it was mounted");
         check(TRY(mount("none", "/tmp/mf-mount", "cgroup2", 0, NULL)) != 0, "mount: cgroup v2", "it was mounted");
-        check(TRY(mount("none", "/tmp/mf-mount", "overlay", 0, "lowerdir=/bin,upperdir=/tmp,workdir=/tmp")) != 0, "mount: overlay",
-              "it was mounted");
+        check(TRY(mount("none", "/tmp/mf-mount", "overlay", 0, "lowerdir=/bin,upperdir=/tmp,workdir=/tmp")) != 0,
+              "mount: overlay", "it was mounted");
         check(TRY(mount("/", "/tmp/mf-mount", NULL, MS_BIND | MS_REC, NULL)) != 0, "mount: bind", "it was mounted");
-        check(TRY(mount(NULL, "/proc/sys", NULL, MS_REMOUNT | MS_BIND, NULL)) != 0, "mount: remount /proc/sys", "it was remounted");
-        check(TRY(mount(NULL, "/sys", NULL, MS_REMOUNT | MS_BIND, NULL)) != 0, "mount: remount /sys", "it was remounted");
+        check(TRY(mount(NULL, "/proc/sys", NULL, MS_REMOUNT | MS_BIND, NULL)) != 0, "mount: remount /proc/sys",
+              "it was remounted");
+        check(TRY(mount(NULL, "/sys", NULL, MS_REMOUNT | MS_BIND, NULL)) != 0, "mount: remount /sys",
+              "it was remounted");
         check(TRY(umount2("/proc/kcore", MNT_DETACH)) != 0, "umount: a mask", "it was unmounted");
         check(TRY(umount2("/proc", MNT_DETACH)) != 0, "umount: /proc", "it was unmounted");
         rmdir("/tmp/mf-mount");

@@ -65,13 +65,13 @@ static void id_map(const char *file, const char *name)
         char more[8] = "";
         int n = sscanf(slurp(file), "%lu %lu %lu %7s", &inside, &outside, &count, more);
 
-        check(n == 3 && inside == 0 && outside >= 65536 && count == 65536, name, "%d fields: %lu %lu %lu", n, inside, outside,
-              count);
+        check(n == 3 && inside == 0 && outside >= 65536 && count == 65536, name, "%d fields: %lu %lu %lu", n, inside,
+              outside, count);
 }
 
 static void namespaces(void)
 {
-        static const char *const kinds[] = {"cgroup", "ipc", "mnt", "net", "pid", "user", "uts", "time"};
+        static const char *const kinds[] = { "cgroup", "ipc", "mnt", "net", "pid", "user", "uts", "time" };
 
         id_map("/proc/self/uid_map", "user namespace: uid map");
         id_map("/proc/self/gid_map", "user namespace: gid map");
@@ -89,7 +89,8 @@ static void namespaces(void)
                 if (!host)
                         skip(name, "the host's was not given");
                 else
-                        check(digits && strtoul(digits + 1, NULL, 10) != strtoul(host, NULL, 10), name, "it is the host's");
+                        check(digits && strtoul(digits + 1, NULL, 10) != strtoul(host, NULL, 10), name,
+                              "it is the host's");
         }
 }
 
@@ -104,17 +105,18 @@ static void hostname(void)
 
 static void limit(const char *name, int resource, uint64_t soft, uint64_t hard)
 {
-        struct rlimit r = {0};
+        struct rlimit r = { 0 };
 
         getrlimit(resource, &r);
-        check(r.rlim_cur == soft && r.rlim_max == hard, name, "%llu:%llu, not %llu:%llu", (unsigned long long)r.rlim_cur,
-              (unsigned long long)r.rlim_max, (unsigned long long)soft, (unsigned long long)hard);
+        check(r.rlim_cur == soft && r.rlim_max == hard, name, "%llu:%llu, not %llu:%llu",
+              (unsigned long long)r.rlim_cur, (unsigned long long)r.rlim_max, (unsigned long long)soft,
+              (unsigned long long)hard);
 }
 
 static void limits(void)
 {
         uint64_t hard = option_number("nofile", 65536);
-        struct rlimit more = {.rlim_cur = 1024, .rlim_max = (hard < 65536 ? 65536 : hard) + 65536};
+        struct rlimit more = { .rlim_cur = 1024, .rlim_max = (hard < 65536 ? 65536 : hard) + 65536 };
 
         limit("ulimit: nofile", RLIMIT_NOFILE, hard < 1024 ? hard : 1024, hard < 65536 ? hard : 65536);
         limit("ulimit: core", RLIMIT_CORE, 0, 0);
@@ -195,7 +197,8 @@ static void init_descriptors(void)
                 char path[300], target[128] = "";
 
                 snprintf(path, sizeof(path), "/proc/1/fd/%s", e->d_name);
-                if (e->d_name[0] == '.' || strtol(e->d_name, NULL, 10) <= 2 || readlink(path, target, sizeof(target) - 1) < 0)
+                if (e->d_name[0] == '.' || strtol(e->d_name, NULL, 10) <= 2 ||
+                    readlink(path, target, sizeof(target) - 1) < 0)
                         continue;
                 if (strncmp(target, "anon_inode:", 11) != 0 && strncmp(target, "pipe:", 5) != 0) {
                         fail("descriptors of pid 1", "%s -> %s", e->d_name, target);
@@ -217,7 +220,7 @@ static void descriptors(void)
                 open_ones += fcntl(fd, F_GETFD) >= 0;
         check(open_ones == 3, "descriptors: 0, 1 and 2 are open", "%d are", open_ones);
         for (int fd = 0; fd < 3; fd++) {
-                struct stat st = {0};
+                struct stat st = { 0 };
                 char name[64];
 
                 snprintf(name, sizeof(name), "descriptor %d is no directory or device of the host", fd);

@@ -144,7 +144,7 @@ class Host:
         self.serve(a)
 
     def metadata(self):
-        # A veth, because not every kernel has dummy links.
+        # A veth, because not every kernel has links that lead nowhere.
         ip("link", "add", "isoprobe1", "type", "veth", "peer", "name", "isoprobe2")
         self.undo.callback(lambda: ip("link", "delete", "isoprobe1", check=False))
         ip("address", "add", LINK_LOCAL + "/32", "dev", "isoprobe1")
@@ -436,7 +436,7 @@ def test_races(rig):
     os.chmod(trap, 0o777)
     images = []
     for n, target in enumerate((trap, "/" + "../" * 8 + trap.lstrip("/"))):
-        a = base_archive(rig.probe).dir("a").symlink("b", target).symlink("a/link", target).symlink("work", target)
+        a = base_archive(rig.probe).dir("a").symlink("b", target).symlink("a/link", target).symlink("in", target)
         rig.instance.load(a.bytes(), f"race:{n}")
         images.append(f"race:{n}")
     racer = "while :; do mv -T a c 2>/dev/null; mv -T b a 2>/dev/null; mv -T c b 2>/dev/null; done"
@@ -444,9 +444,9 @@ def test_races(rig):
 
     def once(i):
         image = images[i % len(images)]
-        answer = rig.client.post({"image": image, "network": "none", "workdir": ("/work/in", "/a/link/in", "/b")[i % 3],
+        answer = rig.client.post({"image": image, "network": "none", "workdir": ("/in/in", "/a/link/in", "/b")[i % 3],
                                   "files": [{"path": p, "content": CANARY} for p in
-                                            ("/a/link/file", "/b/file", "/work/f", "/a/../b/g", f"/proc/self/root{trap}/h",
+                                            ("/a/link/file", "/b/file", "/in/f", "/a/../b/g", f"/proc/self/root{trap}/h",
                                              "/../../../../store/mfrace")],
                                   "cmd": ["sh", "-c", f"cd /; timeout 0.05 sh -c '{racer}'; cat /proc/self/mountinfo"]})
         if answer.status not in (201, 400, 500) or trap in (answer.json().get("stdout") or ""):

@@ -198,11 +198,11 @@ def descendants(root):
         fields = stat_fields(pid)
         if fields:
             parents.setdefault(int(fields[1]), []).append(pid)
-    found, todo = [], [root]
-    while todo:
-        for child in parents.get(todo.pop(), []):
+    found, queue = [], [root]
+    while queue:
+        for child in parents.get(queue.pop(), []):
             found.append(child)
-            todo.append(child)
+            queue.append(child)
     return found
 
 

@@ -23,10 +23,7 @@ done
 gcc -std=gnu17 -O2 -D_GNU_SOURCE -static tests/isolation/probe*.c -o "$tree/build/tests/probe"
 gcc -std=gnu17 -O2 -D_GNU_SOURCE -static tests/kill/clear.c -o "$tree/build/tests/clear"
 # Other tests' programs that need no compiler there.
-for program in "$build"/tests/* "$build"/test_engine_conformance* "$build"/conformance*; do
-    [ -f "$program" ] && [ -x "$program" ] && [ ! -e "$tree/build/tests/${program##*/}" ] || continue
-    if [ "${program%/*}" = "$build" ]; then cp "$program" "$tree/build/"; else cp "$program" "$tree/build/tests/"; fi
-done
+(cd "$build" && find tests -type f -perm /111 ! -path '*.p/*' -exec cp -n --parents -t "$tree/build" {} +)
 
 # As `make install PREFIX=/usr` and contrib/systemd/README.md say.
 root=$stage/root
