@@ -458,8 +458,13 @@ bool container_reaped(struct containers *cs, struct container *c, const siginfo_
 
 void container_signal(struct container *c, int signo)
 {
-        if (alive(c))
-                (void)kill(c->pid, signo);
+        if (!alive(c))
+                return;
+        /* Stopped on its way out of its window it would hold up the next that needs it; pid 1 of a namespace is stopped by
+         * this signal only (pid_namespaces(7)). */
+        while (signo == SIGSTOP && !has_left(c))
+                (void)sched_yield();
+        (void)kill(c->pid, signo);
 }
 
 void container_remove(struct container *c)

@@ -298,6 +298,31 @@ static void test_signal_operation(void)
         CHECK(client_signal(sock, spec.id, SIGKILL) == 0); /* of one that has gone: nothing */
 }
 
+/* Tasks that are stopped before they have begun hold up nobody. */
+static void test_stopped_at_once(void)
+{
+        char names[64][LAUNCH_ID_MAX];
+
+        for (int round = 0; round < 4 && !case_failed; round++) {
+                for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+                        struct client_spec spec = shell("sleep 1000");
+                        struct client_task t;
+
+                        spec.spec = true;
+                        spec.limits.memory = 16 << 20;
+                        (void)snprintf(names[i], sizeof(names[i]), "%s", spec.id);
+                        CHECK(client_start(sock, &spec, &t) == 0);
+                        CHECK(client_signal(sock, spec.id, SIGSTOP) == 0);
+                        client_task_close(&t);
+                }
+                CHECK(client_send_id(sock, LAUNCH_STATS, names[0]) == 0);
+                CHECK(client_receive(sock, &msg, 20000) == 0 && msg.h.op == LAUNCH_COUNTERS);
+                for (size_t i = 0; i < ARRAY_LEN(names); i++)
+                        CHECK(client_send_id(sock, LAUNCH_REMOVE, names[i]) == 0);
+        }
+        CHECK(exited(sh("exit 5"), 5));
+}
+
 static void test_not_found(void)
 {
         static const char *const none[] = { "nosuchprogram", NULL };
@@ -707,6 +732,7 @@ static const struct test tests[] = {
         { "exit codes", test_exit_codes },
         { "death by each signal, with init", test_signals_with_init },
         { "signals", test_signal_operation },
+        { "stopped at once", test_stopped_at_once },
         { "not found, not executable", test_not_found },
         { "standard streams and user", test_io },
         { "files and working directory", test_files },
