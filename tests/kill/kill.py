@@ -210,7 +210,7 @@ def test_launcher(instance):
             daemon = instance.pid("mayflyd")
             kill_and_wait(instance, "mayfly-launcher")
             for thread, _ in threads:
-                thread.join(30)
+                thread.join(30 * mayfly.SLOW)
             for _, result in threads:
                 answer = result.get("answer")
                 assert isinstance(answer, mayfly.Response), f"no answer: {answer!r}"
@@ -235,7 +235,7 @@ def test_netd(instance):
             task = instance.client.run("kill:1", "sh", "-c", "ip -4 -o addr show | wc -l", network="nat")
             assert task["out"] == b"2\n", task
             for thread, result in threads:
-                thread.join(30)
+                thread.join(30 * mayfly.SLOW)
                 task = mayfly.decode(result["answer"].json())
                 assert (task["status"], task["exit_code"], task["out"]) == ("exited", 0, b"2\n"), task
             table = subprocess.run(["nft", "list", "table", "inet", NAME], stdout=subprocess.DEVNULL, check=False)
@@ -255,7 +255,7 @@ def test_supervisor(instance):
             os.kill(instance.process.pid, signal.SIGKILL)
             instance.process.wait()
             for thread, _ in threads:
-                thread.join(30)
+                thread.join(30 * mayfly.SLOW)
             assert mayfly.wait_until(lambda: not [p for p in ours if mayfly.alive(p)], 20), \
                 [(p, mayfly.exe_name(p)) for p in ours if mayfly.alive(p)]
             instance.start()

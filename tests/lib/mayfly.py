@@ -24,6 +24,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.abspath(os.environ.get("MAYFLY_BUILD", os.path.join(ROOT, "build")))
+SLOW = float(os.environ.get("MAYFLY_SLOW", "1"))
 PROGRAMS = ("mayfly-supervisor", "mayflyd", "mayfly-launcher", "mayfly-netd", "mayfly-worker", "mayfly-init")
 
 
@@ -119,7 +120,7 @@ class Client:
 
     def __init__(self, path, timeout=60):
         self.path = path
-        self.timeout = timeout
+        self.timeout = timeout * SLOW
 
     def request(self, method, path, body=None, headers=None, timeout=None):
         connection = UnixConnection(self.path, timeout or self.timeout)
@@ -220,8 +221,8 @@ def exe_name(pid):
 
 
 def wait_until(condition, seconds=30, step=0.02):
-    """Polls; the last value. The bound only keeps a broken build from hanging."""
-    end = time.monotonic() + seconds
+    """Polls; the last value. The bound only keeps a broken build from hanging; MAYFLY_SLOW is a factor for slow machines."""
+    end = time.monotonic() + seconds * SLOW
     while True:
         value = condition()
         if value or time.monotonic() > end:
@@ -288,7 +289,7 @@ class Instance:
 
     def ready(self):
         try:
-            return self.client.request("GET", "/healthz", timeout=5).status == 200
+            return self.client.request("GET", "/healthz", timeout=5 * SLOW).status == 200
         except OSError:
             return False
 
@@ -332,7 +333,7 @@ class Instance:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(seconds)
+            self.process.wait(seconds * SLOW)
             clean = self.process.returncode == 0
         except subprocess.TimeoutExpired:
             clean = False

@@ -3,6 +3,8 @@
 # systemd and pure cgroup v2; and that nothing is left afterwards. With KVM some minutes; without, ten times as long.
 #
 #   tests/vm/run.sh [PART…]      parts: demo test systemd (all)
+#
+# MAYFLY_VM_ONLY: a pattern for the suites of the part `test`. MAYFLY_VM_SECONDS: the time limit (3600).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -41,7 +43,7 @@ copies=(-c "$tree:/opt/mayfly" -c "$stage/root.tar:/opt/root.tar")
 corpora=${MAYFLY_CORPORA:-../shared/corpora}
 [ ! -d "$corpora" ] || copies+=(-c "$(realpath "$corpora"):/opt/shared/corpora")
 tests/vm/vm.sh -p "$packages" "${copies[@]}" -m 4G -t "${MAYFLY_VM_SECONDS:-3600}" -- \
-    /opt/mayfly/tests/vm/inside.sh "$@" || status=$?
+    env MAYFLY_VM_ONLY="${MAYFLY_VM_ONLY:-}" /opt/mayfly/tests/vm/inside.sh "$@" || status=$?
 if [ "$status" = 77 ]; then
     echo "skip - vm: see the line above"
     exit 0
