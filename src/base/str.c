@@ -238,3 +238,24 @@ int parse_u32(const char *s, uint32_t *ret)
         *ret = (uint32_t)v;
         return 0;
 }
+
+const char *str_show(const char *name, char out[STR_SHOWN_MAX])
+{
+        size_t n = 0;
+
+        for (; *name; name++) {
+                unsigned char c = (unsigned char)*name;
+
+                if (n > STR_SHOWN_MAX - 8) {
+                        memcpy(out + n, "...", 3);
+                        n += 3;
+                        break;
+                }
+                if (c >= 0x20 && c < 0x7f && c != '\\')
+                        out[n++] = (char)c;
+                else
+                        n += (size_t)snprintf(out + n, 5, "\\x%02x", c);
+        }
+        out[n] = '\0';
+        return out;
+}

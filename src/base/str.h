@@ -73,3 +73,8 @@ bool hex_is_lower(const char *s, size_t len);              /* exactly len lower-
 /* RFC 4648 section 4, padded. Decoding refuses anything outside the alphabet and non-canonical ends. */
 int base64_encode(struct str *out, const void *data, size_t len);
 int base64_decode(struct str *out, const char *text, size_t len); /* -EINVAL */
+
+/* A name from outside, for a text that people read: printable ASCII but the backslash stays, the rest becomes \xNN; what
+ * does not fit is cut with three dots. Answers `out`. */
+#define STR_SHOWN_MAX 160
+const char *str_show(const char *name, char out[STR_SHOWN_MAX]);

@@ -108,11 +108,23 @@ static void test_parse(void **state)
         assert_true(v == UINT64_MAX);
 }
 
+static void test_show(void **state)
+{
+        char shown[STR_SHOWN_MAX], name[2 * STR_SHOWN_MAX];
+
+        (void)state;
+        assert_string_equal(str_show("a\n\x1b\\\xff", shown), "a\\x0a\\x1b\\x5c\\xff");
+        memset(name, 0xc3, sizeof(name) - 1);
+        name[sizeof(name) - 1] = '\0';
+        assert_true(strlen(str_show(name, shown)) < STR_SHOWN_MAX);
+        assert_true(str_ends(shown, "..."));
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_add),  cmocka_unit_test(test_take),  cmocka_unit_test(test_compare),
-                cmocka_unit_test(test_strv), cmocka_unit_test(test_parse),
+                cmocka_unit_test(test_strv), cmocka_unit_test(test_parse), cmocka_unit_test(test_show),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

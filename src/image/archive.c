@@ -171,10 +171,11 @@ static const struct entry *find(const struct archive *a, const char *name)
 static int read_entry(const struct archive *a, const struct entry *e, const char *name, struct str *ret,
                       struct err *err)
 {
+        char shown[STR_SHOWN_MAX];
         size_t done = 0;
 
         if (e->size > IMAGE_JSON_MAX)
-                return err_set(err, EBADMSG, "'%.128s' in the archive is too large", name);
+                return err_set(err, EBADMSG, "'%s' in the archive is too large", str_show(name, shown));
         if (str_reserve(ret, (size_t)e->size + 1) < 0)
                 return err_oom(err);
         while (done < e->size) {
@@ -194,9 +195,10 @@ static int read_entry(const struct archive *a, const struct entry *e, const char
 static int read_file(const struct archive *a, const char *name, struct str *ret, struct err *err)
 {
         const struct entry *e = find(a, name);
+        char shown[STR_SHOWN_MAX];
 
         if (!e)
-                return err_set(err, EBADMSG, "'%.128s' is not in the archive", name);
+                return err_set(err, EBADMSG, "'%s' is not in the archive", str_show(name, shown));
         return read_entry(a, e, name, ret, err);
 }
 
@@ -298,13 +300,14 @@ static void expected_digest(const char *name, char digest[IMAGE_DIGEST_MAX])
 static int put_file(const struct archive *a, const char *name, struct image_descriptor *d, struct err *err)
 {
         const struct entry *e = find(a, name);
+        char shown[STR_SHOWN_MAX];
         int r;
 
         if (!e)
-                return err_set(err, EBADMSG, "'%.128s' is not in the archive", name);
+                return err_set(err, EBADMSG, "'%s' is not in the archive", str_show(name, shown));
         d->size = e->size;
         r = image_layout_put(a->layout, a->fd, e->offset, e->size, d->digest, err);
-        return r < 0 ? err_wrap(err, "'%.128s'", name) : 0;
+        return r < 0 ? err_wrap(err, "'%s'", str_show(name, shown)) : 0;
 }
 
 static int put_saved_layers(const struct archive *a, char *const *names, struct image_manifest *m, struct err *err)
@@ -335,6 +338,7 @@ static int read_saved(struct archive *a, const struct image_saved *s, struct err
         auto_manifest m = { .layers = NULL };
         struct image_descriptor d;
         auto_strv names = NULL;
+        char shown[STR_SHOWN_MAX];
         int r;
 
         (void)snprintf(m.config.media_type, sizeof(m.config.media_type), "%s", MEDIA_OCI_CONFIG);
@@ -347,7 +351,7 @@ static int read_saved(struct archive *a, const struct image_saved *s, struct err
         for (char **t = s->tags; r == 0 && t && *t; t++) {
                 r = add_name(&names, *t);
                 if (r == -EINVAL)
-                        r = err_set(err, EBADMSG, "manifest.json: '%.128s' is no name of an image", *t);
+                        r = err_set(err, EBADMSG, "manifest.json: '%s' is no name of an image", str_show(*t, shown));
                 else if (r < 0)
                         r = err_oom(err);
         }

@@ -208,7 +208,13 @@ int step_repair(struct op *op)
 
 static void on_tree_removed(int r, const struct err *err, void *data)
 {
-        op_wake(data, r == -ENOENT ? 0 : r, err);
+        struct op *op = data;
+
+        if (r == -ENOENT)
+                r = 0;
+        if (r == 0)
+                op->store->leaving = store_find_digest(op->store, op->target.digest);
+        op_wake(op, r, err);
 }
 
 /* Decides what goes, and takes the tree first: while a container uses it, nothing goes. */
@@ -245,6 +251,7 @@ int step_remove_name(struct op *op)
 
                 if (!str_eq(image->image.digest, op->target.digest))
                         continue;
+                s->leaving = NULL;
                 s->images.items[i] = s->images.items[--s->images.len];
                 stored_free(image);
                 break;

@@ -148,18 +148,22 @@ static void end(struct op *op)
 {
         struct image_store *s = op->store;
 
+        s->leaving = NULL;
         list_remove(&op->node);
         begin_next(s);
         tell(op);
         op_free(op);
 }
 
-/* A failure is told after the clean-up; what the clean-up itself cannot do is left to the next one. */
+/* A failure is told after the clean-up; what the clean-up itself cannot do is left to the next one. An image that could not
+ * be taken out of the index gets its tree back. */
 static void fail(struct op *op, int r)
 {
         op->result = r;
         op->cleaning = true;
-        op->steps = op_clean_steps;
+        op->steps = op->store->leaving ? op_sweep_steps : op_clean_steps;
+        op->target = (struct image_descriptor){ .size = 0 };
+        op->whole = false;
         op->at = 0;
 }
 

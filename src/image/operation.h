@@ -5,7 +5,7 @@
  *        op_add()        ┌──────────── STEP_NEXT ────────────┐
  *   ───▶ QUEUED ───▶ step ├─ STEP_WAIT ─▶ op_wake() ─▶ next ──┤──▶ last step ──▶ told, freed
  *                         └─ STEP_AGAIN ▶ op_wake() ─▶ same ──┘
- *        any failure ──▶ the steps of clean-up (op_clean_steps) ──▶ told, freed
+ *        any failure ──▶ the steps of clean-up (op_clean_steps; op_sweep_steps after a removal) ──▶ told, freed
  *
  * Whatever an operation left behind that no image names is collected, so a refused archive leaves no trace. */
 #pragma once
@@ -44,6 +44,7 @@ struct image_store {
         struct image_layout layout;
         struct stored_list images;
         struct list ops;
+        const struct stored *leaving; /* its tree is gone, and it will be soon: nobody finds it */
         bool closed; /* but for what the first operation is owed */
 };
 

@@ -325,14 +325,14 @@ const struct image *image_store_find(struct image_store *s, const char *ref, str
         }
         if (!image && hex)
                 image = find_prefix(s, hex, err);
-        return image ? &image->image : NULL;
+        return image && image != s->leaving ? &image->image : NULL;
 }
 
 const struct image *image_store_by_digest(struct image_store *s, const char *digest)
 {
         const struct stored *image = store_find_digest(s, digest);
 
-        return image ? &image->image : NULL;
+        return image && image != s->leaving ? &image->image : NULL;
 }
 
 const struct image *image_store_next(struct image_store *s, size_t *pos)
@@ -367,13 +367,13 @@ int image_store_remove(struct image_store *s, const char *ref, image_done_fn fn,
 {
         struct err why = ERR_INIT;
         const struct image *image = image_store_find(s, ref, &why);
-        char name[REF_TEXT_MAX];
+        char name[REF_TEXT_MAX], shown[STR_SHOWN_MAX];
         struct image_ref parsed;
         struct op *op;
 
         if (!image)
                 return why.num ? err_set(err, why.num, "%s", why.text)
-                               : err_set(err, ENOENT, "there is no image '%.128s'", ref);
+                               : err_set(err, ENOENT, "there is no image '%s'", str_show(ref, shown));
         op = op_new(s, op_remove_steps);
         if (!op)
                 return err_oom(err);

@@ -562,6 +562,32 @@ static void test_remove(void **state)
         assert_no_trace(f);
 }
 
+/* The index cannot be written once the tree has gone: nobody finds the image until it has its tree again. */
+static void test_removal_that_fails(void **state)
+{
+        struct fixture *f = *state;
+        auto_str archive = STR_INIT;
+        bool missed = false;
+
+        NEEDS_WORKER(f);
+        root_fs(&archive);
+        assert_int_equal(take_archive(f, IMAGE_IMPORT, "a:1", NULL, &archive), 0);
+        assert_int_equal(mkdirat(f->root, "images/index.json.tmp", 0700), 0);
+        f->told = false;
+        assert_int_equal(image_store_remove(f->store, "a:1", on_done, f, NULL), 0);
+        while (!f->told) {
+                missed |= !image_store_find(f->store, "a:1", NULL);
+                assert_int_equal(loop_turn(f->loop, 1000, NULL), 0);
+        }
+        assert_true(missed);
+        assert_true(f->result < 0);
+        assert_non_null(image_store_find(f->store, "a:1", NULL));
+        assert_int_equal(count(f, "trees"), 1);
+        assert_int_equal(unlinkat(f->root, "images/index.json.tmp", AT_REMOVEDIR), 0);
+        assert_int_equal(remove_image(f, "a:1"), 0);
+        assert_no_trace(f);
+}
+
 /* Two images of one layer share it and the tree; a name moves to the image that got it last. */
 static void test_shared(void **state)
 {
@@ -802,6 +828,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_import, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_remove, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_removal_that_fails, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_shared, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_load_saved, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_load_oci, setup, teardown),

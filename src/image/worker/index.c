@@ -30,7 +30,7 @@ static int add_entry(struct str *out, const struct tar *tar, const struct tar_en
 
 static int list(struct tar *tar, const struct worker_limits *limits, struct str *out, struct err *err)
 {
-        char shown[REPORT_SHOWN_MAX];
+        char shown[STR_SHOWN_MAX];
         struct tar_entry e;
         uint64_t n = 0;
         int r;
@@ -42,10 +42,10 @@ static int list(struct tar *tar, const struct worker_limits *limits, struct str 
                 if (e.type > TAR_LINK || !e.path[0])
                         continue;
                 if (e.sparse)
-                        return err_set(err, EBADMSG, "'%s' is a sparse file", report_show(e.name, shown));
+                        return err_set(err, EBADMSG, "'%s' is a sparse file", str_show(e.name, shown));
                 r = add_entry(out, tar, &e);
                 if (r == -EINVAL)
-                        return err_set(err, EBADMSG, "'%s' is not UTF-8", report_show(e.name, shown));
+                        return err_set(err, EBADMSG, "'%s' is not UTF-8", str_show(e.name, shown));
                 if (r < 0)
                         return err_oom(err);
                 if (out->len > WORKER_REPORT_MAX)

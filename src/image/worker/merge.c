@@ -35,9 +35,9 @@ struct merge {
 
 static int fail(struct err *err, int r, const char *path)
 {
-        char shown[REPORT_SHOWN_MAX];
+        char shown[STR_SHOWN_MAX];
 
-        return err_set(err, -r, "merge '%s': %s", report_show(path, shown), strerror(-r));
+        return err_set(err, -r, "merge '%s': %s", str_show(path, shown), strerror(-r));
 }
 
 static const char *split(const char *path, char parent[PATH_MAX])
@@ -357,7 +357,7 @@ static int merge_entries(struct merge *m, int from, int to, char path[PATH_MAX],
 /* The layer's own directories are in place now, so both ends are where their paths lead inside the root. */
 static int apply_link(struct merge *m, const struct meta_record *l, struct err *err)
 {
-        char parent[PATH_MAX], shown[REPORT_SHOWN_MAX], shown_target[REPORT_SHOWN_MAX];
+        char parent[PATH_MAX], shown[STR_SHOWN_MAX], shown_target[STR_SHOWN_MAX];
         const char *name = split(l->path, parent), *target;
         auto_fd dir = open_in(m, parent, PATH_FLAGS), from = -EBADF;
         struct stat st, have, dir_st;
@@ -369,7 +369,7 @@ static int apply_link(struct merge *m, const struct meta_record *l, struct err *
         from = open_in(m, parent, PATH_FLAGS);
         if (from < 0 || fstatat(from, target, &st, AT_SYMLINK_NOFOLLOW) < 0 || S_ISDIR(st.st_mode))
                 return err_set(err, EBADMSG, "'%s' is a hard link to '%s', which is no file of any layer",
-                               report_show(l->path, shown), report_show(l->target, shown_target));
+                               str_show(l->path, shown), str_show(l->target, shown_target));
         if (fstatat(dir, name, &have, AT_SYMLINK_NOFOLLOW) == 0 && have.st_dev == st.st_dev && have.st_ino == st.st_ino)
                 return 0;
         r = path_remove_tree(dir, name);

@@ -147,7 +147,7 @@ static int walk_step(struct place *p, struct walk *w)
 static int find_parent(struct place *p, const char *raw, struct err *err)
 {
         struct walk w = { .fd = -EBADF };
-        char shown[REPORT_SHOWN_MAX];
+        char shown[STR_SHOWN_MAX];
         int r;
 
         r = place_open(p->root, raw, DIR_FLAGS);
@@ -163,7 +163,7 @@ static int find_parent(struct place *p, const char *raw, struct err *err)
         if (r < 0) {
                 fd_close(w.fd);
                 return err_set(err, r == -ENOTDIR || r == -ELOOP || r == -ENAMETOOLONG ? EBADMSG : -r,
-                               "'%s' is no directory to put something into: %s", report_show(raw, shown), strerror(-r));
+                               "'%s' is no directory to put something into: %s", str_show(raw, shown), strerror(-r));
         }
         fd_replace(&p->parent, w.fd);
         memcpy(p->real, w.real, sizeof(p->real));

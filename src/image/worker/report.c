@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
 int report_string(struct str *out, const char *s, size_t len)
@@ -35,25 +34,4 @@ int report_member_string(struct str *out, const char *name, const char *value)
 int report_member_u64(struct str *out, const char *name, uint64_t value)
 {
         return str_addf(out, ",\"%s\":%" PRIu64, name, value);
-}
-
-const char *report_show(const char *name, char out[REPORT_SHOWN_MAX])
-{
-        size_t n = 0;
-
-        for (; *name; name++) {
-                unsigned char c = (unsigned char)*name;
-
-                if (n > REPORT_SHOWN_MAX - 8) {
-                        memcpy(out + n, "...", 3);
-                        n += 3;
-                        break;
-                }
-                if (c >= 0x20 && c < 0x7f && c != '\\')
-                        out[n++] = (char)c;
-                else
-                        n += (size_t)snprintf(out + n, 5, "\\x%02x", c);
-        }
-        out[n] = '\0';
-        return out;
 }

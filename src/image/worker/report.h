@@ -1,4 +1,4 @@
-/* Writing JSON without a JSON library, and names from outside in texts for people. */
+/* Writing JSON without a JSON library. */
 #pragma once
 
 #include "base/str.h"
@@ -11,7 +11,3 @@ int report_string(struct str *out, const char *s, size_t len);
 
 int report_member_string(struct str *out, const char *name, const char *value); /* ,"name":"value" */
 int report_member_u64(struct str *out, const char *name, uint64_t value);       /* ,"name":value */
-
-/* Printable ASCII stays, the rest becomes \xNN; what does not fit is cut with "…" in ASCII dots. Answers `out`. */
-#define REPORT_SHOWN_MAX 160
-const char *report_show(const char *name, char out[REPORT_SHOWN_MAX]);

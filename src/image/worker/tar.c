@@ -87,18 +87,18 @@ void tar_cleanup(struct tar **t)
 static int failed(struct tar *t, struct err *err)
 {
         const char *text = archive_error_string(t->archive);
-        char shown[REPORT_SHOWN_MAX];
+        char shown[STR_SHOWN_MAX];
 
         if (t->err.num)
                 return err_set(err, t->err.num, "%s", t->err.text);
         if (archive_errno(t->archive) == ENOMEM)
                 return err_oom(err);
-        return err_set(err, EBADMSG, "bad tar archive: %s", report_show(text ? text : "corrupt", shown));
+        return err_set(err, EBADMSG, "bad tar archive: %s", str_show(text ? text : "corrupt", shown));
 }
 
 int tar_clean(const char *name, char out[PATH_MAX], struct err *err)
 {
-        char shown[REPORT_SHOWN_MAX];
+        char shown[STR_SHOWN_MAX];
         unsigned depth = 0;
         size_t n = 0;
 
@@ -107,17 +107,17 @@ int tar_clean(const char *name, char out[PATH_MAX], struct err *err)
 
                 if (len == 2 && p[0] == '.' && p[1] == '.') {
                         if (depth == 0)
-                                return err_set(err, EBADMSG, "'%s' leads out of the root", report_show(name, shown));
+                                return err_set(err, EBADMSG, "'%s' leads out of the root", str_show(name, shown));
                         while (n > 0 && out[n - 1] != '/')
                                 n--;
                         n -= n > 0;
                         depth--;
                 } else if (len != 1 || p[0] != '.') {
                         if (len > NAME_MAX || n + len + 2 > PATH_MAX)
-                                return err_set(err, EBADMSG, "'%s' is too long", report_show(name, shown));
+                                return err_set(err, EBADMSG, "'%s' is too long", str_show(name, shown));
                         if (++depth > WORKER_DEPTH_MAX)
-                                return err_set(err, EBADMSG, "'%s' is more than %d levels deep",
-                                               report_show(name, shown), WORKER_DEPTH_MAX);
+                                return err_set(err, EBADMSG, "'%s' is more than %d levels deep", str_show(name, shown),
+                                               WORKER_DEPTH_MAX);
                         if (n > 0)
                                 out[n++] = '/';
                         memcpy(out + n, p, len);
@@ -150,18 +150,18 @@ static enum tar_type type_of(struct archive_entry *raw)
 static int check_ids(const struct tar_entry *e, struct err *err)
 {
         la_int64_t uid = archive_entry_uid(e->raw), gid = archive_entry_gid(e->raw);
-        char shown[REPORT_SHOWN_MAX];
+        char shown[STR_SHOWN_MAX];
 
         if (uid >= 0 && uid <= WORKER_ID_MAX && gid >= 0 && gid <= WORKER_ID_MAX)
                 return 0;
-        return err_set(err, EBADMSG, "'%s': owner %lld:%lld is outside 0 to %d", report_show(e->name, shown),
+        return err_set(err, EBADMSG, "'%s': owner %lld:%lld is outside 0 to %d", str_show(e->name, shown),
                        (long long)uid, (long long)gid, WORKER_ID_MAX);
 }
 
 int tar_next(struct tar *t, bool ids, struct tar_entry *ret, struct err *err)
 {
         struct tar_entry e = { .target = NULL };
-        char shown[REPORT_SHOWN_MAX];
+        char shown[STR_SHOWN_MAX];
         int r;
 
         if (t->empty)
@@ -182,11 +182,10 @@ int tar_next(struct tar *t, bool ids, struct tar_entry *ret, struct err *err)
         if (e.type == TAR_LINK || e.type == TAR_SYMLINK) {
                 e.target = e.type == TAR_LINK ? archive_entry_hardlink(e.raw) : archive_entry_symlink(e.raw);
                 if (!e.target || !*e.target || strlen(e.target) >= PATH_MAX)
-                        return err_set(err, EBADMSG, "'%s' is a link to nothing or too far",
-                                       report_show(e.name, shown));
+                        return err_set(err, EBADMSG, "'%s' is a link to nothing or too far", str_show(e.name, shown));
         }
         if (archive_entry_size(e.raw) < 0)
-                return err_set(err, EBADMSG, "'%s' has a negative size", report_show(e.name, shown));
+                return err_set(err, EBADMSG, "'%s' has a negative size", str_show(e.name, shown));
         e.mode = archive_entry_perm(e.raw) & 07777;
         e.size = e.type == TAR_FILE ? (uint64_t)archive_entry_size(e.raw) : 0;
         e.sparse = archive_entry_sparse_count(e.raw) > 0;

@@ -507,7 +507,7 @@ static void test_clean(void **state)
                 { "a/../..", NULL }, { "/../a", NULL },
                 { "...", "..." },    { "..a", "..a" },
         };
-        char out[PATH_MAX], name[PATH_MAX + 10], shown[REPORT_SHOWN_MAX];
+        char out[PATH_MAX], name[PATH_MAX + 10];
 
         (void)state;
         for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
@@ -523,8 +523,6 @@ static void test_clean(void **state)
                 name[i] = i % 2 ? '/' : 'd';
         name[sizeof(name) - 1] = '\0';
         assert_int_equal(tar_clean(name, out, NULL), -EBADMSG);
-        assert_string_equal(report_show("a\n\x1b\\\xff", shown), "a\\x0a\\x1b\\x5c\\xff");
-        assert_int_equal(strlen(report_show(name, shown)) < REPORT_SHOWN_MAX, 1);
 }
 
 static int read_meta(struct fixture *f, const char *text, size_t len)

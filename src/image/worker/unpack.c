@@ -47,9 +47,9 @@ struct unpack {
 
 static int wrap(struct err *err, const struct tar_entry *e)
 {
-        char shown[REPORT_SHOWN_MAX];
+        char shown[STR_SHOWN_MAX];
 
-        return err_wrap(err, "'%s'", report_show(e->name, shown));
+        return err_wrap(err, "'%s'", str_show(e->name, shown));
 }
 
 static int remember_dir(struct unpack *u, const char *real, struct timespec mtime)
