@@ -190,8 +190,10 @@ static int fill_window(const struct child *child, const int *fds, int init_repor
  * be reached before exec: an OOM kill would take the launcher along (oom_kill_process() of the kernel), and a throttled
  * child would hold it up. */
 #define BORROW_MEMORY_MIN (UINT64_C(64) << 20)
-#define BORROW_CPU_MIN 100   /* thousandths; the quota of a period is then 10 ms */
-#define BORROW_PATH_MAX 1024 /* bytes of PATH, which exec is tried along */
+#define BORROW_CPU_MIN 1000    /* thousandths: one thread is never throttled */
+#define BORROW_PATH_MAX 512    /* bytes of PATH, which exec is tried along */
+#define BORROW_PATHS_MAX 16    /* directories in it: each may lie behind 40 links of the image */
+#define BORROW_WORKDIR_MAX 128 /* bytes: each directory on the way may have to be made */
 #define BORROW_BUSY_MAX 2    /* with more processors than a few, containers are better prepared side by side */
 
 /* The sanitizer keeps books about stacks, of which the borrowed one is none that it knows. */
@@ -206,19 +208,29 @@ static int fill_window(const struct child *child, const int *fds, int init_repor
 #define BORROW true
 #endif
 
-static bool has_long_path(const struct child *child)
+static bool is_long_path(const uint8_t *text, uint32_t len)
+{
+        unsigned directories = 1;
+
+        for (uint32_t i = 0; i < len; i++)
+                directories += text[i] == ':';
+        return len > BORROW_PATH_MAX || directories > BORROW_PATHS_MAX;
+}
+
+/* What makes the way to exec long: PATH, and the working directory, two records behind the environment. */
+static bool has_long_way(const struct child *child)
 {
         struct payload p = { .at = child->payload, .end = child->payload + child->payload_len };
+        uint32_t argc = child->start->argc, strings = argc + child->start->envc, len = 0;
         const uint8_t *text;
-        uint32_t len;
 
-        for (uint32_t i = 0; i < child->start->argc + child->start->envc; i++) {
+        for (uint32_t i = 0; i < strings + 2; i++) {
                 if (payload_next(&p, &text, &len) < 0)
                         return true;
-                if (i >= child->start->argc && len > BORROW_PATH_MAX && memcmp(text, "PATH=", 5) == 0)
+                if (i >= argc && i < strings && len >= 5 && memcmp(text, "PATH=", 5) == 0 && is_long_path(text, len))
                         return true;
         }
-        return false;
+        return len > BORROW_WORKDIR_MAX;
 }
 
 static bool may_borrow(const struct containers *cs, const struct child *child)
@@ -229,7 +241,7 @@ static bool may_borrow(const struct containers *cs, const struct child *child)
         return BORROW && !cs->no_borrowing && s->n_files == 0 && !(s->flags & LAUNCH_F_SPEC) &&
                l->cpu_milli >= BORROW_CPU_MIN && l->memory + l->disk + l->shm >= BORROW_MEMORY_MIN &&
                l->memory >= BORROW_MEMORY_MIN / 4 && (cs->few_cpus || cs->slots->busy <= BORROW_BUSY_MAX) &&
-               !has_long_path(child);
+               !has_long_way(child);
 }
 
 static pid_t clone_child(struct containers *cs, struct child *child, struct slot *slot)

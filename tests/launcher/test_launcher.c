@@ -323,6 +323,30 @@ static void test_stopped_at_once(void)
         CHECK(exited(sh("exit 5"), 5));
 }
 
+/* While many directories are made for one task, another comes and goes. */
+static void test_long_way(void)
+{
+        static char workdir[4000];
+        char slow_id[LAUNCH_ID_MAX];
+        struct client_spec spec = shell("exit 6"), other;
+        struct client_task slow, quick;
+
+        for (size_t i = 0; i + 1 < sizeof(workdir); i++)
+                workdir[i] = i % 2 ? 'd' : '/';
+        workdir[sizeof(workdir) - 2] = '\0';
+        spec.workdir = workdir;
+        spec.limits.cpu_milli = 100;
+        (void)snprintf(slow_id, sizeof(slow_id), "%s", spec.id);
+        CHECK(client_start(sock, &spec, &slow) == 0);
+        other = shell("exit 7");
+        CHECK(client_start(sock, &other, &quick) == 0);
+        CHECK(client_receive(sock, &msg, 60000) == 0 && msg.h.op == LAUNCH_EXITED && str_eq(msg.exited.id, other.id));
+        CHECK(client_send_id(sock, LAUNCH_REMOVE, other.id) == 0);
+        CHECK(client_send_id(sock, LAUNCH_REMOVE, slow_id) == 0);
+        client_task_close(&slow);
+        client_task_close(&quick);
+}
+
 static void test_not_found(void)
 {
         static const char *const none[] = { "nosuchprogram", NULL };
@@ -733,6 +757,7 @@ static const struct test tests[] = {
         { "death by each signal, with init", test_signals_with_init },
         { "signals", test_signal_operation },
         { "stopped at once", test_stopped_at_once },
+        { "a long way to its start", test_long_way },
         { "not found, not executable", test_not_found },
         { "standard streams and user", test_io },
         { "files and working directory", test_files },
