@@ -22,6 +22,7 @@
 #define WORK_MEMORY (UINT64_C(512) << 20)
 #define WORK_PIDS 16
 #define END_SECONDS 10
+#define IDLE_DELAY_MS 2
 
 enum tag { TAG_LISTENER, TAG_PEER, TAG_SIGNALS, TAG_WORK };
 
@@ -256,6 +257,7 @@ static int start_checked(struct server *s, const struct launch_start *m, uint8_t
                 return 0;
         }
         c->adopted = true;
+        s->just_ended = false;
         if (c->state == CONTAINER_ENDED)
                 tell_exited(s, c);
         return 0;
@@ -406,6 +408,7 @@ static void reap(struct server *s)
                 if (sys_waitid(P_ALL, 0, &info, WEXITED | WNOHANG, &usage) < 0 || info.si_pid == 0)
                         return;
                 c = containers_find_pid(&s->containers, info.si_pid);
+                s->just_ended = true;
                 if (!c && s->work)
                         (void)work_reaped(s->work, info.si_pid, &info);
                 else if (c && container_reaped(&s->containers, c, &info, &usage))
@@ -543,22 +546,28 @@ static void on_event(struct server *s, const struct epoll_event *event)
         }
 }
 
+/* Where tasks follow one another, the next START comes right after an end: what that one left is cleaned up while the next
+ * one runs, or when none comes. */
+static int idle_delay(const struct server *s)
+{
+        return s->just_ended && s->slots.ready > 0 ? IDLE_DELAY_MS : 0;
+}
+
 int server_run(struct server *s, struct err *err)
 {
         struct epoll_event events[EVENTS_MAX];
         bool idle = true;
 
         while (!s->stop) {
-                int n = epoll_wait(s->epoll, events, EVENTS_MAX, idle ? 0 : -1);
+                int n = epoll_wait(s->epoll, events, EVENTS_MAX, idle ? idle_delay(s) : -1);
 
                 if (n < 0 && errno != EINTR)
                         return err_sys(err, "wait for events");
                 for (int i = 0; i < n; i++)
                         on_event(s, &events[i]);
                 if (n <= 0)
-                        idle = slots_idle(&s->slots);
-                else
-                        idle = true;
+                        s->just_ended = false;
+                idle = n > 0 || slots_idle(&s->slots);
                 while (s->slots.used > SLOTS_USED_MAX)
                         (void)slots_idle(&s->slots);
         }

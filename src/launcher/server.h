@@ -27,6 +27,7 @@ struct server {
         uint32_t greeted;                                                    /* next container to ADOPT */
         struct str out; /* packets that did not fit in the socket: u32 length and bytes each */
         size_t out_sent;
+        bool just_ended; /* a container has, and none was started since */
         bool stop;
 };
 
