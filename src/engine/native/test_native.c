@@ -745,10 +745,12 @@ static void test_signals_and_removal(void **state)
 static void test_slots(void **state)
 {
         struct fixture *f = *state;
+        const struct image_workers *w;
         struct engine_container *c[3];
 
         f->slots = 1;
         start_engine(f);
+        w = engine_native_workers(f->engine);
         c[0] = start(f, "c0");
         (void)expect_start(f);
         c[1] = start(f, "c1");
@@ -756,6 +758,8 @@ static void test_slots(void **state)
         for (int i = 0; i < 5; i++)
                 turn(f);
         assert_false(side_poll(&f->launcher));
+        /* Nor is the image of those who wait taken away, of which the launcher does not know yet. */
+        assert_int_equal(w->remove(w->context, IMAGE_TREE, the_image.tree, NULL, NULL, NULL), -EBUSY);
         /* Whoever is killed while it waits never starts. */
         assert_int_equal(f->engine->ops->signal(c[1], SIGKILL, NULL), 0);
         wait_exits(f, 1);

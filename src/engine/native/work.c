@@ -171,6 +171,18 @@ static int work_discard(void *context, uint32_t token, struct err *err)
         return work_request_done(context, &m, sizeof(m), NULL, NULL, err);
 }
 
+/* The launcher knows of those containers only that were started. */
+static bool tree_awaited(struct native *n, const char *name)
+{
+        struct native_container *c;
+
+        LIST_FOREACH(c, &n->containers, node) {
+                if (c->start && memcmp(c->start->tree, name, LAUNCH_HEX) == 0)
+                        return true;
+        }
+        return false;
+}
+
 static int work_remove(void *context, enum image_kind kind, const char *name, image_done_fn fn, void *data,
                        struct err *err)
 {
@@ -178,6 +190,8 @@ static int work_remove(void *context, enum image_kind kind, const char *name, im
 
         if (!hex_is_lower(name, LAUNCH_HEX))
                 return err_set(err, EINVAL, "'%s' is no name of a layer or tree", name);
+        if (kind == IMAGE_TREE && tree_awaited(context, name))
+                return err_set(err, EBUSY, "a container that waits for its start uses it");
         memcpy(m.name, name, LAUNCH_HEX);
         return work_request_done(context, &m, sizeof(m), fn, data, err);
 }
