@@ -22,6 +22,7 @@
 #define INDEX_FDS 3
 #define UNPACK_FDS 2
 #define MERGE_FDS 1
+#define FILE_MAX_LEAST (UINT64_C(512) << 20) /* reports and what lies beside a layer are smaller */
 
 /* Which of a worker's descriptors (image/worker/worker.h) is which: input, plain copy, report, directory, layers. */
 enum child_fd { CHILD_INPUT, CHILD_PLAIN, CHILD_REPORT, CHILD_DIR, CHILD_LAYERS };
@@ -172,12 +173,20 @@ static int start_child(struct work *w, struct place *p, struct work_child *c, st
         return 0;
 }
 
+/* A worker that was taken over holds descriptors of files that are mayflyd's. */
+static uint64_t max_file(const struct job *job)
+{
+        return MAX(job->max_bytes, FILE_MAX_LEAST);
+}
+
 static int start_index(struct work *w, struct place *p, const struct job *job, struct err *err)
 {
         char bytes[24], entries[24];
         char *argv[] = { (char *)"mayfly-worker", (char *)"index", bytes, entries, NULL };
         const int fds[] = { job->fds[0], job->fds[1], job->fds[2] };
-        struct work_child c = { .argv = argv, .fds = fds, .n_fds = ARRAY_LEN(fds), .report_fd = job->fds[2] };
+        struct work_child c = {
+                .argv = argv, .fds = fds, .n_fds = ARRAY_LEN(fds), .report_fd = job->fds[2], .max_file = max_file(job)
+        };
 
         (void)snprintf(bytes, sizeof(bytes), "%" PRIu64, job->max_bytes);
         (void)snprintf(entries, sizeof(entries), "%" PRIu64, job->max_entries);
@@ -190,7 +199,8 @@ static int start_unpack(struct work *w, struct place *p, const struct job *job, 
         char *argv[] = { (char *)"mayfly-worker", (char *)"unpack", bytes, entries, NULL };
         const int fds[] = { job->fds[0], -EBADF, job->fds[1], dir };
         struct work_child c = {
-                .argv = argv, .fds = fds, .n_fds = ARRAY_LEN(fds), .report_fd = job->fds[1], .capable = true
+                .argv = argv, .fds = fds, .n_fds = ARRAY_LEN(fds), .report_fd = job->fds[1], .capable = true,
+                .max_file = max_file(job)
         };
 
         (void)snprintf(bytes, sizeof(bytes), "%" PRIu64, job->max_bytes);

@@ -95,7 +95,7 @@ static int place_fds(struct work_child *c)
         return 0;
 }
 
-static int set_rlimits(void)
+static int set_rlimits(uint64_t max_file)
 {
         const struct {
                 __rlimit_resource_t resource;
@@ -103,6 +103,7 @@ static int set_rlimits(void)
         } limits[] = {
                 { RLIMIT_CORE, 0 },          { RLIMIT_NOFILE, NOFILE_MAX }, { RLIMIT_CPU, CPU_SECONDS_MAX },
                 { RLIMIT_STACK, STACK_MAX }, { RLIMIT_MEMLOCK, 0 },         { RLIMIT_MSGQUEUE, 0 },
+                { RLIMIT_FSIZE, max_file ? max_file : RLIM_INFINITY },
         };
 
         for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
@@ -174,7 +175,7 @@ static _Noreturn void child(struct work_child *c)
         }
         if (r == 0) {
                 step = "limits";
-                r = set_rlimits();
+                r = set_rlimits(c->max_file);
         }
         if (r == 0) {
                 step = "user namespace";

@@ -20,7 +20,8 @@ struct work_child {
         const int *fds; /* fds[i] becomes 3 + i; -EBADF: that one stays closed */
         size_t n_fds;
         int report_fd; /* one of them, or -EBADF */
-        bool capable;  /* it makes or removes files of any owner */
+        bool capable;      /* it makes or removes files of any owner */
+        uint64_t max_file; /* bytes of one file that it writes; 0: no limit */
 };
 
 /* Borrows everything. The caller reaps *ret_pid, and owns *ret_pidfd. Blocks for about a millisecond. */
