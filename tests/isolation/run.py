@@ -91,9 +91,6 @@ class Host:
         self.accepted = []
 
     def __enter__(self):
-        # The addresses are the machine's: one run at a time. The lock ends with this process.
-        self.lock = open("/tmp/mayfly-isolation.lock", "w")  # noqa: SIM115
-        fcntl.flock(self.lock, fcntl.LOCK_EX)
         try:
             self.listen()
             self.metadata()
@@ -105,7 +102,6 @@ class Host:
 
     def __exit__(self, *_):
         self.undo.close()
-        self.lock.close()
 
     def serve(self, s):
         def loop():
@@ -597,6 +593,7 @@ def main():
     if os.geteuid() != 0:
         report.skip("all", "needs root")
         return
+    mayfly.exclusive("isolation")
     try:
         rig = Rig()
     except mayfly.Skip as e:

@@ -278,6 +278,7 @@ def main():
     if os.geteuid() != 0:
         report.skip("all", "needs root")
         return
+    mayfly.exclusive("kill")
     before = f"/tmp/{NAME}-{os.getpid()}.before"
     check = os.path.join(HERE, "..", "leftover", "check.py")
     subprocess.run([check, "--save", before], check=True, stdout=subprocess.DEVNULL)

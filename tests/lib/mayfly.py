@@ -6,6 +6,7 @@ library only.
 
 import base64
 import contextlib
+import fcntl
 import grp
 import hashlib
 import http.client
@@ -249,6 +250,16 @@ def cgroup_pids(name):
             if "cgroup.procs" in files:
                 pids.update(int(p) for p in read(os.path.join(d, "cgroup.procs")).split())
     return pids
+
+
+held_locks = []
+
+
+def exclusive(name):
+    """Waits until no other run of this test is on the machine: names and addresses are its own. Held until the process ends."""
+    lock = open(f"/tmp/mayfly-{name}.lock", "w")  # noqa: SIM115
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    held_locks.append(lock)
 
 
 # ── instances ────────────────────────────────────────────────────────────────────────────────────────────────────────
