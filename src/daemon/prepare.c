@@ -78,7 +78,27 @@ int users_find(const struct config *config, struct users *ret, struct err *err)
 
 /* ── directories ─────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* Ours from root to here: a directory that somebody else can write would let him swap what is below. */
+/* A directory that somebody else can write would let him swap what is below; with the sticky bit, only what is his. */
+static int check_way(const char *path, struct err *err)
+{
+        auto_free char *way = strdup(path);
+        struct stat st;
+
+        if (!way)
+                return err_oom(err);
+        for (char *slash = strrchr(way, '/'); slash; slash = strrchr(way, '/')) {
+                slash[slash == way] = '\0';
+                if (stat(way, &st) < 0)
+                        return err_sys(err, "stat '%s'", way);
+                if (st.st_uid != 0 || ((st.st_mode & 022) && !(st.st_mode & S_ISVTX)))
+                        return err_set(err, EPERM, "'%s', in which '%s' lies, can be written by others than root", way,
+                                       path);
+                if (slash == way)
+                        break;
+        }
+        return 0;
+}
+
 static int open_own_dir(const char *path, bool *ret_made, int *ret, struct err *err)
 {
         auto_fd fd = -EBADF;
@@ -95,6 +115,11 @@ static int open_own_dir(const char *path, bool *ret_made, int *ret, struct err *
                 return err_sys(err, "open '%s'", path);
         if (st.st_uid != 0)
                 return err_set(err, EPERM, "'%s' belongs to uid %u, not to root", path, st.st_uid);
+        if (st.st_mode & 022)
+                return err_set(err, EPERM, "'%s' can be written by others than root", path);
+        r = check_way(path, err);
+        if (r < 0)
+                return r;
         if (fchmod(fd, 0755) < 0)
                 return err_sys(err, "set the mode of '%s'", path);
         if (ret_made)

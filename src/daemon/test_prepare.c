@@ -90,6 +90,13 @@ static void test_dirs_of_others_are_refused(void **state)
         assert_int_equal(chown(f->config.data, 1001, 1001), 0);
         assert_int_equal(prepare_dirs(&f->config, &f->users, &made, &err), -EPERM);
         assert_int_equal(chown(f->config.data, 0, 0), 0);
+        assert_int_equal(chmod(f->config.data, 01777), 0);
+        assert_int_equal(prepare_dirs(&f->config, &f->users, &made, &err), -EPERM);
+        assert_owner(f->config.data, ".", 01777, 0, 0);
+        assert_int_equal(chmod(f->config.data, 0755), 0);
+        assert_int_equal(chown(f->dir, 1001, 1001), 0);
+        assert_int_equal(prepare_dirs(&f->config, &f->users, &made, &err), -EPERM);
+        assert_int_equal(chown(f->dir, 0, 0), 0);
         assert_int_equal(prepare_dirs(&f->config, &f->users, &made, &err), 0);
 }
 
