@@ -85,7 +85,7 @@ static int find_mounts(struct found *ret, struct err *err)
 static bool v2_complete(const char *dir)
 {
         auto_fd fd = open(dir, DIR_FLAGS);
-        char have[KNOB_MAX];
+        char have[KNOB_MAX] = "";
 
         return fd >= 0 && read_knob(fd, "cgroup.controllers", have, sizeof(have)) == 0 &&
                has_word(have, "memory", " \n") && has_word(have, "cpu", " \n") && has_word(have, "pids", " \n");
@@ -182,7 +182,7 @@ static int make_dir(int at, const char *name, int *ret, struct err *err)
 static int enable_controllers(int dir, char *added, size_t max, struct err *err)
 {
         static const char *const wanted[] = { "memory", "cpu", "pids" };
-        char have[KNOB_MAX], text[32] = "";
+        char have[KNOB_MAX] = "", text[32] = "";
         size_t n = 0;
         int r = read_knob(dir, "cgroup.subtree_control", have, sizeof(have));
 

@@ -50,7 +50,7 @@ static _Noreturn void fail(const struct child *c, int r)
 
 static void check(const struct child *c, int r)
 {
-        if (r < 0)
+        if (r != 0)
                 fail(c, r);
 }
 
