@@ -595,7 +595,7 @@ static void test_other_user(void)
 
 static void test_adopt(void)
 {
-        struct client_spec spec = shell("echo ready; cat /dev/zero | dd bs=1k count=10 2>/dev/null; sleep 1000");
+        struct client_spec spec = shell("echo ready; cat /dev/zero | dd bs=1k count=20 2>/dev/null; sleep 1000");
         struct client_msg adopt = { .n_fds = 0 };
         char id[LAUNCH_ID_MAX] = "", text[8] = "";
         struct client_task t;
