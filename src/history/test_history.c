@@ -27,6 +27,14 @@ struct fixture {
         struct history *h;
 };
 
+/* path_remove_tree() takes one name below a directory. */
+static void remove_dir(const char *dir)
+{
+        auto_fd tmp = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+        assert_int_equal(path_remove_tree(tmp, dir + strlen("/tmp/")), 0);
+}
+
 static int setup(void **state)
 {
         struct fixture *f = calloc(1, sizeof(*f));
@@ -45,7 +53,7 @@ static int teardown(void **state)
 
         history_close(f->h);
         loop_free(f->loop);
-        (void)path_remove_tree(AT_FDCWD, f->dir);
+        remove_dir(f->dir);
         free(f);
         return 0;
 }

@@ -230,6 +230,14 @@ static void start_tasks(struct fixture *f)
         assert_int_equal(tasks_new(f->fake.loop, &f->fake.engine, f->history, &f->config, &f->ts, NULL), 0);
 }
 
+/* path_remove_tree() takes one name below a directory. */
+static void remove_dir(const char *dir)
+{
+        auto_fd tmp = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+        assert_int_equal(path_remove_tree(tmp, dir + strlen("/tmp/")), 0);
+}
+
 static int setup(void **state)
 {
         struct fixture *f = calloc(1, sizeof(*f));
@@ -263,7 +271,7 @@ static int teardown(void **state)
         loop_free(f->fake.loop);
         for (size_t i = 0; i < f->fake.n; i++)
                 free_container(f->fake.containers[i]);
-        (void)path_remove_tree(AT_FDCWD, f->dir);
+        remove_dir(f->dir);
         free(f);
         return 0;
 }

@@ -276,6 +276,14 @@ static void start_engine(struct fixture *f)
         f->netd_serves = true;
 }
 
+/* path_remove_tree() takes one name below a directory. */
+static void remove_dir(const char *dir)
+{
+        auto_fd tmp = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+        assert_int_equal(path_remove_tree(tmp, dir + strlen("/tmp/")), 0);
+}
+
 static int setup(void **state)
 {
         struct fixture *f = calloc(1, sizeof(*f));
@@ -311,7 +319,7 @@ static int teardown(void **state)
         side_hang_up(&f->netd);
         fd_close(f->launcher.listener);
         fd_close(f->netd.listener);
-        (void)path_remove_tree(AT_FDCWD, f->dir);
+        remove_dir(f->dir);
         free(f);
         return 0;
 }
