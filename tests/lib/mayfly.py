@@ -14,6 +14,7 @@ import io
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -360,6 +361,9 @@ class Instance:
 
     def close(self):
         self.stop()
+        report = re.search(r".*(Sanitizer|runtime error|Assertion).*", read(self.log))
+        if report:
+            print(f"not ok - {self.name}: a clean log: {report[0]}\n{self.log_tail(8000)}", flush=True)
         shutil.rmtree(self.dir, ignore_errors=True)
 
     def __enter__(self):
