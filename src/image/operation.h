@@ -45,7 +45,7 @@ struct image_store {
         struct stored_list images;
         struct list ops;
         const struct stored *leaving; /* its tree is gone, and it will be soon: nobody finds it */
-        bool closed; /* but for what the first operation is owed */
+        bool closed;                  /* but for what the first operation is owed */
 };
 
 /* From blobs; `users` is the report of MERGE or NULL. */

@@ -756,11 +756,13 @@ static void test_corpus(void **state)
                 { "go-containerregistry/pkg/v1/mutate/testdata/whiteout_dir.tar", true },
                 { "go-containerregistry/pkg/v1/mutate/testdata/whiteout_image.tar", true },
         };
-        const char *dir = getenv("MAYFLY_CORPORA") ? getenv("MAYFLY_CORPORA") : "../shared/corpora";
+        const char *dir = getenv("MAYFLY_CORPORA");
         struct fixture *f = *state;
         const struct image *image;
 
         NEEDS_WORKER(f);
+        if (!dir)
+                dir = "../shared/corpora";
         if (access(dir, R_OK) < 0) {
                 print_message("no '%s' (MAYFLY_CORPORA)\n", dir);
                 skip();
