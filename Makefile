@@ -21,7 +21,8 @@ all:
 
 test: all
 	meson test -C $(BUILD) --no-rebuild --print-errorlogs
-	@if [ -x tests/run ]; then MAYFLY_BUILD=$(abspath $(BUILD)) tests/run; fi
+	@if [ "$$(id -u)" = 0 ]; then MAYFLY_BUILD=$(abspath $(BUILD)) tools/test.sh --installed; \
+	else echo 'tests of the whole program need root: sudo tools/test.sh'; fi
 
 bench: all
 	MAYFLY_BUILD=$(abspath $(BUILD)) bench/run
@@ -46,18 +47,18 @@ coverage:
 	$(call configure,$(BUILD)-coverage,-Db_coverage=true -Dbuildtype=debug)
 	@ninja -C $(BUILD)-coverage -j$(JOBS)
 	meson test -C $(BUILD)-coverage --no-rebuild --print-errorlogs
-	@if [ -x tests/run ]; then MAYFLY_BUILD=$(abspath $(BUILD)-coverage) tests/run; fi
+	@if [ "$$(id -u)" = 0 ]; then MAYFLY_BUILD=$(abspath $(BUILD)-coverage) tools/test.sh --installed; fi
 	gcovr --root . --filter src/ --exclude '.*/(test|fuzz)_[^/]*\.c' --exclude src/launcher/gen/ $(BUILD)-coverage
 
-release-check: lint test asan fuzz
-	@if [ -x tests/run ]; then MAYFLY_BUILD=$(abspath $(BUILD)) tests/run --long; fi
+release-check: lint asan fuzz
+	MAYFLY_BUILD=$(abspath $(BUILD)) tools/test.sh --long
 
 clean:
 	rm -rf $(BUILD) $(BUILD)-fuzz $(BUILD)-asan $(BUILD)-coverage
 
 help:
 	@echo 'make                build the programs into $(BUILD)/'
-	@echo 'make test           unit tests, corpus runs, and the tests of the whole program'
+	@echo 'make test           unit tests, corpus runs, and as root the tests of the whole program'
 	@echo 'make bench          measure, side by side with what else is on the machine'
 	@echo 'make install        install below PREFIX (and DESTDIR)'
 	@echo 'make lint           layers, headers, format, clang-tidy, cppcheck; tools/lint src/FOLDER for one folder'
