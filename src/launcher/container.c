@@ -194,7 +194,7 @@ static int fill_window(const struct child *child, const int *fds, int init_repor
 #define BORROW_PATH_MAX 512    /* bytes of PATH, which exec is tried along */
 #define BORROW_PATHS_MAX 16    /* directories in it: each may lie behind 40 links of the image */
 #define BORROW_WORKDIR_MAX 128 /* bytes: each directory on the way may have to be made */
-#define BORROW_BUSY_MAX 2    /* with more processors than a few, containers are better prepared side by side */
+#define BORROW_BUSY_MAX 2      /* with more processors than a few, containers are better prepared side by side */
 
 /* The sanitizer keeps books about stacks, of which the borrowed one is none that it knows. */
 #if defined(__SANITIZE_ADDRESS__)

@@ -195,16 +195,15 @@ int validate_host_init(struct validate_host *ret, struct err *err)
         struct validate_host h;
         auto_fd memfd = memfd_create("x", MFD_CLOEXEC);
         auto_fd net = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
-        auto_fd r = -EBADF;
-        auto_fd w = -EBADF;
         struct stat st;
-        int fds[2];
+        int fds[2], r;
 
         if (pipe2(fds, O_CLOEXEC) < 0)
                 return err_sys(err, "make a pipe");
-        r = fds[0];
-        w = fds[1];
-        if (fstat(r, &st) < 0)
+        r = fstat(fds[0], &st);
+        fd_close(fds[0]);
+        fd_close(fds[1]);
+        if (r < 0)
                 return err_sys(err, "stat a pipe");
         h.pipefs = st.st_dev;
         if (memfd < 0 || fstat(memfd, &st) < 0)
@@ -248,8 +247,8 @@ static bool is_foreign_netns(const struct validate_host *h, int fd)
         uint64_t mount;
         struct stat st;
 
-        return fd_mount(fd, &mount) == 0 && mount == h->ns_mount && fstat(fd, &st) == 0 && st.st_dev == h->nsfs && ioctl(fd, NS_GET_NSTYPE) == CLONE_NEWNET &&
-               st.st_ino != h->netns[0] && st.st_ino != h->netns[1];
+        return fd_mount(fd, &mount) == 0 && mount == h->ns_mount && fstat(fd, &st) == 0 && st.st_dev == h->nsfs &&
+               ioctl(fd, NS_GET_NSTYPE) == CLONE_NEWNET && st.st_ino != h->netns[0] && st.st_ino != h->netns[1];
 }
 
 static bool is_spec(const struct validate_host *h, int fd, uint32_t payload_len)

@@ -38,7 +38,7 @@ int validate_payload(const struct launch_start *start, const void *payload, size
 struct validate_host {
         dev_t nsfs, pipefs, memfd;
         uint64_t ns_mount; /* of namespaces without a name in a file system */
-        ino_t netns[2]; /* the launcher's own, and that of pid 1 */
+        ino_t netns[2];    /* the launcher's own, and that of pid 1 */
 };
 int validate_host_init(struct validate_host *ret, struct err *err);
 

@@ -198,10 +198,12 @@ static int start_unpack(struct work *w, struct place *p, const struct job *job, 
         char bytes[24], entries[24];
         char *argv[] = { (char *)"mayfly-worker", (char *)"unpack", bytes, entries, NULL };
         const int fds[] = { job->fds[0], -EBADF, job->fds[1], dir };
-        struct work_child c = {
-                .argv = argv, .fds = fds, .n_fds = ARRAY_LEN(fds), .report_fd = job->fds[1], .capable = true,
-                .max_file = max_file(job)
-        };
+        struct work_child c = { .argv = argv,
+                                .fds = fds,
+                                .n_fds = ARRAY_LEN(fds),
+                                .report_fd = job->fds[1],
+                                .capable = true,
+                                .max_file = max_file(job) };
 
         (void)snprintf(bytes, sizeof(bytes), "%" PRIu64, job->max_bytes);
         (void)snprintf(entries, sizeof(entries), "%" PRIu64, job->max_entries);

@@ -19,7 +19,7 @@ struct work_child {
         char *const *argv;
         const int *fds; /* fds[i] becomes 3 + i; -EBADF: that one stays closed */
         size_t n_fds;
-        int report_fd; /* one of them, or -EBADF */
+        int report_fd;     /* one of them, or -EBADF */
         bool capable;      /* it makes or removes files of any owner */
         uint64_t max_file; /* bytes of one file that it writes; 0: no limit */
 };
