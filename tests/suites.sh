@@ -7,6 +7,7 @@ suite conformance/native tests/conformance/run.sh
 suite isolation python3 tests/isolation/run.py
 suite kill python3 tests/kill/kill.py
 suite images python3 tests/image/run.py
+suite images/worker python3 tests/hostile/worker.py
 
 shared=$logs/shared
 shared_start() {

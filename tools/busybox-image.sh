@@ -6,6 +6,7 @@ busybox=$(command -v busybox) || { echo "busybox-image: no busybox here: apt-get
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 mkdir -p "$root"/{bin,etc,root,home,tmp,var,usr}
+chmod 755 "$root"
 chmod 1777 "$root/tmp"
 cp "$busybox" "$root/bin/busybox"
 for applet in $("$busybox" --list); do
