@@ -3,6 +3,7 @@
 
 suite leftover/before python3 tests/leftover/check.py --save "$logs/before.json"
 
+suite launcher tests/launcher/run.sh
 suite conformance/native tests/conformance/run.sh
 suite isolation python3 tests/isolation/run.py
 suite kill python3 tests/kill/kill.py
