@@ -13,6 +13,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -263,6 +264,9 @@ static pid_t clone_child(struct containers *cs, struct child *child, struct slot
                 args.stack_size = sizeof(stack);
         }
         pid = sys_clone3_call(&args, child_run, child);
+        /* What the child made of its ids made this address space dumpable, as fs.suid_dumpable says. */
+        if (args.flags & CLONE_VM)
+                (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
         if (pid != -EINVAL || !(args.flags & CLONE_VM))
                 return pid;
         /* A kernel that has something against it (see enter_timens() in setup.c). */

@@ -22,7 +22,8 @@
 
 #define SPARE 2 /* ready beyond what is busy: START after START without a wait */
 #define READY_MAX 16
-#define TTY_GID 5 /* as every distribution has it */
+#define TTY_GID 5   /* as every distribution has it */
+#define PTS_MAX 256 /* all instances of devpts share kernel.pty.max: one task must not take it */
 #define OPTIONS_MAX 256
 
 uint32_t slot_inodes(uint64_t disk)
@@ -158,8 +159,8 @@ static int make_shm(struct slot *slot, uint64_t size, struct err *err)
 
 static int make_pts(struct slot *slot, struct err *err)
 {
-        slot->pts = make_fs("devpts", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, "ptmxmode=0666,mode=0620,gid=%u",
-                            slot->base + TTY_GID);
+        slot->pts = make_fs("devpts", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, "ptmxmode=0666,mode=0620,gid=%u,max=%d",
+                            slot->base + TTY_GID, PTS_MAX);
         return slot->pts < 0 ? err_set(err, -slot->pts, "mount a /dev/pts") : 0;
 }
 
