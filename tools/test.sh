@@ -79,7 +79,12 @@ finish() {
 
 if [ -z "$installed" ]; then
     ./tools/setup.sh build demo test || { echo "0 passed, 1 failed"; exit 1; }
-    make --silent BUILD="$MAYFLY_BUILD" || { echo "test: the build failed" >&2; echo "0 passed, 1 failed"; exit 1; }
+    make --silent BUILD="$MAYFLY_BUILD" >"$logs/build" 2>&1 || {
+        tail -n 60 "$logs/build"
+        echo "test: the build failed" >&2
+        echo "0 passed, 1 failed"
+        exit 1
+    }
     suite lint tools/lint --quick
     suite unit meson_suite "$MAYFLY_BUILD"
 fi

@@ -41,7 +41,7 @@ struct child {
         const struct cgroup *cgroup;
         int window; /* first descriptor of its window */
         int init;   /* the program of init, below the windows; -EBADF without */
-        int proc; /* of the host, below the windows */
+        int proc;   /* of the host, below the windows */
         bool idmapped;
 };
 
