@@ -175,6 +175,9 @@ static void on_connection(void *data, struct MHD_Connection *mhd, void **context
         list_remove(&c->node);
         list_remove(&c->idle_node);
         list_remove(&c->hung_node);
+        /* libmicrohttpd 0.9.75 begins a request before it parses the query, and does not complete it where its memory does
+         * not suffice for that: with a NUL before the `?` it sees one that on_target() does not. */
+        http_request_free(c->request);
         free(c);
         *context = NULL;
 }
