@@ -89,15 +89,6 @@ static int serve(const struct setup *setup, struct err *err)
         return r;
 }
 
-#if defined(__SANITIZE_ADDRESS__)
-/* The search for leaks needs /proc, which the launcher has left behind. */
-const char *__asan_default_options(void); /* NOLINT(bugprone-reserved-identifier) */
-const char *__asan_default_options(void)  /* NOLINT(bugprone-reserved-identifier) */
-{
-        return "detect_leaks=0";
-}
-#endif
-
 int main(int argc, char **argv)
 {
         struct err err = ERR_INIT;
