@@ -72,7 +72,9 @@ static int confine(struct err *err)
         if (geteuid() == 0)
                 return err_set(err, EPERM, "mayflyd does not run as root: start it by `mayfly serve`");
         if (setrlimit(RLIMIT_CORE, &none) < 0 || prctl(PR_SET_DUMPABLE, 0) < 0 ||
-            prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+            prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+            /* Executed by descriptor, it would have the descriptor's number as its name. */
+            prctl(PR_SET_NAME, "mayflyd") < 0)
                 return err_sys(err, "confine");
         (void)signal(SIGPIPE, SIG_IGN);
         (void)umask(077);

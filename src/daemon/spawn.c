@@ -114,7 +114,7 @@ static int set_environment(bool listens)
 
 static void become(const struct child_spec *spec, int *fds, size_t n, pid_t parent, int report)
 {
-        int null;
+        int null, program;
 
         reset_signals();
         (void)setsid();
@@ -126,13 +126,20 @@ static void become(const struct child_spec *spec, int *fds, size_t n, pid_t pare
                 give_up(report, "pass descriptors");
         if (set_environment(spec->fds[0] >= FIRST_FD) < 0)
                 give_up(report, "set the environment");
+        /* While we may still look: the way to the program may lead through somebody's home. */
+        program = open(spec->argv[0], O_PATH | O_CLOEXEC);
+        if (program < 0)
+                give_up(report, "find the program");
         if (spec->drop && drop_privileges(spec) < 0)
                 give_up(report, "drop privileges");
         /* After the change of ids, which clears it (prctl(2)). */
         if (prctl(PR_SET_PDEATHSIG, spec->death_signal) < 0 || getppid() != parent)
                 give_up(report, "die with the parent");
         (void)umask(022);
-        execv(spec->argv[0], spec->argv);
+        if (spec->drop)
+                (void)syscall(SYS_execveat, program, "", spec->argv, environ, AT_EMPTY_PATH);
+        else
+                (void)execv(spec->argv[0], spec->argv);
         give_up(report, "execute");
 }
 

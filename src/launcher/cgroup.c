@@ -13,10 +13,12 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
 #define DIR_FLAGS (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+#define CLAIM_SECONDS 2
 #define KILL_SECONDS 20
 #define KNOB_MAX 4096
 
@@ -255,6 +257,24 @@ static void close_all(struct cgroup *cg)
         }
 }
 
+/* A second launcher of the same name would kill what the first one runs. The lock goes with the last of our descriptors;
+ * for a moment a child that has not executed its program yet may still have them. */
+static int claim(const struct cgroup *cg, struct err *err)
+{
+        uint64_t end = time_mono_ns() + CLAIM_SECONDS * NS_PER_S;
+
+        while (flock(cg->instance[0], LOCK_EX | LOCK_NB) < 0) {
+                if (errno != EWOULDBLOCK)
+                        return err_sys(err, "lock the cgroup %s", cg->name);
+                if (time_mono_ns() > end)
+                        return err_set(err, EBUSY,
+                                       "another instance here has the name '%s': give this one its own `name`",
+                                       cg->name);
+                (void)usleep(10000);
+        }
+        return 0;
+}
+
 int cgroup_open(struct cgroup *cg, const char *name, enum ceiling_cgroup where, struct err *err)
 {
         struct found found = { .v2 = "" };
@@ -276,6 +296,8 @@ int cgroup_open(struct cgroup *cg, const char *name, enum ceiling_cgroup where, 
                 r = open_v1(cg, &found, err);
         if (r == 0)
                 r = cg->kind == LAUNCH_CGROUP_V2 ? make_ours_v2(cg, err) : make_ours_v1(cg, err);
+        if (r == 0)
+                r = claim(cg, err);
         if (r == 0)
                 r = cgroup_kill_all(cg, err);
         if (r < 0)

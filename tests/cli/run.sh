@@ -4,6 +4,7 @@ set -uo pipefail
 
 mayfly=$MAYFLY_BUILD/mayfly
 dir=$(mktemp -d)
+chmod 755 "$dir"
 trap 'rm -rf "$dir"' EXIT
 bad=
 
@@ -57,4 +58,11 @@ printf 'tasks:\n  max_runing: 3\n' >"$dir/bad.yaml"
 expect "serve --check names the line" 1 '' ':2: .*max_runing' -- "$mayfly" serve --check --config "$dir/bad.yaml"
 printf 'tasks:\n  max_running: 3\n' >"$dir/good.yaml"
 expect "serve --check accepts what is good" 0 '' '' -- bash -c "'$mayfly' serve --check --config '$dir/good.yaml' >/dev/null"
+expect "a second instance of the same name is refused" 1 '' "another instance.*'${MAYFLY_NAME:-mayfly-test}'" -- timeout 60 "$mayfly" serve --data "$dir/data" --run "$dir/run" --name ${MAYFLY_NAME:-mayfly-test} --network.pool 10.216.0.0/16
+mkdir -m 700 "$dir/home" && cp "$MAYFLY_BUILD"/mayfly{,d,-supervisor,-launcher,-netd,-worker,-init} "$dir/home/"
+"$dir/home/mayfly" serve --data "$dir/data" --run "$dir/run" --name mayfly-home --network.pool 10.216.0.0/16 >"$dir/log" 2>&1 &
+home=$!
+for _ in $(seq 300); do grep -q 'is ready' "$dir/log" && break; kill -0 $home 2>/dev/null || break; sleep 0.1; done
+expect "programs in somebody's home can be started" 0 'is ready' '' -- cat "$dir/log"
+kill -TERM $home && wait $home
 [ -z "$bad" ]
