@@ -17,8 +17,6 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-#define FEW_CPUS 4
-
 static const bool moves[CONTAINER_STATES][CONTAINER_STATES] = {
         [CONTAINER_FREE] = { [CONTAINER_RUNNING] = true, [CONTAINER_ENDED] = true },
         [CONTAINER_RUNNING] = { [CONTAINER_ENDED] = true, [CONTAINER_DOOMED] = true },
@@ -43,7 +41,6 @@ int containers_init(struct containers *cs, uint32_t n, struct slots *slots, stru
                     struct err *err)
 {
         *cs = (struct containers){ .n = n, .slots = slots, .cgroup = cg, .proc = proc, .init = init };
-        cs->few_cpus = sysconf(_SC_NPROCESSORS_ONLN) <= FEW_CPUS;
         cs->items = calloc(n, sizeof(*cs->items));
         return cs->items ? 0 : err_oom(err);
 }
@@ -195,7 +192,7 @@ static int fill_window(const struct child *child, const int *fds, int init_repor
 #define BORROW_PATH_MAX 512    /* bytes of PATH, which exec is tried along */
 #define BORROW_PATHS_MAX 16    /* directories in it: each may lie behind 40 links of the image */
 #define BORROW_WORKDIR_MAX 128 /* bytes: each directory on the way may have to be made */
-#define BORROW_BUSY_MAX 2      /* with more processors than a few, containers are better prepared side by side */
+#define BORROW_BUSY_MAX 1      /* several containers are better prepared side by side */
 
 /* The sanitizer keeps books about stacks, of which the borrowed one is none that it knows. */
 #if defined(__SANITIZE_ADDRESS__)
@@ -241,8 +238,7 @@ static bool may_borrow(const struct containers *cs, const struct child *child)
 
         return BORROW && !cs->no_borrowing && s->n_files == 0 && !(s->flags & LAUNCH_F_SPEC) &&
                l->cpu_milli >= BORROW_CPU_MIN && l->memory + l->disk + l->shm >= BORROW_MEMORY_MIN &&
-               l->memory >= BORROW_MEMORY_MIN / 4 && (cs->few_cpus || cs->slots->busy <= BORROW_BUSY_MAX) &&
-               !has_long_way(child);
+               l->memory >= BORROW_MEMORY_MIN / 4 && cs->slots->busy <= BORROW_BUSY_MAX && !has_long_way(child);
 }
 
 static pid_t clone_child(struct containers *cs, struct child *child, struct slot *slot)

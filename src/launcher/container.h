@@ -45,7 +45,6 @@ struct containers {
         const struct container *windows[CHILD_WINDOWS]; /* whose child may still use it; NULL: empty */
         unsigned next_window;
         bool no_borrowing; /* of the address space: this kernel refuses it */
-        bool few_cpus;     /* nothing is won by preparing several containers at once */
 };
 
 /* n: how many may be remembered, running or not. */
