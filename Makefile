@@ -16,7 +16,7 @@ elif ! tools/glob . all | cmp -s - $(1)/sources.list; then meson setup --reconfi
 @tools/glob . all > $(1)/sources.list
 endef
 
-.PHONY: all test bench install lint fuzz asan coverage release-check clean help
+.PHONY: all test bench install lint fuzz unit-asan asan coverage release-check clean help
 
 all:
 	$(call configure,$(BUILD))
@@ -41,10 +41,12 @@ fuzz:
 	@ninja -C $(BUILD)-fuzz -j$(JOBS)
 	tools/fuzz $(BUILD)-fuzz $(FUZZ_SECONDS)
 
-asan:
+unit-asan:
 	$(call configure,$(BUILD)-asan,-Db_sanitize=address$(comma)undefined)
 	@ninja -C $(BUILD)-asan -j$(JOBS)
 	meson test -C $(BUILD)-asan --no-rebuild --print-errorlogs
+
+asan: unit-asan
 	@if [ "$$(id -u)" = 0 ]; then \
 		MAYFLY_BUILD=$(abspath $(BUILD)-asan) tools/test.sh --installed --only $(INSTRUMENTED); fi
 

@@ -65,6 +65,11 @@ meson_suite() {
     python3 tools/meson-report.py "$report"
 }
 
+# The same under the address and undefined behaviour sanitizers; `make asan` runs the whole program so, too.
+sanitized_suite() {
+    make --silent unit-asan BUILD="$MAYFLY_BUILD" && python3 tools/meson-report.py "$MAYFLY_BUILD-asan/meson-logs/testlog.json"
+}
+
 finish() {
     echo
     [ ${#failures[@]} = 0 ] || echo "failed: ${failures[*]}"
@@ -87,6 +92,7 @@ if [ -z "$installed" ]; then
     }
     suite lint tools/lint --quick
     suite unit meson_suite "$MAYFLY_BUILD"
+    suite unit/sanitized sanitized_suite
 fi
 
 . tests/suites.sh
