@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define NATIVE_WAIT_NS (30 * UINT64_C(1000000000))    /* for a slot or a namespace: hundreds may wait on a slow machine */
+#define NATIVE_WAIT_NS (30 * UINT64_C(1000000000))    /* for a slot or a namespace; slow machines make them slowly */
 #define NATIVE_LAUNCHER_NS (5 * UINT64_C(1000000000)) /* for a launcher that is gone, until its containers are lost */
 #define NATIVE_WATCH_NS (3 * UINT64_C(1000000))       /* age at which a container's output is watched */
 #define NATIVE_MODES (NET_INTERNET + 1)
