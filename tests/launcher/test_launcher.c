@@ -354,8 +354,8 @@ static void test_not_found(void)
         static const char *const plain[] = { "/etc/hosts", NULL };
         static const char *const folder[] = { "/bin", NULL };
         static const char *const empty[] = { "", NULL };
-        static const char *const script[] = { "/work/script", NULL };
-        static const char *const lost[] = { "/work/lost", NULL };
+        static const char *const script[] = { "/app/script", NULL };
+        static const char *const lost[] = { "/app/lost", NULL };
         const struct client_file files[] = { { "script", "true\n", 5, 0755 }, { "lost", "#!/nowhere\n", 11, 0755 } };
         const struct {
                 const char *const *argv;
@@ -368,7 +368,7 @@ static void test_not_found(void)
                 const struct launch_exit *e;
 
                 spec.init = i % 2;
-                spec.workdir = "/work";
+                spec.workdir = "/app";
                 spec.files = files;
                 spec.n_files = ARRAY_LEN(files);
                 e = run(&spec);
@@ -401,14 +401,14 @@ static void test_files(void)
                 "pwd; cat a/b.txt /etc/x; echo; stat -c '%u:%g %a' a a/b.txt . /etc/x; stat -c %s large");
 
         memset(large, 'x', 20 << 20);
-        spec.workdir = "/new/work/dir";
+        spec.workdir = "/new/app/dir";
         spec.files = files;
         spec.n_files = 3;
         spec.spec = true;
         spec.uid = spec.gid = 1000;
         CHECK(exited(run(&spec), 0));
         CHECK(str_eq(out,
-                     "/new/work/dir\nonetwo\n1000:1000 755\n1000:1000 640\n1000:1000 755\n1000:1000 600\n20971520\n"));
+                     "/new/app/dir\nonetwo\n1000:1000 755\n1000:1000 640\n1000:1000 755\n1000:1000 600\n20971520\n"));
         free(large);
 }
 
