@@ -3,6 +3,7 @@
  *
  * It gets the program's arguments and environment as its own, so /proc/1/cmdline shows them, and a pipe to the launcher as
  * descriptor 3. Pid 1 cannot die of most signals, so how the program died goes through that pipe (report.h). */
+#include "launcher/init/call.h"
 #include "launcher/init/report.h"
 #include "launcher/init/search.h"
 
@@ -19,53 +20,6 @@
 #define CLD_EXITED_CODE 1
 #define CLD_KILLED_CODE 2
 #define CLD_DUMPED_CODE 3
-
-#if defined(__x86_64__)
-static long call(long n, long a, long b, long c, long d, long e)
-{
-        long r;
-        register long r10 __asm__("r10") = d;
-        register long r8 __asm__("r8") = e;
-
-        __asm__ volatile("syscall"
-                         : "=a"(r)
-                         : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
-                         : "rcx", "r11", "memory");
-        return r;
-}
-
-__asm__(".globl _start\n"
-        "_start:\n"
-        "        xor %ebp, %ebp\n"
-        "        mov %rsp, %rdi\n"
-        "        and $-16, %rsp\n"
-        "        call init_start\n"
-        "        hlt\n");
-#elif defined(__aarch64__)
-static long call(long n, long a, long b, long c, long d, long e)
-{
-        register long x8 __asm__("x8") = n;
-        register long x0 __asm__("x0") = a;
-        register long x1 __asm__("x1") = b;
-        register long x2 __asm__("x2") = c;
-        register long x3 __asm__("x3") = d;
-        register long x4 __asm__("x4") = e;
-
-        __asm__ volatile("svc #0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4) : "memory", "cc");
-        return x0;
-}
-
-__asm__(".globl _start\n"
-        "_start:\n"
-        "        mov x29, #0\n"
-        "        mov x30, #0\n"
-        "        mov x0, sp\n"
-        "        b init_start\n");
-#else
-#error "no system calls for this architecture"
-#endif
-
-_Noreturn void init_start(long *stack);
 
 static _Noreturn void leave(int code)
 {
@@ -165,7 +119,7 @@ static _Noreturn void watch(long child)
         }
 }
 
-_Noreturn void init_start(long *stack)
+_Noreturn void program_start(long *stack)
 {
         long argc = stack[0];
         char **argv = (char **)(stack + 1);
