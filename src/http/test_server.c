@@ -107,7 +107,7 @@ static void on_bad(struct http_request *r, int status, const char *why, void *da
 
 static int setup_with(void **state, const struct http_config *config)
 {
-        static const struct http_handler handler = { on_begin, on_body, on_end, on_gone, on_bad };
+        static const struct http_handler handler = { on_begin, on_body, on_end, on_gone, on_bad, NULL };
         struct fixture *f = calloc(1, sizeof(*f));
         struct err err = ERR_INIT;
         int fd = -EBADF;
