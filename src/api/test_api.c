@@ -67,17 +67,16 @@ static void image_known(struct loop_timer *timer, void *data)
         free(c);
 }
 
-static int fake_ensure_image(struct engine *e, const char *ref, const char *owner, engine_image_fn fn, void *data,
-                             struct err *err)
+static int fake_ensure_image(struct engine *e, const struct engine_image_request *request, engine_image_fn fn,
+                             void *data, struct err *err)
 {
         struct fake_engine *fake = (struct fake_engine *)e;
         struct image_call *c = calloc(1, sizeof(*c));
 
-        (void)owner;
         (void)err;
         c->fn = fn;
         c->data = data;
-        (void)snprintf(c->ref, sizeof(c->ref), "%s", ref);
+        (void)snprintf(c->ref, sizeof(c->ref), "%s", request->ref);
         return loop_timer_set(fake->loop, &c->timer, 0, image_known, c);
 }
 

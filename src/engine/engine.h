@@ -19,20 +19,43 @@ struct engine_container;
 #define ENGINE_F_CPU_USAGE (1u << 2)
 #define ENGINE_F_DISK_LIMIT (1u << 3)
 #define ENGINE_F_EXEC (1u << 4)
-#define ENGINE_F_COPY (1u << 5)
+#define ENGINE_F_COPY_OUT (1u << 5)
 #define ENGINE_F_NETWORKS (1u << 6)        /* attach to and detach from a network while running */
 #define ENGINE_F_SURVIVES_DAEMON (1u << 7) /* containers and their output outlive mayflyd */
+#define ENGINE_F_COPY_IN (1u << 8)
+#define ENGINE_F_LIVE (1u << 9) /* live stdin and output */
+#define ENGINE_F_SECRETS (1u << 10)
 
 enum engine_network { ENGINE_NET_NONE = 1, ENGINE_NET_NAT, ENGINE_NET_INTERNET };
 const char *engine_network_name(enum engine_network mode); /* "none", "nat", "internet" */
 
 enum engine_stream { ENGINE_STDOUT, ENGINE_STDERR };
 
+enum engine_file_type { ENGINE_FILE_REGULAR, ENGINE_FILE_DIRECTORY, ENGINE_FILE_SYMLINK };
+
+#define ENGINE_FILES_MAX 16384
+#define ENGINE_PATH_MAX 4095 /* bytes of a path or of a link's target */
+
+/* Made in the order given, before the program starts, by the task's user. What is there is replaced, but a directory,
+ * which gets the mode. Directories on the way are made where they are missing. */
 struct engine_file {
-        char *path; /* relative to the working directory, or absolute */
-        void *content;
+        char *path; /* relative to the working directory, or absolute; inside the container's root whatever it says */
+        void *content; /* SYMLINK: its target, len bytes without NUL; DIRECTORY: nothing */
         size_t len;
-        uint32_t mode; /* 07777 */
+        uint32_t mode; /* 07777; not of a SYMLINK */
+        enum engine_file_type type;
+};
+
+#define ENGINE_SECRETS_MAX 64
+#define ENGINE_SECRET_NAME_MAX 128
+#define ENGINE_SECRET_MAX (64 * 1024) /* bytes of one value */
+
+/* A file /run/secrets/NAME, mode 0400, of the task's user, on a file system of its own in memory, whatever the image has
+ * there. Neither the record nor copy_out() holds it. */
+struct engine_secret {
+        const char *name; /* [A-Za-z0-9_.-]{1,128}, but "." and ".." */
+        const void *value;
+        size_t len;
 };
 
 struct engine_limits {
@@ -50,15 +73,35 @@ struct engine_spec {
         const char *digest; /* of the manifest, from ensure_image() */
         char *const *cmd, *const *entrypoint, *const *env; /* env: "K=V", merged over the image's */
         const char *workdir, *user;
+        int stdin_fd;           /* read end of a pipe, borrowed: live stdin; negative: stdin_data */
         const void *stdin_data; /* NULL: end of file at once */
         size_t stdin_len;
         const struct engine_file *files;
         size_t n_files;
+        const struct engine_secret *secrets;
+        size_t n_secrets;
         struct engine_limits limits;
         enum engine_network network;
         bool init;
+        bool live;          /* events.data() hands on what comes, pause() stops it */
+        bool keep_root;     /* copy_out() works after the end, too */
         const void *record; /* opaque; list() gives it back after a restart of the daemon */
         size_t record_len;  /* at most ENGINE_RECORD_MAX */
+};
+
+enum engine_pull { ENGINE_PULL_MISSING, ENGINE_PULL_ALWAYS, ENGINE_PULL_NEVER };
+
+struct engine_progress {
+        uint64_t done, total; /* bytes; total 0: not known yet */
+};
+
+/* What ensure_image() is asked for. All is borrowed during the call; an engine that keeps the credentials wipes them. */
+struct engine_image_request {
+        const char *ref, *owner;
+        enum engine_pull pull;
+        const char *username, *password; /* NULL: none */
+        /* Called at most some times a second, never after the answer, with the caller's data; may be NULL. */
+        void (*progress)(const struct engine_progress *p, void *data);
 };
 
 struct engine_image {
@@ -95,11 +138,23 @@ struct engine_stats {
         uint64_t memory_now, memory_peak, cpu_ns;
 };
 
+/* Bounds of a copy; each is required. */
+struct engine_copy_limits {
+        uint64_t bytes;   /* of the whole archive */
+        uint32_t entries; /* files, directories and others in it */
+        uint64_t timeout_ns;
+};
+
 /* Told to whoever made the container. None is called from within an engine function. */
 struct engine_events {
         void (*output)(struct engine_container *c, enum engine_stream stream, void *data); /* more of it; may be NULL */
         void (*exited)(struct engine_container *c, const struct engine_exit *exit,
                        void *data); /* once, after the last output */
+        /* Of one that was made `live`: each piece as it comes, before output(); borrowed for the call, in which pause() is
+         * allowed, and of the engine's functions no other. Kept and counted it is as that of others. What a pipe still
+         * holds at the end (at most 1 MiB each) is handed on before exited(), paused or not. One that an earlier daemon
+         * made is live no more. May be NULL. */
+        void (*data)(struct engine_container *c, enum engine_stream stream, const void *bytes, size_t len, void *data);
 };
 
 typedef void (*engine_image_fn)(int r, const struct engine_image *image, const struct err *err, void *data);
@@ -114,9 +169,10 @@ struct engine_ops {
         const char *name; /* "native", "docker" */
         uint32_t features;
 
-        /* Makes the image present. r: -ENOENT unknown, -EACCES not this owner's, -EHOSTUNREACH registry. */
-        int (*ensure_image)(struct engine *e, const char *ref, const char *owner, engine_image_fn fn, void *data,
-                            struct err *err);
+        /* Makes the image present. r: -ENOENT unknown, -EACCES not this owner's, -EHOSTUNREACH registry. An engine
+         * without a registry client looks only whether it is there, whatever `pull` says. */
+        int (*ensure_image)(struct engine *e, const struct engine_image_request *request, engine_image_fn fn,
+                            void *data, struct err *err);
 
         /* Prepares; nothing runs yet. -ENOENT: no image of that digest; -EINVAL: the spec (err says what: user…). */
         int (*create)(struct engine *e, const struct engine_spec *spec, const struct engine_events *events, void *data,
@@ -126,7 +182,12 @@ struct engine_ops {
         /* What was produced so far; may be asked at any time until remove(). */
         void (*attach)(struct engine_container *c, enum engine_stream stream, struct engine_output *ret);
         int (*signal)(struct engine_container *c, int signo, struct err *err); /* SIGKILL ends all processes */
+        /* Of one that runs (-ESRCH). One round trip to the launcher, which reads some files: fit to be asked ten times a
+         * second for each container. */
         int (*stats)(struct engine_container *c, engine_stats_fn fn, void *data, struct err *err);
+
+        /* Stops and goes on taking what a live container writes; it then blocks, as on a full pipe. Of others: nothing. */
+        void (*pause)(struct engine_container *c, enum engine_stream stream, bool paused);
 
         /* Replaces the record that list() gives back: at once, and either the old or the new one survives a crash. */
         int (*update_record)(struct engine_container *c, const void *record, size_t len, struct err *err);
@@ -143,8 +204,18 @@ struct engine_ops {
                     struct engine_container **ret, struct err *err);
         int (*copy_in)(struct engine_container *c, const char *path, int tar_fd, engine_done_fn fn, void *data,
                        struct err *err);
-        int (*copy_out)(struct engine_container *c, const char *path, int tar_fd, engine_done_fn fn, void *data,
-                        struct err *err);
+
+        /* Writes the file or directory at `path` (relative to the working directory, or absolute; links on the way are
+         * followed inside the container's root, one at the end is archived as such) as a tar (POSIX.1-2017, pax) to
+         * tar_fd: an empty memfd, or the write end of a pipe that the caller empties until end of file; borrowed. Entries
+         * are named NAME, NAME/…, after the last component ("." for the root). Of a container that runs, or that ended,
+         * was made with keep_root and is not removed yet. What it is made of is the container's: treat it as hostile.
+         * Other file systems (/proc, /dev/shm below a directory that is asked for), sockets and devices are left out;
+         * FIFOs are archived as such. r: -ENOENT, -ENOTDIR, -ELOOP, -EACCES (secrets, kernel file systems), -EFBIG
+         * (bytes), -E2BIG (entries), -ETIMEDOUT, -ESRCH (never ran, or nothing was kept), -EBUSY (too many at once); of
+         * what was written until then nothing is valid. */
+        int (*copy_out)(struct engine_container *c, const char *path, const struct engine_copy_limits *limits,
+                        int tar_fd, engine_done_fn fn, void *data, struct err *err);
         int (*network_attach)(struct engine_container *c, const char *network, engine_done_fn fn, void *data,
                               struct err *err);
         int (*network_detach)(struct engine_container *c, const char *network, engine_done_fn fn, void *data,

@@ -232,6 +232,7 @@ static int create_container(struct task *t, const struct str *record, struct err
                 .env = q->env,
                 .workdir = q->workdir,
                 .user = q->user,
+                .stdin_fd = -EBADF,
                 .stdin_data = q->stdin_data,
                 .stdin_len = q->stdin_len,
                 .files = files,
@@ -253,8 +254,12 @@ static int create_container(struct task *t, const struct str *record, struct err
         if (q->n_files && !files)
                 return err_oom(err);
         for (size_t i = 0; i < q->n_files; i++)
-                files[i] = (struct engine_file){ q->files[i].path, q->files[i].content, q->files[i].len,
-                                                 q->files[i].mode };
+                files[i] = (struct engine_file){
+                        .path = q->files[i].path,
+                        .content = q->files[i].content,
+                        .len = q->files[i].len,
+                        .mode = q->files[i].mode,
+                };
         return t->ts->engine->ops->create(t->ts->engine, &spec, &events, t, &t->container, err);
 }
 
@@ -335,6 +340,7 @@ static void on_refused(struct loop_timer *timer, void *data)
 
 void task_admit(struct task *t)
 {
+        const struct engine_image_request request = { .ref = t->rec.image_ref, .owner = t->rec.owner };
         struct engine *e = t->ts->engine;
         struct err err = ERR_INIT;
         int r;
@@ -342,7 +348,7 @@ void task_admit(struct task *t)
         loop_timer_cancel(&t->timer);
         t->rec.admitted_ns = time_mono_ns();
         task_move(t, WIRE_PULLING);
-        r = e->ops->ensure_image(e, t->rec.image_ref, t->rec.owner, on_image, t, &err);
+        r = e->ops->ensure_image(e, &request, on_image, t, &err);
         if (r == 0) {
                 t->ensuring = true;
                 return;

@@ -67,15 +67,14 @@ static void answer_image(void *data)
         fn(f->image_r, f->image_r == 0 ? &image : NULL, &err, f->image_data);
 }
 
-static int fake_ensure(struct engine *e, const char *ref, const char *owner, engine_image_fn fn, void *data,
+static int fake_ensure(struct engine *e, const struct engine_image_request *request, engine_image_fn fn, void *data,
                        struct err *err)
 {
         struct fake *f = to_fake(e);
 
-        (void)ref;
         if (f->image_r == -EBUSY)
                 return err_set(err, EBUSY, "not now");
-        (void)snprintf(f->owner, sizeof(f->owner), "%s", owner);
+        (void)snprintf(f->owner, sizeof(f->owner), "%s", request->owner);
         /* One at a time is enough here: each is answered before the next turn. */
         if (f->image_fn)
                 answer_image(f);

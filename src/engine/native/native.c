@@ -52,14 +52,14 @@ static void fill_image(const struct image *image, const char *ref, struct engine
         (void)snprintf(ret->digest, sizeof(ret->digest), "%s", image->digest);
 }
 
-static int native_ensure_image(struct engine *engine, const char *ref, const char *owner, engine_image_fn fn,
+static int native_ensure_image(struct engine *engine, const struct engine_image_request *request, engine_image_fn fn,
                                void *data, struct err *err)
 {
         struct native *n = to_native(engine);
         struct ensured *e = calloc(1, sizeof(*e));
+        const char *ref = request->ref;
         const struct image *image;
 
-        (void)owner;
         if (!e)
                 return err_oom(err);
         e->fn = fn;

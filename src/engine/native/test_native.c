@@ -342,7 +342,7 @@ static void on_exited(struct engine_container *c, const struct engine_exit *exit
         f->exits++;
 }
 
-static const struct engine_events events = { on_output, on_exited };
+static const struct engine_events events = { .output = on_output, .exited = on_exited };
 
 static void on_found(struct engine_container *c, const char *id, const void *record, size_t len, void *data)
 {
@@ -360,6 +360,7 @@ static struct engine_spec base_spec(const char *id)
                 .id = id,
                 .owner = "alice",
                 .digest = DIGEST,
+                .stdin_fd = -EBADF,
                 .limits = { .memory = 100, .disk = 200, .shm = 300, .cpu_milli = 400, .pids = 500, .output = 8 },
                 .network = ENGINE_NET_NAT,
                 .record = "the record",
@@ -568,7 +569,7 @@ static void test_commands(void **state)
 static void test_request_over_image(void **state)
 {
         char *env[] = { (char[]){ "B=mine" }, (char[]){ "C=" }, (char[]){ "HOME=/h" }, (char[]){ "PATH=/p" }, NULL };
-        struct engine_file file = { (char[]){ "d/f" }, (char[]){ "hello" }, 5, 0640 };
+        struct engine_file file = { (char[]){ "d/f" }, (char[]){ "hello" }, 5, 0640, ENGINE_FILE_REGULAR };
         struct fixture *f = *state;
         struct engine_spec spec = base_spec("c1");
         struct started s;
@@ -628,7 +629,7 @@ static void test_refused_specs(void **state)
 static void test_large_payload(void **state)
 {
         static char content[300000];
-        struct engine_file file = { (char[]){ "/f" }, content, sizeof(content), 0644 };
+        struct engine_file file = { (char[]){ "/f" }, content, sizeof(content), 0644, ENGINE_FILE_REGULAR };
         struct fixture *f = *state;
         struct engine_spec spec = base_spec("c1");
         struct started s;
@@ -1190,7 +1191,10 @@ static void test_ensure_image(void **state)
         for (size_t i = 0; i < ARRAY_LEN(table); i++) {
                 struct answer a = { .calls = 0 };
 
-                assert_int_equal(f->engine->ops->ensure_image(f->engine, table[i].ref, "o", on_image, &a, NULL), 0);
+                assert_int_equal(f->engine->ops->ensure_image(
+                                         f->engine, &(struct engine_image_request){ .ref = table[i].ref, .owner = "o" },
+                                         on_image, &a, NULL),
+                                 0);
                 assert_int_equal(a.calls, 0);
                 wait_answer(f, &a, 1);
                 assert_int_equal(a.r, table[i].r);
