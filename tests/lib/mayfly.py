@@ -331,6 +331,13 @@ class Instance:
         return subprocess.run([mayfly, *arguments], input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               env={**os.environ, "MAYFLY_HOST": "unix://" + self.socket}, check=False)
 
+    def key(self, role, *flags):
+        """A new key, `id:secret`."""
+        made = self.cli("key", "create", "--role", role, *flags)
+        if made.returncode:
+            raise AssertionError(f"mayfly key create: {made.stderr.decode()}")
+        return made.stdout.decode().strip()
+
     def load(self, archive, ref):
         answer = self.client.load(archive, ref)
         if answer.status not in (200, 201):
