@@ -93,7 +93,7 @@ static int record_text(const struct history_record *record, struct str *out)
         const void *const data[2] = { record->out[0].data, record->out[1].data };
         const size_t len[2] = { record->out[0].len, record->out[1].len };
 
-        return wire_task_add_output(record->document.data, record->document.len, data, len, out);
+        return wire_task_add_output(record->document.data, record->document.len, data, len, &record->outputs, out);
 }
 
 /* A stored task, as its end was answered. */

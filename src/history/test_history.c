@@ -60,7 +60,12 @@ static int teardown(void **state)
 
 static void open_with(struct fixture *f, uint64_t max_tasks, uint64_t max_bytes, uint64_t max_age_ms)
 {
-        const struct history_config config = { f->path, max_tasks, max_bytes, max_age_ms };
+        const struct history_config config = {
+                .path = f->path,
+                .max_tasks = max_tasks,
+                .max_bytes = max_bytes,
+                .max_age_ms = max_age_ms,
+        };
         struct err err = ERR_INIT;
 
         if (history_open(f->loop, &config, &f->h, &err) < 0)

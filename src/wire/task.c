@@ -196,13 +196,15 @@ static const char streams_before[] = "\"stdout_bytes\":";
 static const char base64_note[] = "\"stdout_encoding\":\"base64\",\"stderr_encoding\":\"base64\",";
 
 int wire_task_add_output(const char *document, size_t len, const void *const data[2], const size_t data_len[2],
-                         struct str *out)
+                         const struct str *outputs, struct str *out)
 {
         const char *at = memmem(document, len, streams_before, strlen(streams_before));
         const size_t note = strlen(base64_note);
         struct writer w = { .out = out };
         size_t head;
         bool base64;
+
+        (void)outputs;
 
         if (!at)
                 return str_add(out, document, len);

@@ -224,7 +224,7 @@ static void test_add_output(void **state)
                 assert_int_equal(wire_task_write(&t, &whole), 0);
                 t.has_output = false;
                 assert_int_equal(wire_task_write(&t, &stored), 0);
-                assert_int_equal(wire_task_add_output(stored.data, stored.len, t.out, t.out_len, &again), 0);
+                assert_int_equal(wire_task_add_output(stored.data, stored.len, t.out, t.out_len, NULL, &again), 0);
                 assert_string_equal(again.data, whole.data);
         }
 }
@@ -236,7 +236,7 @@ static void test_add_output_elsewhere(void **state)
         auto_str out = STR_INIT;
 
         (void)state;
-        assert_int_equal(wire_task_add_output("{}", 2, data, len, &out), 0);
+        assert_int_equal(wire_task_add_output("{}", 2, data, len, NULL, &out), 0);
         assert_string_equal(out.data, "{}");
 }
 
