@@ -274,13 +274,13 @@ static int add_found(struct archive *a, const struct image_descriptor *manifest,
         return 0;
 }
 
-/* -EINVAL: it is no name. */
+/* -EINVAL: it is no name, or a reserved one. */
 static int add_name(char ***names, const char *name)
 {
         char text[REF_TEXT_MAX];
         struct image_ref ref;
 
-        if (image_ref_parse_docker(name, &ref, NULL) < 0 || ref.digest[0])
+        if (image_ref_parse_docker(name, &ref, NULL) < 0 || ref.digest[0] || str_eq(ref.domain, IMAGE_BUILTIN_DOMAIN))
                 return -EINVAL;
         image_ref_format(&ref, text);
         return strv_add(names, text);

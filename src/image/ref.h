@@ -6,6 +6,7 @@
 #include <stdbool.h>
 
 #define REF_TEXT_MAX 512
+#define IMAGE_BUILTIN_DOMAIN "mayfly.internal" /* reserved for what is part of Mayfly; no registry */
 
 /* Parts of a reference; empty where absent. A whole reference has at most REF_TEXT_MAX - 1 bytes. */
 struct image_ref {

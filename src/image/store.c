@@ -349,6 +349,15 @@ int image_user_resolve(struct image_store *s, const struct image *image, const c
         return image_users_find(i->passwd, i->group, user, ret, err);
 }
 
+bool image_is_builtin(const struct image *image)
+{
+        for (char **n = image->names; n && *n; n++) {
+                if (str_starts(*n, IMAGE_BUILTIN_DOMAIN "/"))
+                        return true;
+        }
+        return false;
+}
+
 /* ── operations ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 int image_store_sweep(struct image_store *s, image_done_fn fn, void *data, struct err *err)
@@ -374,6 +383,8 @@ int image_store_remove(struct image_store *s, const char *ref, image_done_fn fn,
         if (!image)
                 return why.num ? err_set(err, why.num, "%s", why.text)
                                : err_set(err, ENOENT, "there is no image '%s'", str_show(ref, shown));
+        if (image_is_builtin(image))
+                return err_set(err, EPERM, "the image '%s' is part of Mayfly", str_show(ref, shown));
         op = op_new(s, op_remove_steps);
         if (!op)
                 return err_oom(err);
@@ -396,7 +407,8 @@ struct image_sink {
         struct op *op;
 };
 
-static int prepare_import(struct op *op, const char *ref, char *const *changes, struct err *err)
+static int prepare_import(struct op *op, enum image_sink_kind kind, const char *ref, char *const *changes,
+                          struct err *err)
 {
         char name[REF_TEXT_MAX];
         struct image_ref parsed;
@@ -408,6 +420,8 @@ static int prepare_import(struct op *op, const char *ref, char *const *changes, 
                 return r;
         if (parsed.digest[0])
                 return err_set(err, EINVAL, "an import cannot be given the name '%s': it holds a digest", name);
+        if (kind != IMAGE_BUILTIN && str_eq(parsed.domain, IMAGE_BUILTIN_DOMAIN))
+                return err_set(err, EINVAL, "an import cannot be given the name '%s': it is reserved", name);
         /* What is wrong with the changes should be known before the archive is sent. */
         r = image_import_config("sha256:", changes, "", &trial, err);
         if (r < 0)
@@ -425,11 +439,11 @@ int image_sink_open(struct image_store *s, enum image_sink_kind kind, const char
 
         if (!sink)
                 return err_oom(err);
-        sink->op = op_new(s, kind == IMAGE_IMPORT ? op_import_steps : op_load_steps);
+        sink->op = op_new(s, kind == IMAGE_LOAD ? op_load_steps : op_import_steps);
         if (!sink->op)
                 r = err_oom(err);
-        if (r == 0 && kind == IMAGE_IMPORT)
-                r = prepare_import(sink->op, ref, changes, err);
+        if (r == 0 && kind != IMAGE_LOAD)
+                r = prepare_import(sink->op, kind, ref, changes, err);
         if (r == 0)
                 r = image_layout_spool(&s->layout, &sink->op->archive, err);
         if (r < 0) {

@@ -57,7 +57,7 @@ const struct image *image_store_next(struct image_store *s, size_t *pos); /* ite
 /* An archive that comes in pieces (HTTP body). The sink spools it to disk; finish() starts the work. A failure or a
  * discard leaves no trace. */
 struct image_sink;
-enum image_sink_kind { IMAGE_IMPORT, IMAGE_LOAD };
+enum image_sink_kind { IMAGE_IMPORT, IMAGE_LOAD, IMAGE_BUILTIN }; /* BUILTIN: an import by Mayfly itself */
 typedef void (*image_loaded_fn)(int r, const char *const *digests, size_t n, const struct err *err, void *data);
 
 /* ref: for IMPORT, the name to give (with a tag). changes: NULL-terminated Dockerfile lines of `docker import --change`
@@ -69,8 +69,11 @@ int image_sink_write(struct image_sink *sink, const void *data, size_t len, stru
 int image_sink_finish(struct image_sink *sink, image_loaded_fn fn, void *data, struct err *err);
 void image_sink_discard(struct image_sink *sink); /* takes; accepts NULL */
 
+/* Images that are part of Mayfly have names of IMAGE_BUILTIN_DOMAIN, which nobody else can give, and are not removed. */
+bool image_is_builtin(const struct image *image);
+
 /* Removes a name, or by digest the image with all its names; the tree and what no other image needs go with the last
- * name. -ENOENT, -EBUSY while a container uses it. */
+ * name. -ENOENT, -EBUSY while a container uses it, -EPERM: it is part of Mayfly. */
 int image_store_remove(struct image_store *s, const char *ref, image_done_fn fn, void *data, struct err *err);
 
 /* The user that `user` ("", "name", "uid", "name:group", "uid:gid") means in this image, from the image's own passwd and

@@ -8,6 +8,7 @@
 #include "base/str.h"
 #include "base/test_tar.h"
 #include "image/manifest.h"
+#include "image/ref.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -562,6 +563,25 @@ static void test_remove(void **state)
         assert_no_trace(f);
 }
 
+static void test_builtin(void **state)
+{
+        struct fixture *f = *state;
+        struct image_sink *sink = NULL;
+        struct err err = ERR_INIT;
+        auto_str archive = STR_INIT;
+
+        NEEDS_WORKER(f);
+        root_fs(&archive);
+        assert_int_equal(image_sink_open(f->store, IMAGE_IMPORT, IMAGE_BUILTIN_DOMAIN "/a:1", NULL, &sink, &err), -EINVAL);
+        assert_int_equal(take_archive(f, IMAGE_BUILTIN, IMAGE_BUILTIN_DOMAIN "/a:1", NULL, &archive), 0);
+        assert_true(image_is_builtin(image_store_find(f->store, IMAGE_BUILTIN_DOMAIN "/a:1", NULL)));
+        assert_int_equal(remove_image(f, IMAGE_BUILTIN_DOMAIN "/a:1"), -EPERM);
+        assert_int_equal(remove_image(f, f->digest), -EPERM);
+        assert_int_equal(take_archive(f, IMAGE_IMPORT, "b:1", NULL, &archive), 0);
+        assert_false(image_is_builtin(image_store_find(f->store, "b:1", NULL)));
+        assert_int_equal(remove_image(f, "b:1"), 0);
+}
+
 /* The index cannot be written once the tree has gone: nobody finds the image until it has its tree again. */
 static void test_removal_that_fails(void **state)
 {
@@ -830,6 +850,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_import, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_remove, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_builtin, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_removal_that_fails, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_shared, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_load_saved, setup, teardown),
