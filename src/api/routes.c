@@ -1,0 +1,232 @@
+#include "api/routes.h"
+
+#include "base/str.h"
+
+#include <string.h>
+
+#define LAST_PARAM                                                                                                     \
+        {                                                                                                              \
+                .name = NULL                                                                                           \
+        }
+#define LAST_ANSWER                                                                                                    \
+        {                                                                                                              \
+                .status = 0                                                                                            \
+        }
+#define JSON "application/json"
+#define SMALL_BODY (64 * 1024)
+
+const int route_common_problems[] = { 400, 401, 403, 405, 413, 429, 500, 503, 0 };
+
+/* ── parameters ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static const char *const statuses[] = { "queued", "pulling", "running", "exited", "failed", "killed", NULL };
+static const char *const streams[] = { "stdout", "stderr", "both", NULL };
+
+static const struct param health_params[] = {
+        { .name = "full", .type = PARAM_BOOL, .help = "run a task, or tell how one of the last seconds went" },
+        LAST_PARAM,
+};
+static const struct param task_list_params[] = {
+        { .name = "status", .type = PARAM_ENUM, .words = statuses, .help = "tasks in this state" },
+        { .name = "label",
+          .type = PARAM_TEXT,
+          .repeated = true,
+          .help = "NAME or NAME=VALUE; all of them must be there" },
+        { .name = "image", .type = PARAM_TEXT, .help = "tasks of this image" },
+        { .name = "since", .type = PARAM_TIME, .help = "made at this time or later" },
+        { .name = "until", .type = PARAM_TIME, .help = "made before this time" },
+        { .name = "limit",
+          .type = PARAM_INTEGER,
+          .min = 1,
+          .max = 1000,
+          .help = "tasks in one answer; 100 by default" },
+        { .name = "cursor", .type = PARAM_TEXT, .help = "next_cursor of the answer before" },
+        LAST_PARAM,
+};
+static const struct param task_wait_params[] = {
+        { .name = "timeout",
+          .type = PARAM_DURATION,
+          .help = "after it 202 is answered; without it the wait has no end" },
+        LAST_PARAM,
+};
+static const struct param task_output_params[] = {
+        { .name = "offset",
+          .type = PARAM_INTEGER,
+          .min = 0,
+          .max = 1L << 40,
+          .help = "bytes to leave out at the begin" },
+        { .name = "tail", .type = PARAM_INTEGER, .min = 0, .max = 1L << 40, .help = "only so many bytes of the end" },
+        LAST_PARAM,
+};
+static const struct param task_logs_params[] = {
+        { .name = "follow", .type = PARAM_BOOL, .help = "stay until the task has ended" },
+        { .name = "stream", .type = PARAM_ENUM, .words = streams, .help = "both by default" },
+        { .name = "tail",
+          .type = PARAM_INTEGER,
+          .min = 0,
+          .max = 1L << 40,
+          .help = "begin so many bytes before the end" },
+        LAST_PARAM,
+};
+static const struct param image_import_params[] = {
+        { .name = "ref", .type = PARAM_TEXT, .required = true, .help = "the name to give" },
+        { .name = "change", .type = PARAM_TEXT, .repeated = true, .help = "an instruction, as `CMD [\"sh\"]`" },
+        LAST_PARAM,
+};
+
+/* ── answers ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+#define ANSWER(name, code, of, text)                                                                                   \
+        static const struct answer name[] = { { .status = code, .media = JSON, .schema = of, .help = text },           \
+                                              LAST_ANSWER }
+
+ANSWER(healthz_answers, 200, "Ping", "the daemon serves");
+ANSWER(version_answers, 200, "Version", "name, version, engine");
+ANSWER(engine_list_answers, 200, "EngineList", "the engines and what they can do");
+ANSWER(health_answers, 200, "Health", "all is well");
+ANSWER(task_list_answers, 200, "TaskList", "the newest first");
+ANSWER(task_get_answers, 200, "Task", "the task; with its output once it has ended");
+ANSWER(task_signal_answers, 200, "Task", "the signal was sent");
+ANSWER(image_list_answers, 200, "ImageList", "what is present");
+ANSWER(image_get_answers, 200, "Image", "the image");
+ANSWER(image_delete_answers, 200, "Removed", "the name, or the image, is gone");
+ANSWER(image_load_answers, 201, "ImageList", "what the archive held");
+ANSWER(key_create_answers, 201, "NewKey", "the key, with its secret for the only time");
+ANSWER(key_list_answers, 200, "KeyList", "the newest first");
+ANSWER(key_get_answers, 200, "Key", "the key");
+static const struct answer task_run_answers[] = {
+        { .status = 201, .media = JSON, .schema = "Task", .help = "the task has ended" },
+        { .status = 202, .media = JSON, .schema = "Task", .help = "the task is accepted, and its request on disk" },
+        LAST_ANSWER,
+};
+static const struct answer task_wait_answers[] = {
+        { .status = 200, .media = JSON, .schema = "Task", .help = "the task has ended" },
+        { .status = 202, .media = JSON, .schema = "Task", .help = "it has not, yet" },
+        LAST_ANSWER,
+};
+static const struct answer task_cancel_answers[] = {
+        { .status = 200, .media = JSON, .schema = "Task", .help = "the task had ended before" },
+        { .status = 202, .media = JSON, .schema = "Task", .help = "the task is being ended" },
+        LAST_ANSWER,
+};
+static const struct answer task_output_answers[] = {
+        { .status = 200, .media = "application/octet-stream", .help = "the bytes, so far as there are" },
+        { .status = 206, .media = "application/octet-stream", .help = "the part that Range asked for" },
+        LAST_ANSWER,
+};
+static const struct answer task_logs_answers[] = {
+        { .status = 200, .media = "text/event-stream", .help = "events stdout, stderr, and end with the task" },
+        LAST_ANSWER,
+};
+static const struct answer task_stream_answers[] = {
+        { .status = 101, .help = "WebSocket: the request as the first text, then the task live" },
+        LAST_ANSWER,
+};
+static const struct answer no_content_answers[] = {
+        { .status = 204, .help = "done" },
+        LAST_ANSWER,
+};
+
+/* ── problems ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+#define PROBLEMS(...)                                                                                                  \
+        (const int[])                                                                                                  \
+        {                                                                                                              \
+                __VA_ARGS__, 0                                                                                         \
+        }
+
+/* ── routes ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+const struct route routes[ROUTES] = {
+        [ROUTE_HEALTHZ] = { "GET", "/healthz", OP_PING, .name = "ping", .answers = healthz_answers,
+                            .summary = "Tells that the daemon serves; 503 while it stops. Needs no key." },
+        [ROUTE_VERSION] = { "GET", "/v1/version", OP_INFO, .name = "getVersion", .answers = version_answers,
+                            .summary = "Name, version and engine." },
+        [ROUTE_ENGINES] = { "GET", "/v1/engines", OP_INFO, .name = "listEngines", .answers = engine_list_answers,
+                            .summary = "Lists the engines and what they can do." },
+        [ROUTE_HEALTH] = { "GET", "/v1/health", OP_HEALTH, .params = health_params, .name = "getHealth",
+                           .answers = health_answers,
+                           .summary = "Tells whether the engine is well, and on request whether a task runs." },
+        [ROUTE_TASK_RUN] = { "POST", "/v1/tasks", OP_TASK_RUN, BODY_JSON, .name = "runTask", .request = "TaskRequest",
+                             .answers = task_run_answers, .problems = PROBLEMS(404, 410, 415, 422, 502),
+                             .summary = "Runs a task and answers with its result." },
+        [ROUTE_TASK_LIST] = { "GET", "/v1/tasks", OP_TASK_READ, .params = task_list_params, .name = "listTasks",
+                              .answers = task_list_answers, .summary = "Lists tasks, without their output." },
+        [ROUTE_TASK_STREAM] = { "GET", "/v1/tasks/stream", OP_TASK_RUN, .websocket = true, .name = "streamTask",
+                                .answers = task_stream_answers, .problems = PROBLEMS(426),
+                                .summary = "Runs a task live over a WebSocket." },
+        [ROUTE_TASK_GET] = { "GET", "/v1/tasks/{id}", OP_TASK_READ, .name = "getTask", .path_help = "id of the task",
+                             .answers = task_get_answers, .problems = PROBLEMS(404), .summary = "One task." },
+        [ROUTE_TASK_DELETE] = { "DELETE", "/v1/tasks/{id}", OP_TASK_CONTROL, .name = "deleteTask",
+                                .path_help = "id of the task", .answers = no_content_answers,
+                                .problems = PROBLEMS(404, 409),
+                                .summary = "Removes the record of a task that has ended." },
+        [ROUTE_TASK_WAIT] = { "GET", "/v1/tasks/{id}/wait", OP_TASK_READ, .params = task_wait_params,
+                              .name = "waitTask", .path_help = "id of the task", .answers = task_wait_answers,
+                              .problems = PROBLEMS(404), .summary = "Answers when the task has ended." },
+        [ROUTE_TASK_STDOUT] = { "GET", "/v1/tasks/{id}/stdout", OP_TASK_READ, .params = task_output_params,
+                                .name = "getStdout", .path_help = "id of the task", .answers = task_output_answers,
+                                .problems = PROBLEMS(404, 416), .summary = "The bytes of standard output." },
+        [ROUTE_TASK_STDERR] = { "GET", "/v1/tasks/{id}/stderr", OP_TASK_READ, .params = task_output_params,
+                                .name = "getStderr", .path_help = "id of the task", .answers = task_output_answers,
+                                .problems = PROBLEMS(404, 416), .summary = "The bytes of standard error." },
+        [ROUTE_TASK_LOGS] = { "GET", "/v1/tasks/{id}/logs", OP_TASK_READ, .params = task_logs_params,
+                              .name = "followTask", .path_help = "id of the task", .answers = task_logs_answers,
+                              .problems = PROBLEMS(404),
+                              .summary = "Output as server-sent events, which Last-Event-ID resumes." },
+        [ROUTE_TASK_CANCEL] = { "POST", "/v1/tasks/{id}/cancel", OP_TASK_CONTROL, .name = "cancelTask",
+                                .path_help = "id of the task", .answers = task_cancel_answers,
+                                .problems = PROBLEMS(404), .summary = "Ends a task. Doing so again is no fault." },
+        [ROUTE_TASK_SIGNAL] = { "POST", "/v1/tasks/{id}/signal", OP_TASK_CONTROL, BODY_JSON, SMALL_BODY,
+                                .name = "signalTask", .path_help = "id of the task", .request = "SignalRequest",
+                                .answers = task_signal_answers, .problems = PROBLEMS(404, 409, 415),
+                                .summary = "Sends a signal to the task's first process." },
+        [ROUTE_IMAGE_LIST] = { "GET", "/v1/images", OP_IMAGE_READ, .name = "listImages", .answers = image_list_answers,
+                               .summary = "Lists the images that are present." },
+        [ROUTE_IMAGE_IMPORT] = { "POST", "/v1/images/import", OP_IMAGE_CHANGE, BODY_STREAM,
+                                 .params = image_import_params, .name = "importImage", .answers = image_load_answers,
+                                 .problems = PROBLEMS(415, 507), .summary = "Makes an image out of a root's tar." },
+        [ROUTE_IMAGE_LOAD] = { "POST", "/v1/images/load", OP_IMAGE_CHANGE, BODY_STREAM, .name = "loadImages",
+                               .answers = image_load_answers, .problems = PROBLEMS(415, 507),
+                               .summary = "Loads an archive of `docker save`, or an OCI one." },
+        [ROUTE_IMAGE_GET] = { "GET", "/v1/images/{+ref}", OP_IMAGE_READ, .name = "getImage",
+                              .path_help = "a reference, or a digest", .answers = image_get_answers,
+                              .problems = PROBLEMS(404), .summary = "One image, with its configuration." },
+        [ROUTE_IMAGE_DELETE] = { "DELETE", "/v1/images/{+ref}", OP_IMAGE_CHANGE, .name = "deleteImage",
+                                 .path_help = "a reference, or a digest", .answers = image_delete_answers,
+                                 .problems = PROBLEMS(404, 409), .summary = "Removes a name, or an image." },
+        [ROUTE_KEY_CREATE] = { "POST", "/v1/keys", OP_KEYS, BODY_JSON, SMALL_BODY, .name = "createKey",
+                               .request = "KeyRequest", .answers = key_create_answers, .problems = PROBLEMS(415),
+                               .summary = "Makes a key." },
+        [ROUTE_KEY_LIST] = { "GET", "/v1/keys", OP_KEYS, .name = "listKeys", .answers = key_list_answers,
+                             .summary = "Lists keys, revoked ones too." },
+        [ROUTE_KEY_GET] = { "GET", "/v1/keys/{id}", OP_KEYS, .name = "getKey", .path_help = "id of the key",
+                            .answers = key_get_answers, .problems = PROBLEMS(404), .summary = "One key." },
+        [ROUTE_KEY_REVOKE] = { "DELETE", "/v1/keys/{id}", OP_KEYS, .name = "revokeKey", .path_help = "id of the key",
+                               .answers = no_content_answers, .problems = PROBLEMS(404),
+                               .summary = "Revokes a key, at once and for good." },
+};
+
+bool route_matches(const struct route *route, const char *path, const char **ret_rest, size_t *ret_rest_len)
+{
+        const char *at = route->path, *rest = NULL;
+        size_t rest_len = 0;
+
+        while (*at && *at != '{' && *at == *path) {
+                at++;
+                path++;
+        }
+        if (*at == '{') {
+                rest = path;
+                rest_len = at[1] == '+' ? strlen(path) : strcspn(path, "/");
+                path += rest_len;
+                at = strchr(at, '}') + 1;
+                if (rest_len == 0 || !str_eq(at, path))
+                        return false;
+        } else if (*at || *path) {
+                return false;
+        }
+        *ret_rest = rest;
+        *ret_rest_len = rest_len;
+        return true;
+}
