@@ -36,7 +36,7 @@ static const char *status_title(int status)
         return "Error";
 }
 
-static void send_text(struct call *c, int status, const char *type, struct str *text)
+void call_send(struct call *c, int status, const char *type, struct str *text)
 {
         auto_str own = *text;
 
@@ -44,7 +44,7 @@ static void send_text(struct call *c, int status, const char *type, struct str *
         if (!c->http || c->answered)
                 return;
         c->answered = true;
-        log_debug("api: %s %s %s %d %s", c->owner, http_method(c->http), http_path(c->http), status, c->request_id);
+        log_debug("api: %s %s %s %d %s", c->who.owner, http_method(c->http), http_path(c->http), status, c->request_id);
         (void)http_add_header(c->http, "X-Request-Id", c->request_id);
         if (c->api->draining)
                 http_close_after(c->http);
@@ -56,7 +56,7 @@ static void send_text(struct call *c, int status, const char *type, struct str *
 
 void call_answer(struct call *c, int status, struct str *text)
 {
-        send_text(c, status, "application/json", text);
+        call_send(c, status, "application/json", text);
 }
 
 void call_problem_of(struct call *c, int status, const char *reason, const char *detail, const char *task_id,
@@ -66,10 +66,14 @@ void call_problem_of(struct call *c, int status, const char *reason, const char 
 
         if (c->answered)
                 return;
+        if (c->root && c->root->problem) {
+                c->root->problem(c, status, reason, detail, task_id, faults);
+                return;
+        }
         if (status >= 500 && status != 503)
                 log_warn("api: request %s: %d %s: %s", c->request_id, status, reason, detail ? detail : "");
         (void)wire_problem_write(&text, status, reason, status_title(status), detail, c->request_id, task_id, faults);
-        send_text(c, status, "application/problem+json", &text);
+        call_send(c, status, "application/problem+json", &text);
 }
 
 void call_problem(struct call *c, int status, const char *reason, const char *fmt, ...)

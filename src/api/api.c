@@ -11,34 +11,38 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ALLOW_MAX 64
-
-static const struct route routes[] = {
-        { "GET", "/healthz", BODY_NONE, NULL, NULL, healthz_run },
-        { "GET", "/v1/version", BODY_NONE, NULL, NULL, version_run },
-        { "GET", "/v1/health", BODY_NONE, health_params, NULL, health_run },
-        { "POST", "/v1/tasks", BODY_JSON, NULL, NULL, tasks_create_run },
-        { "GET", "/v1/tasks", BODY_NONE, tasks_list_params, NULL, tasks_list_run },
-        { "GET", "/v1/tasks/*", BODY_NONE, NULL, NULL, tasks_get_run },
-        { "GET", "/v1/images", BODY_NONE, NULL, NULL, images_list_run },
-        { "POST", "/v1/images/import", BODY_STREAM, images_import_params, images_import_begin, images_body_run },
-        { "POST", "/v1/images/load", BODY_STREAM, NULL, images_load_begin, images_body_run },
-        { "GET", "/v1/images/*", BODY_NONE, NULL, NULL, images_get_run },
-        { "DELETE", "/v1/images/*", BODY_NONE, NULL, NULL, images_delete_run },
+static const struct route_handler handlers[ROUTES] = {
+        [ROUTE_HEALTHZ] = { .run = healthz_run },
+        [ROUTE_VERSION] = { .run = version_run },
+        [ROUTE_HEALTH] = { .run = health_run },
+        [ROUTE_TASK_RUN] = { .run = tasks_create_run },
+        [ROUTE_TASK_LIST] = { .run = tasks_list_run },
+        [ROUTE_TASK_GET] = { .run = tasks_get_run },
+        [ROUTE_IMAGE_LIST] = { .run = images_list_run },
+        [ROUTE_IMAGE_IMPORT] = { images_import_begin, images_body, images_body_run },
+        [ROUTE_IMAGE_LOAD] = { images_load_begin, images_body, images_body_run },
+        [ROUTE_IMAGE_GET] = { .run = images_get_run },
+        [ROUTE_IMAGE_DELETE] = { .run = images_delete_run },
 };
+
+static const struct api_root native_root = {
+        .prefix = "",
+        .routes = routes,
+        .handlers = handlers,
+        .n = ROUTES,
+};
+
+/* The first whose prefix fits. */
+static const struct api_root *const roots[] = { &native_root };
 
 /* ── routing ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static bool route_matches(const struct route *route, const char *path, const char **rest)
+static const struct api_root *root_find(const char *path)
 {
-        size_t len = strlen(route->path);
-
-        if (route->path[len - 1] != '*')
-                return str_eq(route->path, path);
-        if (strncmp(route->path, path, len - 1) != 0 || path[len - 1] == '\0')
-                return false;
-        *rest = path + len - 1;
-        return true;
+        for (size_t i = 0; i + 1 < ARRAY_LEN(roots); i++)
+                if (str_starts(path, roots[i]->prefix))
+                        return roots[i];
+        return roots[ARRAY_LEN(roots) - 1];
 }
 
 static void allow_add(struct str *allow, const char *method)
@@ -48,35 +52,53 @@ static void allow_add(struct str *allow, const char *method)
                 (void)str_adds(allow, ", HEAD");
 }
 
-/* The first path that matches decides, so that /v1/images/load is no image. NULL with the methods that it has. */
-static const struct route *route_find(const char *method, const char *path, const char **rest, struct str *allow)
+static int subject_set(struct call *c, const char *rest, size_t len)
 {
-        const char *matched = NULL;
+        c->subject = rest ? strndup(rest, len) : NULL;
+        if (rest && !c->subject)
+                return -ENOMEM;
+        if (rest)
+                slashes_decode(c->subject);
+        return 0;
+}
+
+/* The first path that matches decides, so that /v1/images/load is no image. Sets the call's route and handler, or collects
+ * the methods that the path has. */
+static int route_find(struct call *c, const char *method, const char *path, struct str *allow)
+{
+        const char *matched = NULL, *rest = NULL;
+        size_t len = 0;
 
         if (str_eq(method, "HEAD"))
                 method = "GET";
-        for (size_t i = 0; i < ARRAY_LEN(routes); i++) {
-                if (matched ? !str_eq(matched, routes[i].path) : !route_matches(&routes[i], path, rest))
+        for (size_t i = 0; i < c->root->n; i++) {
+                const struct route *route = &c->root->routes[i];
+
+                if (matched ? !str_eq(matched, route->path) : !route_matches(route, path, &rest, &len))
                         continue;
-                matched = routes[i].path;
-                if (str_eq(routes[i].method, method))
-                        return &routes[i];
-                allow_add(allow, routes[i].method);
+                matched = route->path;
+                if (!c->root->handlers[i].run)
+                        continue;
+                if (str_eq(route->method, method)) {
+                        c->route = route;
+                        c->handler = &c->root->handlers[i];
+                        return subject_set(c, rest, len);
+                }
+                allow_add(allow, route->method);
         }
-        return NULL;
+        return 0;
 }
 
 static bool params_check(struct call *c)
 {
-        const char *const *known = c->route->params;
         const char *name, *value;
 
         for (size_t i = 0; http_query_at(c->http, i, &name, &value); i++) {
-                const char *const *k = known;
+                const struct param *k = c->route->params;
 
-                while (k && *k && !str_eq(*k, name))
+                while (k && k->name && !str_eq(k->name, name))
                         k++;
-                if (!k || !*k) {
+                if (!k || !k->name) {
                         call_problem(c, 400, "bad_request", "query parameter '%s' is not known", name);
                         return false;
                 }
@@ -154,7 +176,6 @@ static struct call *call_new(struct api *a, struct http_request *r)
 {
         const char *given = http_header(r, "X-Request-Id");
         struct call *c;
-        uid_t uid;
 
         c = calloc(1, sizeof(*c));
         if (!c)
@@ -167,8 +188,6 @@ static struct call *call_new(struct api *a, struct http_request *r)
                 memcpy(c->request_id, given, strlen(given) + 1);
         else
                 id_make(c->request_id);
-        if (http_peer_uid(r, &uid))
-                (void)snprintf(c->owner, sizeof(c->owner), "uid:%u", (unsigned)uid);
         http_set_data(r, c);
         return c;
 }
@@ -184,19 +203,22 @@ static void on_begin(struct http_request *r, void *data)
                 (void)http_reply(r, 503, NULL, "", 0);
                 return;
         }
-        /* Who has no credentials may know that the daemon lives, and nothing else. */
-        if (!*c->owner && !str_eq(http_path(r), "/healthz")) {
-                call_problem(c, 401, "unauthorized", "credentials are needed");
+        c->root = root_find(http_path(r));
+        if (route_find(c, http_method(r), http_path(r), &allow) < 0) {
+                call_oom(c);
                 return;
         }
-        c->route = route_find(http_method(r), http_path(r), &c->rest, &allow);
+        if (!call_identify(c))
+                return;
         if (!c->route && allow.len > 0) {
                 (void)http_add_header(r, "Allow", allow.data);
                 call_problem(c, 405, "method_not_allowed", "%s is not possible here", http_method(r));
         } else if (!c->route) {
                 call_problem(c, 404, "not_found", "there is no %s", http_path(r));
-        } else if (params_check(c) && body_check(c) && c->route->begin) {
-                c->route->begin(c);
+        } else if (role_scope(c->who.role, c->route->op) == SCOPE_NONE) {
+                call_problem(c, 403, "forbidden", "role %s may not do this", key_role_names[c->who.role]);
+        } else if ((c->root->lenient || params_check(c)) && body_check(c) && c->handler->begin) {
+                c->handler->begin(c);
         }
 }
 
@@ -213,7 +235,7 @@ static int on_body(struct http_request *r, const void *piece, size_t len, void *
                 return -EFBIG;
         }
         if (c->route->body == BODY_STREAM)
-                return images_body(c, piece, len);
+                return c->handler->body(c, piece, len);
         if (len > WIRE_BODY_MAX - c->body.len) {
                 str_done(&c->body);
                 call_problem(c, 413, "payload_too_large", "the body is longer than %d bytes", WIRE_BODY_MAX);
@@ -232,7 +254,7 @@ static void on_end(struct http_request *r, void *data)
         struct call *c = http_data(r);
 
         (void)data;
-        c->route->run(c);
+        c->handler->run(c);
 }
 
 static void on_gone(struct http_request *r, bool sent, void *data)

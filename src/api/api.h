@@ -6,6 +6,7 @@
 #include "history/history.h"
 #include "image/store.h"
 #include "loop/loop.h"
+#include "state/keys.h"
 #include "task/task.h"
 
 #include <stddef.h>
@@ -18,6 +19,7 @@ struct api_config {
         struct image_store *store;
         struct history *history;
         struct engine *engine;    /* its name, and check() for health */
+        struct keys *keys;        /* who may call over TCP; NULL: nobody */
         uint64_t max_connections; /* 0: the server's default */
         unsigned idle_timeout_s;  /* 0: the server's default */
 };

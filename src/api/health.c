@@ -11,8 +11,6 @@
 #define HEALTH_TIMEOUT_NS (10 * (int64_t)NS_PER_S)
 #define HEALTH_OWNER "health"
 
-const char *const health_params[] = { "full", NULL };
-
 void healthz_run(struct call *c)
 {
         auto_str text = STR_INIT;

@@ -87,26 +87,12 @@ void images_list_run(struct call *c)
         answer_json(c, 200, answer);
 }
 
-/* The reference that the path names. False after having answered. */
-static bool read_ref(struct call *c)
-{
-        c->subject = strdup(c->rest);
-        if (!c->subject) {
-                call_oom(c);
-                return false;
-        }
-        slashes_decode(c->subject);
-        return true;
-}
-
 void images_get_run(struct call *c)
 {
         const struct image *i;
         struct err err = ERR_INIT;
         auto_json value = NULL;
 
-        if (!read_ref(c))
-                return;
         i = image_store_find(c->api->config.store, c->subject, &err);
         if (!i && err.num == EINVAL) {
                 call_problem(c, 400, "bad_request", "%s", err.text);
@@ -172,8 +158,6 @@ void images_delete_run(struct call *c)
         struct err err = ERR_INIT;
         int r;
 
-        if (!read_ref(c))
-                return;
         call_hold(c);
         r = image_store_remove(c->api->config.store, c->subject, on_removed, c, &err);
         if (r < 0) {
@@ -183,8 +167,6 @@ void images_delete_run(struct call *c)
 }
 
 /* ── import, load ──────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-const char *const images_import_params[] = { "ref", "change", NULL };
 
 void images_import_begin(struct call *c)
 {

@@ -153,7 +153,7 @@ static void submit(struct call *c)
 {
         const struct task_waiter waiter = { .ended = on_ended, .data = c };
         const struct task_submit how = {
-                .owner = c->owner,
+                .owner = c->who.owner,
                 .idempotency_key = c->key,
                 .body_hash = c->key ? c->body_hash : NULL,
                 .cancel_when_alone = true,
@@ -273,7 +273,7 @@ void tasks_create_run(struct call *c)
                 return;
         }
         call_hold(c);
-        r = history_find_key(c->api->config.history, c->owner, c->key, on_key_found, c, &err);
+        r = history_find_key(c->api->config.history, c->who.owner, c->key, on_key_found, c, &err);
         if (r < 0) {
                 call_problem(c, 503, "history", "%s", err.text);
                 call_release(c);
@@ -318,13 +318,8 @@ void tasks_get_run(struct call *c)
         struct wire_task now;
         struct task *t;
 
-        if (!id_valid(c->rest)) {
-                call_problem(c, 404, "not_found", "there is no task %s", c->rest);
-                return;
-        }
-        c->subject = strdup(c->rest);
-        if (!c->subject) {
-                call_oom(c);
+        if (!id_valid(c->subject)) {
+                call_problem(c, 404, "not_found", "there is no task %s", c->subject);
                 return;
         }
         t = tasks_find(c->api->config.tasks, c->subject);
@@ -340,8 +335,6 @@ void tasks_get_run(struct call *c)
 }
 
 /* ── GET /v1/tasks ─────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-const char *const tasks_list_params[] = { "status", "image", "since", "until", "limit", "cursor", NULL };
 
 struct filter {
         const char *status, *image, *before;

@@ -5,6 +5,7 @@
 #include "state/keys.h"
 
 #include <sqlite3.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 /* The statement is the caller's: state_db_end(). */
@@ -21,6 +22,7 @@ int state_db_exec(struct state_db *db, const char *sql, struct err *err);
 struct key_row {
         struct key key;
         uint8_t salt[KEY_SALT_LEN], hash[KEY_HASH_LEN];
+        bool used; /* since it was written */
 };
 void key_done(struct key *k);
 void key_row_free(struct key_row *row); /* accepts NULL */

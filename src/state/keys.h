@@ -75,8 +75,8 @@ const struct key *keys_verify(struct keys *ks, const char *id, const char *secre
 const struct key *keys_find(const struct keys *ks, const char *id); /* also revoked and expired ones; peek or NULL */
 bool key_is_live(const struct key *k);                              /* not revoked, not expired */
 
-/* All keys, the newest first: a peek of *ret_n of them, valid until the next change. */
-const struct key *const *keys_list(const struct keys *ks, size_t *ret_n);
+/* The i-th of all keys, the newest first: a peek, valid until the next change; NULL after the last. */
+const struct key *keys_at(const struct keys *ks, size_t i);
 
 /* What a new key shall be; all is copied. id, owner, created_ms, revoked_ms and used_ms are not looked at. */
 typedef void (*keys_made_fn)(int r, const struct key *key, const char *secret, const struct err *err, void *data);
