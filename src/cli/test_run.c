@@ -2,6 +2,7 @@
 #include "base/fd.h"
 #include "base/path.h"
 #include "base/str.h"
+#include "base/test_skip.h"
 #include "base/time.h"
 #include "cli/run_input.h"
 #include "cli/run_options.h"
@@ -139,7 +140,7 @@ static void test_env_table(void **state)
 
         (void)state;
         if (!doc)
-                skip(); /* no corpora here */
+                skip_because("there are no corpora (MAYFLY_CORPORA)");
         json_array_foreach(json_object_get(doc, "cases"), i, c) {
                 const char *in = json_string_value(json_object_get(c, "in"));
                 const char *expected = json_string_value(json_object_get(c, "out"));

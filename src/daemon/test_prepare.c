@@ -4,6 +4,7 @@
 #include "base/fd.h"
 #include "base/path.h"
 #include "base/str.h"
+#include "base/test_skip.h"
 #include "launcher/ceiling.h"
 
 #include <errno.h>
@@ -63,8 +64,7 @@ static void test_dirs(void **state)
         struct err err = ERR_INIT;
         bool made = false;
 
-        if (geteuid() != 0)
-                skip();
+        skip_unless_root();
         assert_int_equal(prepare_dirs(&f->config, &f->users, &made, &err), 0);
         assert_true(made);
         assert_owner(f->config.data, ".", 0755, 0, 0);
@@ -84,8 +84,7 @@ static void test_dirs_of_others_are_refused(void **state)
         struct err err = ERR_INIT;
         bool made;
 
-        if (geteuid() != 0)
-                skip();
+        skip_unless_root();
         assert_int_equal(mkdir(f->config.data, 0755), 0);
         assert_int_equal(chown(f->config.data, 1001, 1001), 0);
         assert_int_equal(prepare_dirs(&f->config, &f->users, &made, &err), -EPERM);
@@ -109,8 +108,7 @@ static void test_ceiling(void **state)
         struct ceiling ceiling;
         bool made;
 
-        if (geteuid() != 0)
-                skip();
+        skip_unless_root();
         assert_int_equal(prepare_dirs(&f->config, &f->users, &made, &err), 0);
         assert_int_equal(prepare_ceiling(&f->config, &f->users, &err), 0);
         assert_owner(f->config.run, "launcher.conf", 0600, 0, 0);
@@ -132,8 +130,7 @@ static void test_netd_env(void **state)
         auto_str text = STR_INIT;
         bool made;
 
-        if (geteuid() != 0)
-                skip();
+        skip_unless_root();
         assert_int_equal(prepare_dirs(&f->config, &f->users, &made, &err), 0);
         assert_int_equal(prepare_netd_env(&f->config, &f->users, &err), 0);
         assert_int_equal(fd_read_file(AT_FDCWD, path, 4096, &text, &err), 0);
@@ -149,8 +146,7 @@ static void test_sockets(void **state)
         struct err err = ERR_INIT;
         bool made;
 
-        if (geteuid() != 0)
-                skip();
+        skip_unless_root();
         assert_int_equal(prepare_dirs(&f->config, &f->users, &made, &err), 0);
         assert_int_equal(prepare_sockets(&f->config, &f->users, &sockets, &err), 0);
         assert_owner(f->config.run, "mayfly.sock", 0660, 1001, 1005);
@@ -168,8 +164,7 @@ static void test_one_instance(void **state)
         char old[64], mine[32];
         bool made;
 
-        if (geteuid() != 0)
-                skip();
+        skip_unless_root();
         assert_int_equal(prepare_dirs(&f->config, &f->users, &made, &err), 0);
         assert_int_equal(locks_take(&f->config, &first, &err), 0);
         assert_int_equal(locks_sign(&first, &err), 0);

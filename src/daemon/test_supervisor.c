@@ -4,6 +4,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "base/test_skip.h"
 #include "base/time.h"
 
 #include <errno.h>
@@ -228,8 +229,7 @@ static void test_drops_privileges(void **state)
         int out[2];
 
         (void)state;
-        if (geteuid() != 0)
-                skip();
+        skip_unless_root();
         assert_int_equal(pipe(out), 0);
         run.pid = fork();
         if (run.pid == 0) {

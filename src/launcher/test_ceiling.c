@@ -2,6 +2,7 @@
 
 #include "base/fd.h"
 #include "base/str.h"
+#include "base/test_skip.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -127,8 +128,7 @@ static void test_file(void **state)
         struct ceiling c;
 
         (void)state;
-        if (geteuid() != 0)
-                skip();
+        skip_unless_root();
         assert_int_equal(load(REQUIRED, strlen(REQUIRED), 0600), 0);
         assert_int_equal(load(REQUIRED, strlen(REQUIRED), 0620), -EPERM);
         assert_int_equal(load(REQUIRED, strlen(REQUIRED), 0602), -EPERM);

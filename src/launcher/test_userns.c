@@ -2,6 +2,7 @@
 #include "launcher/userns.h"
 
 #include "base/fd.h"
+#include "base/test_skip.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -61,8 +62,7 @@ static void nothing_nests(void **state)
         auto_fd userns = -EBADF;
 
         (void)state;
-        if (geteuid() != 0)
-                skip();
+        skip_unless_root();
         userns = make();
         assert_int_equal(inside(userns, try_nested, 0), 0);
 }
@@ -86,8 +86,7 @@ static void what_is_roots_stays_roots(void **state)
         char c;
 
         (void)state;
-        if (geteuid() != 0)
-                skip();
+        skip_unless_root();
         userns = make();
         assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
         pid = fork();

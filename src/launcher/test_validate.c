@@ -2,6 +2,7 @@
 
 #include "base/fd.h"
 #include "base/str.h"
+#include "base/test_skip.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -267,8 +268,7 @@ static void test_descriptors(void **state)
         int fds[2];
 
         (void)state;
-        if (geteuid() != 0)
-                skip();
+        skip_unless_root();
         assert_int_equal(validate_host_init(&host, NULL), 0);
         open_bundle(&b);
         assert_int_equal(validate_start_fds(&host, b.fds, LAUNCH_FD_COUNT, 5, NULL), 0);
@@ -306,8 +306,7 @@ static void test_named_netns(void **state)
         int fd, ns;
 
         (void)state;
-        if (geteuid() != 0)
-                skip();
+        skip_unless_root();
         assert_int_equal(validate_host_init(&host, NULL), 0);
         ns = foreign_netns();
         assert_int_equal(unshare(CLONE_NEWNS), 0);
@@ -328,8 +327,7 @@ static void test_unsealed_spec(void **state)
         int fd = memfd_create("spec", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 
         (void)state;
-        if (geteuid() != 0)
-                skip();
+        skip_unless_root();
         assert_int_equal(validate_host_init(&host, NULL), 0);
         assert_int_equal(ftruncate(fd, 5), 0);
         assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW), 0);

@@ -3,6 +3,7 @@
 
 #include "base/fd.h"
 #include "base/str.h"
+#include "base/test_skip.h"
 #include "launcher/userns.h"
 
 #include <setjmp.h>
@@ -34,8 +35,9 @@ static void files_are_bounded(void **state)
         pid_t pid;
 
         (void)state;
-        if (geteuid() != 0 || fd_read_file(AT_FDCWD, "/bin/busybox", PROGRAM_MAX, &text, &err) < 0)
-                skip();
+        skip_unless_root();
+        if (fd_read_file(AT_FDCWD, "/bin/busybox", PROGRAM_MAX, &text, &err) < 0)
+                skip_because("%s", err.text);
         assert_int_equal(fd_memfd_sealed("busybox", text.data, text.len, &program, &err), 0);
         assert_int_equal(userns_make(proc, USERNS_CONTAINER, 0, ID_BASE, &userns, &err), 0);
         c.worker_fd = program;

@@ -1,6 +1,7 @@
 #include "loop/loop.h"
 
 #include "base/fd.h"
+#include "base/test_skip.h"
 #include "base/time.h"
 
 #include <errno.h>
@@ -173,7 +174,7 @@ static void test_io_many(void **state)
         (void)state;
         for (int i = 0; i < MANY; i++) {
                 if (pipe2(pipes[i], O_CLOEXEC) < 0)
-                        skip(); /* few descriptors are allowed here */
+                        skip_because("few descriptors are allowed here");
                 assert_int_equal(loop_io_add(loop, pipes[i][0], EPOLLIN, on_end, &ends[i], &ends[i].io, &err), 0);
                 assert_int_equal(write(pipes[i][1], "x", 1), 1);
                 if (i >= KEPT)
