@@ -227,7 +227,7 @@ static int command_linger(void)
 /* Climbs from the working directory; "outside" if that leads to another root than "/", or is no way to it. */
 static int command_cwd(void)
 {
-        struct stat root = { 0 }, here = { 0 }, before = { 0 };
+        struct stat root = { 0 }, here = { 0 }, before;
         char text[4096] = "";
         bool bad = false;
 

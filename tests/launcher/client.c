@@ -113,6 +113,8 @@ static int open_fds(const struct client_spec *spec, int *fds, struct client_task
 {
         int out[2], err[2];
 
+        for (size_t i = 0; i < LAUNCH_FD_COUNT; i++)
+                fds[i] = -EBADF;
         if (pipe2(out, O_CLOEXEC) < 0)
                 return -errno;
         if (pipe2(err, O_CLOEXEC) < 0)
