@@ -23,6 +23,9 @@ static const struct route_handler handlers[ROUTES] = {
         [ROUTE_IMAGE_LOAD] = { images_load_begin, images_body, images_body_run },
         [ROUTE_IMAGE_GET] = { .run = images_get_run },
         [ROUTE_IMAGE_DELETE] = { .run = images_delete_run },
+        [ROUTE_OPENAPI] = { .run = openapi_run },
+        [ROUTE_DOCS] = { .run = docs_run },
+        [ROUTE_DOCS_PAGE] = { .run = docs_run },
 };
 
 static const struct api_root native_root = {

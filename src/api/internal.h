@@ -132,3 +132,6 @@ void healthz_run(struct call *c);
 void version_run(struct call *c);
 void health_run(struct call *c);
 void health_call_gone(struct call *c);
+
+void openapi_run(struct call *c);
+void docs_run(struct call *c);

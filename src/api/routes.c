@@ -122,6 +122,19 @@ static const struct answer task_stream_answers[] = {
         { .status = 101, .help = "WebSocket: the request as the first text, then the task live" },
         LAST_ANSWER,
 };
+static const struct answer openapi_answers[] = {
+        { .status = 200, .media = JSON, .help = "OpenAPI 3.1" },
+        LAST_ANSWER,
+};
+static const struct answer docs_answers[] = {
+        { .status = 200, .media = "text/html", .help = "the first page" },
+        LAST_ANSWER,
+};
+static const struct answer docs_page_answers[] = {
+        { .status = 200, .media = "text/javascript", .help = "the file" },
+        { .status = 200, .media = "text/css", .help = "the file" },
+        LAST_ANSWER,
+};
 static const struct answer no_content_answers[] = {
         { .status = 204, .help = "done" },
         LAST_ANSWER,
@@ -205,6 +218,13 @@ const struct route routes[ROUTES] = {
         [ROUTE_KEY_REVOKE] = { "DELETE", "/v1/keys/{id}", OP_KEYS, .name = "revokeKey", .path_help = "id of the key",
                                .answers = no_content_answers, .problems = PROBLEMS(404),
                                .summary = "Revokes a key, at once and for good." },
+        [ROUTE_OPENAPI] = { "GET", "/v1/openapi.json", OP_INFO, .name = "getOpenapi", .answers = openapi_answers,
+                            .summary = "This description." },
+        [ROUTE_DOCS] = { "GET", "/docs", OP_INFO, .name = "getDocs", .answers = docs_answers,
+                         .summary = "This description, as pages for a browser." },
+        [ROUTE_DOCS_PAGE] = { "GET", "/docs/{file}", OP_INFO, .name = "getDocsFile", .path_help = "name of the file",
+                              .answers = docs_page_answers, .problems = PROBLEMS(404),
+                              .summary = "What the pages consist of." },
 };
 
 bool route_matches(const struct route *route, const char *path, const char **ret_rest, size_t *ret_rest_len)

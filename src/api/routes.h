@@ -58,6 +58,9 @@ enum route_id {
         ROUTE_KEY_LIST,
         ROUTE_KEY_GET,
         ROUTE_KEY_REVOKE,
+        ROUTE_OPENAPI,
+        ROUTE_DOCS,
+        ROUTE_DOCS_PAGE,
         ROUTES,
 };
 

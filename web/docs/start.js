@@ -1,0 +1,6 @@
+SwaggerUIBundle({
+  url: "/v1/openapi.json",
+  dom_id: "#api",
+  deepLinking: true,
+  validatorUrl: null,
+});
