@@ -7,6 +7,7 @@
 import concurrent.futures
 import os
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -19,11 +20,16 @@ sys.dont_write_bytecode = True
 
 import mayfly  # noqa: E402
 
-NAME = "mfkill"
+# Of this run alone: another may go on beside it, in another root or another process namespace, too.
+RUN = secrets.token_hex(3)
+NAME = "mfk" + RUN
+POOL = f"10.{96 + int(RUN, 16) % 32}.0.0/16"
+PREFIX = f"mfkey-{RUN}-"
 LONG = "--long" in sys.argv or bool(os.environ.get("MAYFLY_LONG"))
 ROUNDS = {"daemon": (5, 100), "launcher": (3, 20), "netd": (3, 20), "supervisor": (1, 5)}
 IN_FLIGHT = 8
 BULK = 10 * 1024 * 1024
+HISTORY = (max(ROUNDS["daemon"]) + 1) * IN_FLIGHT * BULK  # nothing of a run is forgotten before it is looked for
 # Half of the tasks write 10 MB, in pieces, so that the kill comes while they do; the last line of stderr is its hash.
 WRITER = """
 cat /proc/sys/kernel/random/uuid >&2
@@ -58,11 +64,11 @@ class Watcher(threading.Thread):
                     now[pid] = known[pid]
                     continue
                 line = mayfly.read(f"/proc/{pid}/cmdline")
-                if "mfkey-" in line and "NSpid" in (status := mayfly.read(f"/proc/{pid}/status")):
+                if PREFIX in line and "NSpid" in (status := mayfly.read(f"/proc/{pid}/status")):
                     inner = next(x for x in status.splitlines() if x.startswith("NSpid")).split()[-1]
                     fields = mayfly.stat_fields(pid)
                     if inner == "1" and fields:
-                        key = line[line.index("mfkey-"):].split("\0")[0]
+                        key = line[line.index(PREFIX):].split("\0")[0]
                         self.seen.setdefault(key, set()).add((pid, fields[19]))
                 # What is not a task's yet may become one by exec, so only old processes are remembered.
                 if fields or "mayfly" not in line:
@@ -108,9 +114,9 @@ def kill_and_wait(instance, name):
     return new
 
 
-def check_result(answer, key, writes):
-    """The task's uuid, after its output is compared with the hash that it told."""
-    assert answer.status == 201, f"{key}: {answer}"
+def check_result(answer, key, writes, status=201):
+    """The task's id and uuid, after its output is compared with the hash that it told."""
+    assert answer.status == status, f"{key}: {answer}"
     task = mayfly.decode(answer.json())
     assert (task["status"], task["exit_code"]) == ("exited", 0), f"{key}: {task['status']} {task['exit_code']} {task['reason']}"
     lines = task["err"].decode().split()
@@ -123,7 +129,7 @@ def check_result(answer, key, writes):
 
 
 def one_daemon_round(instance, n, expected):
-    keys = [(f"mfkey-{os.getpid()}-{n}-{i}", i % 2 == 0) for i in range(IN_FLIGHT)]
+    keys = [(f"{PREFIX}{n}-{i}", i % 2 == 0) for i in range(IN_FLIGHT)]
     with concurrent.futures.ThreadPoolExecutor(IN_FLIGHT) as pool:
         first = [pool.submit(post_quietly, instance, key, writes) for key, writes in keys]
         time.sleep(random.uniform(0.02, 0.9))
@@ -151,6 +157,7 @@ def list_tasks(instance):
 
 def test_daemon(instance):
     expected = {}
+    earlier = {t["id"] for t in list_tasks(instance)}
     watcher = Watcher()
     watcher.start()
     n = rounds("daemon")
@@ -162,19 +169,19 @@ def test_daemon(instance):
         assert expected, "no result"
         twice = {k: v for k, v in watcher.seen.items() if len(v) > 1}
         assert not twice, twice
-        ids = [t["id"] for t in list_tasks(instance)]
+        ids = [t["id"] for t in list_tasks(instance) if t["id"] not in earlier]
         assert len(ids) == len(set(ids)), "an id is listed twice"
-        # History keeps so many bytes, and each round makes forty million.
-        missing = {key for key in list(expected)[-IN_FLIGHT:] if expected[key][0] not in ids}
-        assert not missing, missing
+        found = {task for task, _ in expected.values()}
+        assert found == set(ids), f"missing: {found - set(ids)}, beyond: {set(ids) - found}"
+        assert len({uuid for _, uuid in expected.values()}) == len(expected), "a uuid came twice"
     with report.case("mayflyd: the watcher saw the tasks"):
         assert len(watcher.seen) >= len(expected) // 2, f"{len(watcher.seen)} of {len(expected)}"
     with report.case("mayflyd: no container is left over"):
         assert mayfly.wait_until(lambda: not containers(instance), 10), containers(instance)
-    with report.case("mayflyd: an earlier result is found by id"):
-        key, (task, uuid) = list(expected.items())[-1]
-        answer = instance.client.get("/v1/tasks/" + task)
-        assert answer.status == 200 and uuid in answer.json()["stderr"], answer
+    with report.case(f"mayflyd: all {len(expected)} results are found by id, exact"):
+        for key, (task, uuid) in expected.items():
+            answer = instance.client.get("/v1/tasks/" + task)
+            assert check_result(answer, key, int(key.split("-")[-1]) % 2 == 0, 200) == (task, uuid), key
 
 
 def sleeping(instance, program, key, network="none"):
@@ -202,7 +209,7 @@ def test_launcher(instance):
     n = rounds("launcher")
     for i in range(n):
         with report.case(f"launcher, {i + 1} of {n}: its containers end, the next one serves"):
-            prefix = f"mfkey-l{os.getpid()}-{i}-"
+            prefix = f"{PREFIX}l{i}-"
             programs = [["sh", "-c", "sleep 100; true"], ["/clear"], ["sh", "-c", "setsid sh -c 'sleep 100; true' $0 & sleep 100"]]
             threads = [sleeping(instance, p, prefix + str(k)) for k, p in enumerate(programs)]
             assert mayfly.wait_until(lambda: all(named(prefix + str(k)) for k in range(len(programs))), 20), "they do not start"
@@ -228,7 +235,7 @@ def test_netd(instance):
     n = rounds("netd")
     for i in range(n):
         with report.case(f"netd, {i + 1} of {n}: tasks go on, new ones get networks"):
-            key = f"mfkey-n{os.getpid()}-{i}"
+            key = f"{PREFIX}n{i}"
             script = ["sh", "-c", "sleep 1.5; ip -4 -o addr show | wc -l"]
             threads = [sleeping(instance, script, f"{key}-{k}", "nat") for k in range(3)]
             assert mayfly.wait_until(lambda: len(named(key)) >= 3, 20), "they do not start"
@@ -248,7 +255,7 @@ def test_supervisor(instance):
     for i in range(n):
         with report.case(f"supervisor, {i + 1} of {n}: all end, a new start serves"):
             kept = instance.client.post({"image": "kill:1", "cmd": ["echo", "kept"], "network": "none"}, f"kept-{i}").json()["id"]
-            key = f"mfkey-s{os.getpid()}-{i}"
+            key = f"{PREFIX}s{i}"
             threads = [sleeping(instance, p, f"{key}-{k}") for k, p in enumerate([["sh", "-c", "sleep 100; true"], ["/clear"]])]
             assert mayfly.wait_until(lambda: all(named(f"{key}-{k}") for k in range(2)), 20), "they do not start"
             ours = list(instance.pids().values()) + containers(instance)
@@ -279,11 +286,10 @@ def main():
     if os.geteuid() != 0:
         report.skip("all", "needs root")
         return
-    mayfly.exclusive("kill")
     before = f"/tmp/{NAME}-{os.getpid()}.before"
     check = os.path.join(HERE, "..", "leftover", "check.py")
     subprocess.run([check, "--save", before], check=True, stdout=subprocess.DEVNULL)
-    instance = mayfly.Instance(NAME, "10.142.0.0/16")
+    instance = mayfly.Instance(NAME, POOL, history__max_bytes=HISTORY)
     try:
         clear = os.path.join(mayfly.BUILD, "tests", "clear")
         if not os.path.exists(clear):
