@@ -5,13 +5,13 @@
 set -euo pipefail
 
 declare -A packages=(
-    [run]="libmicrohttpd12 libsystemd0 libjansson4 libyaml-0-2 libsqlite3-0 libcurl4 libssl3 libmnl0 nftables"
+    [run]="libmicrohttpd12 libsystemd0 libjansson4 libyaml-0-2 libsqlite3-0 libcurl4 libwslay1 libssl3 libmnl0 nftables"
     [build]="gcc libc6-dev make meson ninja-build pkg-config libmicrohttpd-dev libsystemd-dev libseccomp-dev
-        libmnl-dev libjansson-dev libyaml-dev libarchive-dev libsqlite3-dev libcurl4-openssl-dev libssl-dev
+        libmnl-dev libjansson-dev libyaml-dev libarchive-dev libsqlite3-dev libcurl4-openssl-dev libwslay-dev libssl-dev
         zlib1g-dev libzstd-dev libcmocka-dev nftables python3"
     [demo]="busybox-static curl"
     [test]="busybox-static curl python3 iproute2 procps util-linux clang libclang-rt-14-dev clang-format
-        clang-tidy cppcheck gcovr umoci skopeo zstd"
+        clang-tidy cppcheck gcovr umoci skopeo zstd slowhttptest"
     [bench]="bubblewrap runc crun podman docker.io busybox-static python3"
 )
 

@@ -1,21 +1,45 @@
-/* What server.c and request.c share. */
+/* What the files of the server share. */
 #pragma once
 
 #include "base/list.h"
+#include "base/map.h"
+#include "http/address.h"
 #include "http/head.h"
 #include "http/server.h"
+#include "http/tls.h"
 
 #include <microhttpd.h>
 
-struct http_listener {
+/* What one address (or one uid of a unix socket) holds. */
+struct http_source {
         struct http_server *server;
+        unsigned refs;
+        uint64_t connections, body_bytes;
+        char key[HTTP_ADDRESS_KEY_MAX];
+};
+
+/* A running libmicrohttpd. A listener with TLS has one for each certificate that open connections were made with. */
+struct http_parser {
+        struct http_listener *listener;
         struct MHD_Daemon *daemon;
         struct loop_io *io;
         struct loop_timer timer;
-        struct list node;           /* of server->listeners */
+        struct list node;           /* of listener->parsers */
         struct list conns, hung_up; /* connections; those whose client has ended its side */
+        struct http_conn *added;    /* the connection that it is being given */
         bool dirty;                 /* connections were resumed: run before the loop sleeps */
-        bool closed_one;            /* a connection ended in this run */
+};
+
+struct http_listener {
+        struct http_server *server;
+        int fd;
+        struct loop_io *io;
+        struct http_tls *tls;
+        bool proxy_protocol;
+        struct list node;     /* of server->listeners */
+        struct list tls_node; /* of tls->listeners */
+        struct list parsers, proxied;
+        struct http_parser *current;
 };
 
 struct http_server {
@@ -23,33 +47,85 @@ struct http_server {
         struct http_handler handler;
         void *data;
         struct http_config config;
+        struct http_network *trusted;
+        size_t n_trusted;
         struct list listeners;
-        struct list idle; /* connections without a request, the one that waits longest first */
-        struct list hung; /* requests that wait although their client has gone */
-        struct loop_timer idle_timer;
+        struct list idle;     /* connections without a request, the one that waits longest first */
+        struct list busy;     /* the others, those with a WebSocket excepted */
+        struct list ws_dirty; /* WebSockets with something to do before the loop sleeps */
+        struct list hung;     /* requests that wait although their client has gone */
+        struct loop_timer idle_timer, busy_timer, accept_timer;
         int hangup_fd; /* epoll: EPOLLRDHUP of every connection, edge-triggered */
         struct loop_io *hangup_io;
+        struct map *sources; /* struct http_source by key */
+        uint64_t connections, body_bytes;
+        int fd_limit;     /* descriptors of this process */
+        bool few_fds;     /* the last connection took one of the last descriptors */
+        bool accept_rest; /* nothing is accepted until accept_timer, or the end of a connection */
         size_t open;
         bool deferred, closed;
 };
 
 struct http_conn {
+        struct http_server *server;
         struct http_listener *listener;
-        struct MHD_Connection *mhd;
+        struct http_parser *parser;
+        struct MHD_Connection *mhd; /* NULL: its PROXY header is being read */
         struct http_request *request;
-        struct list node;      /* of listener->conns */
-        struct list idle_node; /* of server->idle */
-        struct list hung_node; /* of listener->hung_up */
+        struct http_ws *ws;         /* NULL: none */
+        struct http_source *source; /* NULL: not limited */
+        struct list node;           /* of parser->conns, or of listener->proxied */
+        struct list watch_node;     /* of server->idle or server->busy */
+        struct list hung_node;      /* of parser->hung_up */
         uint64_t idle_since_ns;
+        uint64_t progress; /* bytes at the last look */
+        unsigned slow;     /* looks since which it has been too slow */
         int fd;
         uid_t uid;
-        bool has_uid, is_hung_up;
+        struct http_address address;
+        bool has_uid, is_hung_up, is_tls;
+        bool is_trusted; /* it is a proxy that may say whom it speaks for */
+        bool is_refused; /* one too many of its address */
+        bool was_watched;
+        struct http_proxy_wait *proxy;
 };
 
+/* ── server.c ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+void http_server_defer(struct http_server *s);
+void http_parser_run(struct http_parser *p);
+/* A parser with the listener's present certificate takes the place of the current one. */
+int http_listener_renew(struct http_listener *l, struct err *err);
+
+/* ── accept.c ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+int http_accept_start(struct http_listener *l, struct err *err);
+void http_accept_stop(struct http_listener *l); /* closes the socket, and what has not been given to a parser */
+void http_accept_wake(struct http_server *s);   /* accepts again, if it rested */
+void http_conn_end(struct http_conn *c);        /* out of all lists, counted no more; frees it */
+
+struct http_source *http_source_get(struct http_server *s, const char *key); /* counted; NULL: out of memory */
+void http_source_put(struct http_source *source);                            /* accepts NULL */
+
+/* ── watch.c ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+void http_conn_idle(struct http_conn *c); /* until its next head is complete */
+void http_conn_busy(struct http_conn *c);
+bool http_server_evict(struct http_server *s); /* ends the connection that deserves its place least; false: none does */
+
+/* ── requests ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
 /*   HEAD ──▶ BODY ──▶ WAIT ──▶ SENDING ──▶ (gone)
- *     │        └──────────────────▲
+ *     │        └──────────────────▲  └─────▶ UPGRADED: a WebSocket has its connection
  *     └──▶ REFUSED                          the handler knows of no request that is refused */
-enum http_state { HTTP_HEAD, HTTP_BODY, HTTP_WAIT, HTTP_SENDING, HTTP_REFUSED };
+enum http_state { HTTP_HEAD, HTTP_BODY, HTTP_WAIT, HTTP_SENDING, HTTP_UPGRADED, HTTP_REFUSED };
+
+/* An answer in pieces: the bytes from `at` to `len` wait. */
+struct http_stream {
+        char *data;
+        size_t at, len, cap;
+        bool ended, aborted, was_high;
+};
 
 struct http_request {
         struct http_conn *conn;
@@ -58,6 +134,8 @@ struct http_request {
         bool suspended;
         bool gone; /* told */
         bool close_after;
+        bool body_paused;
+        bool http_1_0;
         const char *method;
         const char *raw_target; /* in the parser's memory */
         size_t raw_target_len;
@@ -65,25 +143,57 @@ struct http_request {
         int target_error;
         const char *target_why;
         struct http_framing framing;
+        struct http_address address;
         uint64_t received, dropped;
+        struct http_source *source; /* whose body_bytes it has a part in */
+        size_t charged;
         bool replied, early_sent;
         unsigned status;
         char *reply_type; /* NULL: none */
         char *reply;
         size_t reply_len;
+        int reply_fd; /* -EBADF: none */
+        uint64_t fd_offset, fd_len;
+        struct http_stream *stream; /* NULL: none */
+        struct http_ws *ws;         /* NULL: none; a handshake that is under way */
         struct {
                 char *name, *value;
-        } headers[8];
+        } headers[12];
         size_t n_headers;
         struct list hung_node;
         void *data;
 };
 
+struct MHD_Daemon *http_parser_start(struct http_parser *p); /* exchange.c */
+
 void http_request_free(struct http_request *r);
-void http_request_resume(struct http_request *r); /* server.c: the reply is there */
+void http_request_tell_gone(struct http_request *r, bool sent);
+void http_request_suspend(struct http_request *r);
+void http_request_resume(struct http_request *r); /* the reply, or more of it, is there */
+void http_request_hung_up(struct http_request *r);
+int http_request_answered(struct http_request *r, int status, const char *content_type);
 
 /* The parser's form of the reply, which takes the body; NULL: out of memory. */
 struct MHD_Response *http_request_response(struct http_request *r);
+struct MHD_Response *http_stream_response(struct http_request *r);
+void http_stream_free(struct http_stream *s); /* accepts NULL */
+struct MHD_Response *http_ws_response(struct http_request *r);
 
 /* Writes the reply past the parser, which takes none while a body arrives, and announces that the connection closes. */
 void http_request_send_early(struct http_request *r);
+
+/* ── websocket.c ───────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+void http_ws_run_dirty(struct http_server *s);
+void http_ws_end(struct http_ws *ws);     /* at once: tells closed(), and frees it */
+void http_ws_orphan(struct http_ws *ws);  /* its request ended before its handshake; closed() follows */
+void http_ws_hung_up(struct http_ws *ws); /* the peer has ended its side */
+
+/* ── tls.c ─────────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+struct http_tls {
+        char *cert_path, *key_path;
+        char *cert, *key; /* PEM */
+        char pin[HTTP_TLS_PIN_MAX];
+        struct list listeners;
+};

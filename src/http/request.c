@@ -1,6 +1,9 @@
+#include "base/fd.h"
 #include "http/internal.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -50,6 +53,16 @@ bool http_peer_uid(const struct http_request *r, uid_t *ret)
         return true;
 }
 
+const struct http_address *http_peer_address(const struct http_request *r)
+{
+        return &r->address;
+}
+
+bool http_is_tls(const struct http_request *r)
+{
+        return r->conn->is_tls;
+}
+
 bool http_has_body(const struct http_request *r)
 {
         return r->framing.chunked || r->framing.length > 0;
@@ -74,6 +87,61 @@ void http_close_after(struct http_request *r)
 {
         r->close_after = true;
 }
+
+void http_body_pause(struct http_request *r)
+{
+        r->body_paused = true;
+}
+
+void http_body_resume(struct http_request *r)
+{
+        if (!r->body_paused)
+                return;
+        r->body_paused = false;
+        if (r->state == HTTP_BODY)
+                http_request_resume(r);
+}
+
+/* ── the budget of bodies ──────────────────────────────────────────────────────────────────────────────────────────── */
+
+static struct http_source *body_source(struct http_request *r)
+{
+        char key[HTTP_ADDRESS_KEY_MAX];
+
+        if (r->address.family == AF_UNIX)
+                (void)snprintf(key, sizeof(key), "uid:%u", r->conn->has_uid ? (unsigned)r->conn->uid : UINT_MAX);
+        else
+                http_address_key(&r->address, key);
+        return http_source_get(r->server, key);
+}
+
+int http_body_charge(struct http_request *r, size_t bytes)
+{
+        struct http_server *s = r->server;
+
+        if (r->gone)
+                return -ECONNRESET;
+        if (!r->source)
+                r->source = body_source(r);
+        if (!r->source || bytes > s->config.body_budget - s->body_bytes ||
+            bytes > s->config.body_budget_per_address - r->source->body_bytes)
+                return -ENOBUFS;
+        s->body_bytes += bytes;
+        r->source->body_bytes += bytes;
+        r->charged += bytes;
+        return 0;
+}
+
+void http_body_release(struct http_request *r, size_t bytes)
+{
+        bytes = MIN(bytes, r->charged);
+        r->charged -= bytes;
+        r->server->body_bytes -= bytes;
+        if (r->source)
+                r->source->body_bytes -= bytes;
+}
+
+/* ── answers ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* Nothing of an answer may open a second one. */
 static bool printable(const char *s)
@@ -102,24 +170,53 @@ int http_add_header(struct http_request *r, const char *name, const char *value)
         return 0;
 }
 
-int http_reply_take(struct http_request *r, int status, const char *content_type, char *body, size_t len)
+int http_request_answered(struct http_request *r, int status, const char *content_type)
 {
-        auto_free char *own = body, *type = content_type ? strdup(content_type) : NULL;
+        auto_free char *type = NULL;
 
         if (r->gone)
                 return -ECONNRESET;
         if (r->replied)
                 return -EALREADY;
-        /* A client that gets less than it should is better than one that waits for ever. */
-        if ((content_type && !type) || (len > 0 && !own)) {
-                status = MHD_HTTP_SERVICE_UNAVAILABLE;
-                len = 0;
-        }
+        type = content_type ? strdup(content_type) : NULL;
+        if (content_type && !type)
+                return -ENOMEM;
         r->replied = true;
         r->status = (unsigned)status;
         r->reply_type = TAKE_PTR(type);
+        return 0;
+}
+
+int http_reply_take(struct http_request *r, int status, const char *content_type, char *body, size_t len)
+{
+        auto_free char *own = body;
+        int e = len > 0 && !own ? -ENOMEM : http_request_answered(r, status, content_type);
+
+        /* A client that gets less than it should is better than one that waits for ever. */
+        if (e == -ENOMEM) {
+                len = 0;
+                e = http_request_answered(r, MHD_HTTP_SERVICE_UNAVAILABLE, NULL);
+        }
+        if (e < 0)
+                return e;
         r->reply = TAKE_PTR(own);
         r->reply_len = len;
+        http_request_resume(r);
+        return 0;
+}
+
+int http_reply_fd(struct http_request *r, int status, const char *content_type, int fd, uint64_t offset, uint64_t len)
+{
+        auto_fd own = fd;
+        int e = http_request_answered(r, status, content_type);
+
+        if (e == -ENOMEM)
+                return http_reply(r, MHD_HTTP_SERVICE_UNAVAILABLE, NULL, "", 0);
+        if (e < 0)
+                return e;
+        r->reply_fd = TAKE_FD(own);
+        r->fd_offset = offset;
+        r->fd_len = len;
         http_request_resume(r);
         return 0;
 }
@@ -133,20 +230,38 @@ int http_reply(struct http_request *r, int status, const char *content_type, con
         return http_reply_take(r, status, content_type, copy, len);
 }
 
-struct MHD_Response *http_request_response(struct http_request *r)
+static struct MHD_Response *response_new(struct http_request *r)
 {
         struct MHD_Response *response;
+
+        if (r->ws)
+                return http_ws_response(r);
+        if (r->stream)
+                return http_stream_response(r);
+        if (r->reply_fd >= 0) {
+                response = MHD_create_response_from_fd_at_offset64(r->fd_len, r->reply_fd, r->fd_offset);
+                if (response)
+                        r->reply_fd = -EBADF;
+                return response;
+        }
+        response = MHD_create_response_from_buffer(r->reply_len, r->reply, MHD_RESPMEM_MUST_FREE);
+        if (response)
+                r->reply = NULL;
+        return response;
+}
+
+struct MHD_Response *http_request_response(struct http_request *r)
+{
+        struct MHD_Response *response = response_new(r);
         bool ok = true;
 
-        response = MHD_create_response_from_buffer(r->reply_len, r->reply, MHD_RESPMEM_MUST_FREE);
         if (!response)
                 return NULL;
-        r->reply = NULL;
         if (r->reply_type)
                 ok = MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, r->reply_type) == MHD_YES;
         for (size_t i = 0; ok && i < r->n_headers; i++)
                 ok = MHD_add_response_header(response, r->headers[i].name, r->headers[i].value) == MHD_YES;
-        if (ok && r->close_after)
+        if (ok && r->close_after && !r->ws)
                 ok = MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close") == MHD_YES;
         if (ok)
                 return response;
@@ -159,6 +274,12 @@ void http_request_send_early(struct http_request *r)
         auto_str out = STR_INIT;
         int e;
 
+        /* Under TLS nobody but the parser may write, and it answers when the body is complete; unless it is refused. */
+        if (r->conn->is_tls) {
+                if (r->state == HTTP_REFUSED || r->framing.length > HTTP_DROP_MAX)
+                        (void)shutdown(r->conn->fd, SHUT_RDWR);
+                return;
+        }
         r->early_sent = true;
         e = str_addf(&out, "HTTP/1.1 %u %s\r\nConnection: close\r\nContent-Length: %zu\r\n", r->status,
                      MHD_get_reason_phrase_for(r->status), r->reply_len);
@@ -181,6 +302,12 @@ void http_request_free(struct http_request *r)
         if (!r)
                 return;
         list_remove(&r->hung_node);
+        if (r->ws)
+                http_ws_orphan(r->ws);
+        http_body_release(r, r->charged);
+        http_source_put(r->source);
+        http_stream_free(r->stream);
+        fd_close(r->reply_fd);
         free(r->reply);
         free(r->reply_type);
         for (size_t i = 0; i < r->n_headers; i++) {
