@@ -285,6 +285,7 @@ static int take_link(const struct nlmsghdr *answer, void *data)
         link.peer_nsid = (int32_t)nl_u32(attrs[IFLA_LINK_NETNSID], (uint32_t)-1);
         link.group = nl_u32(attrs[IFLA_GROUP], 0);
         link.veth = str_eq(kind, "veth");
+        link.bridge = str_eq(kind, "bridge");
         if (name)
                 memcpy(link.name, name, strnlen(name, IFNAMSIZ - 1));
         return VEC_ADD(&list->found, link);

@@ -40,7 +40,7 @@ struct link_info {
         int ifindex, peer; /* peer: index on the other side of a veth, else 0 */
         int32_t peer_nsid; /* id of the peer's namespace in this one, -1: none */
         uint32_t group;
-        bool veth;
+        bool veth, bridge;
         char name[IFNAMSIZ];
 };
 struct link_list {

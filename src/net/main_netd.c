@@ -1,8 +1,9 @@
 /* mayfly-netd: fills pools of network namespaces for mayflyd and owns the instance's nftables table. Started as root it
  * becomes --user; otherwise it needs CAP_NET_ADMIN and CAP_SYS_ADMIN (ambient, by a systemd unit).
  *
- * SIGTERM: links, forwarding and table are put back as they were. Killed in any other way it leaves them, so that
- * running tasks keep their network, and the next netd takes over. */
+ * SIGTERM: links, routes, forwarding and table are put back as they were. Killed in any other way it leaves them, so that
+ * running tasks keep their network, and the next netd takes over; likewise when tasks use them still, unless it is to die
+ * with its parent, which then ends all. */
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/path.h"
@@ -13,12 +14,14 @@
 #include "net/pool.h"
 #include "net/priv.h"
 #include "net/resolv.h"
+#include "net/route.h"
 #include "net/rules.h"
 #include "net/server.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <linux/netlink.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
@@ -30,6 +33,7 @@
 #define QUIET_MS 5        /* without a message before the stock is filled */
 #define CHECK_MS 5000     /* between looks at what nobody announces */
 #define RETRY_MS 1000     /* after something failed */
+#define IN_USE_MS 3000
 #define RESTORE_GAP_MS 20 /* between two restorations, if somebody fights for the rules */
 #define ACTIVATED_FD 3    /* sd_listen_fds(3) */
 
@@ -43,11 +47,13 @@ struct options {
 
 struct netd {
         struct options opt;
-        int state_dir, signals;
+        int state_dir, signals, lock;
+        struct nl route;
         struct pool *pool;
         struct rules *rules;
         struct resolv *resolv;
         struct server *server;
+        struct route_uplinks uplinks;
         uint64_t check_at, fill_after, restore_after;
         bool rules_due, stop;
 };
@@ -57,18 +63,6 @@ struct netd {
 static const char usage[] =
         "usage: mayfly-netd --socket PATH --state DIR --peer-uid UID --peer-gid GID --pool CIDR --id-range LO:HI\n"
         "                   [--name INSTANCE] [--user UID:GID] [--stock N] [--die-with-parent] [--debug]\n";
-
-static int parse_pair(const char *text, uint32_t *a, uint32_t *b)
-{
-        const char *colon = strchr(text, ':');
-        char first[16];
-
-        if (!colon || (size_t)(colon - text) >= sizeof(first))
-                return -EINVAL;
-        memcpy(first, text, (size_t)(colon - text));
-        first[colon - text] = '\0';
-        return parse_u32(first, a) < 0 ? -EINVAL : parse_u32(colon + 1, b);
-}
 
 static int parse_option(struct options *o, int c, const char *arg)
 {
@@ -90,11 +84,11 @@ static int parse_option(struct options *o, int c, const char *arg)
                 o->name = arg;
                 return names_instance_valid(arg) ? 0 : -EINVAL;
         case 'r':
-                return parse_pair(arg, &o->pool.id_lo, &o->pool.id_hi) < 0 || o->pool.id_lo > o->pool.id_hi ? -EINVAL
+                return priv_parse_pair(arg, &o->pool.id_lo, &o->pool.id_hi) < 0 || o->pool.id_lo > o->pool.id_hi ? -EINVAL
                                                                                                             : 0;
         case 'U':
                 o->has_user = true;
-                return parse_pair(arg, &o->uid, &o->gid);
+                return priv_parse_pair(arg, &o->uid, &o->gid);
         case 'k':
                 return parse_u32(arg, &o->stock) < 0 || o->stock > STOCK_MAX ? -EINVAL : 0;
         case 'x':
@@ -184,26 +178,48 @@ static int open_signals(int *ret, struct err *err)
         return 0;
 }
 
+static struct route_pool own_routes(const struct netd *d)
+{
+        return (struct route_pool){
+                .prefix = d->opt.prefix,
+                .metric = d->opt.pool.group,
+                .base = d->opt.pool.base,
+                .dns = d->opt.pool.base + POOL_DNS_INDEX,
+                .bits = d->opt.pool.bits,
+        };
+}
+
 static int apply_rules(struct netd *d, struct err *err)
 {
         const struct resolv_conf *conf = resolv_get(d->resolv);
+        struct rules_input input = { .n_resolvers = MIN(conf->n, (size_t)RULES_RESOLVERS_MAX), .uplinks = d->uplinks };
 
-        return rules_apply(d->rules, conf->servers, conf->n, err);
+        memcpy(input.resolvers, conf->servers, input.n_resolvers * sizeof(input.resolvers[0]));
+        return rules_apply(d->rules, &input, err);
 }
 
 static int start_network(struct netd *d, struct err *err)
 {
-        struct rules_conf rules = { d->opt.name, d->opt.prefix, d->opt.pool.base, d->opt.pool.bits };
+        const struct route_pool routes = own_routes(d);
+        const struct rules_conf rules = { d->opt.name, d->opt.prefix, routes.base, routes.dns, routes.bits };
         int r;
 
-        r = pool_new(&d->opt.pool, &d->pool, err);
+        r = nl_init(&d->route, NETLINK_ROUTE, err);
         if (r == 0)
-                r = resolv_new(&d->resolv, err);
+                r = route_check(&d->route, &routes, err);
+        if (r == 0)
+                r = pool_new(&d->opt.pool, &d->pool, err);
+        if (r == 0)
+                r = resolv_new(routes.dns, &d->resolv, err);
         if (r == 0)
                 r = rules_new(&rules, &d->rules, err);
+        if (r < 0)
+                return r;
+        (void)route_uplinks(&d->route, &d->uplinks);
         /* Nothing is forwarded before the rules stand. */
+        r = apply_rules(d, err);
         if (r == 0)
-                r = apply_rules(d, err);
+                r = route_claim(&d->route, &routes, err);
         if (r == 0)
                 r = forward_enable(d->state_dir, err);
         return r;
@@ -226,6 +242,8 @@ static int start(struct netd *d, struct err *err)
         r = priv_drop(d->opt.uid, d->opt.gid, err);
         if (r == 0 && d->opt.die_with_parent)
                 r = priv_die_with(parent, err);
+        if (r == 0)
+                r = names_lock(d->opt.name, &d->lock, err);
         if (r == 0)
                 r = start_network(d, err);
         if (r < 0)
@@ -260,18 +278,36 @@ static void restore_rules(struct netd *d)
         d->restore_after = now_ms() + RESTORE_GAP_MS;
 }
 
-static void update_resolv(struct netd *d)
+static void apply_changes(struct netd *d)
 {
         struct err err = ERR_INIT;
 
-        if (!resolv_update(d->resolv))
-                return;
-        log_info("resolvers: %zu", resolv_get(d->resolv)->n);
         if (apply_rules(d, &err) < 0) {
                 log_error("%s", err.text);
                 d->rules_due = true;
         }
+}
+
+static void update_resolv(struct netd *d)
+{
+        const struct resolv_conf *conf = resolv_get(d->resolv);
+
+        if (!resolv_update(d->resolv))
+                return;
+        log_info("resolvers: %zu%s", conf->n_asked, conf->forwarded ? ", for tasks by mayfly-dns" : "");
+        apply_changes(d);
         server_resolv_changed(d->server);
+}
+
+static void update_uplinks(struct netd *d)
+{
+        struct route_uplinks now;
+
+        memset(&now, 0, sizeof(now));
+        if (route_uplinks(&d->route, &now) < 0 || memcmp(&now, &d->uplinks, sizeof(now)) == 0)
+                return;
+        d->uplinks = now;
+        apply_changes(d);
 }
 
 static void check(struct netd *d)
@@ -285,6 +321,7 @@ static void check(struct netd *d)
                 log_warn("ip_forward was switched off: it is on again");
         d->rules_due = true;
         update_resolv(d);
+        update_uplinks(d);
         d->check_at = now_ms() + CHECK_MS;
 }
 
@@ -342,26 +379,45 @@ static void turn(struct netd *d)
                 fill(d);
 }
 
+/* Whether somebody else than us still uses links: a service manager restarts netd alone. After a stop of everything the
+ * kernel needs a moment to take them down. */
+static bool is_in_use(struct netd *d)
+{
+        uint64_t until = now_ms() + IN_USE_MS;
+
+        while (pool_in_use(d->pool) > 0) {
+                if (now_ms() >= until)
+                        return true;
+                (void)poll(NULL, 0, 50);
+        }
+        return false;
+}
+
+static int log_failure(int r, struct err *err)
+{
+        if (r < 0)
+                log_error("%s", err->text);
+        err->num = 0;
+        return r < 0;
+}
+
 /* Everything as it was. The links go first: without rules they would be open. */
 static int stop(struct netd *d)
 {
+        const struct route_pool routes = own_routes(d);
         struct err err = ERR_INIT;
         int failed = 0;
 
         server_free(d->server);
         d->server = NULL;
-        if (pool_remove_links(d->pool, &err) < 0) {
-                log_error("%s", err.text);
-                failed = 1;
+        if (!d->opt.die_with_parent && is_in_use(d)) {
+                log_info("tasks use the network: links and rules stay, for the next mayfly-netd");
+                return 0;
         }
-        if (forward_restore(d->state_dir, &err) < 0) {
-                log_error("%s", err.text);
-                failed = 1;
-        }
-        if (rules_remove(d->rules, &err) < 0) {
-                log_error("%s", err.text);
-                failed = 1;
-        }
+        failed |= log_failure(pool_remove_links(d->pool, &err), &err);
+        failed |= log_failure(forward_restore(d->state_dir, &err), &err);
+        failed |= log_failure(rules_remove(d->rules, &err), &err);
+        failed |= log_failure(route_release(&d->route, &routes, &err), &err);
         return failed;
 }
 
@@ -371,13 +427,15 @@ static void netd_done(struct netd *d)
         rules_free(d->rules);
         resolv_free(d->resolv);
         pool_free(d->pool);
+        nl_done(&d->route);
+        fd_close(d->lock);
         fd_close(d->signals);
         fd_close(d->state_dir);
 }
 
 int main(int argc, char **argv)
 {
-        struct netd d = { .state_dir = -EBADF, .signals = -EBADF };
+        struct netd d = { .state_dir = -EBADF, .signals = -EBADF, .lock = -EBADF, .route.fd = -EBADF };
         struct err err = ERR_INIT;
         int code = 1;
 

@@ -1,8 +1,12 @@
 #include "net/names.h"
 
+#include "base/fd.h"
 #include "base/str.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 /* FNV-1a, 64 bits: it only has to spread. */
 static uint64_t hash_name(const char *name)
@@ -57,4 +61,32 @@ bool names_link_parse(const char *prefix, const char *link, uint32_t *ret_mode, 
                 return false;
         *ret_mode = link[n] == 'i' ? NET_INTERNET : NET_NAT;
         return true;
+}
+
+int names_lock(const char *instance, int *ret, struct err *err)
+{
+        auto_fd fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        struct sockaddr_un sa = { .sun_family = AF_UNIX };
+        socklen_t len;
+        uid_t uid;
+
+        /* The name begins with a NUL (unix(7)). */
+        len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 +
+                          (size_t)snprintf(sa.sun_path + 1, sizeof(sa.sun_path) - 1, "mayfly-netd/%s", instance));
+        if (fd < 0)
+                return err_sys(err, "socket");
+        if (bind(fd, (struct sockaddr *)&sa, len) == 0) {
+                if (listen(fd, 1) < 0)
+                        return err_sys(err, "listen");
+                *ret = TAKE_FD(fd);
+                return 0;
+        }
+        if (errno != EADDRINUSE)
+                return err_sys(err, "lock the name '%s'", instance);
+        if ((connect(fd, (struct sockaddr *)&sa, len) < 0 && errno != EAGAIN) || fd_peer_uid(fd, &uid) < 0 ||
+            uid != geteuid()) {
+                *ret = -EBADF;
+                return 0;
+        }
+        return err_set(err, EBUSY, "another Mayfly named '%s' runs here: give this one a --name of its own", instance);
 }

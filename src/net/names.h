@@ -1,6 +1,7 @@
 /* What the objects of an instance are called on the host. */
 #pragma once
 
+#include "base/err.h"
 #include "net/proto.h"
 
 #include <net/if.h>
@@ -20,6 +21,10 @@ void names_prefix(const char *instance, char out[NAMES_PREFIX_MAX]);
 /* The interface group of its links, never 0; a second one is (group ^ NAMES_GROUP_OLD): links about to be removed. */
 #define NAMES_GROUP_OLD UINT32_C(0x40000000)
 uint32_t names_group(const char *instance);
+
+/* Takes the instance's name in this network namespace, until the descriptor is closed: an abstract socket. -EBUSY: a
+ * process of the same user has it. Nobody else can keep us out: *ret is -EBADF then. */
+int names_lock(const char *instance, int *ret, struct err *err);
 
 /* prefix, 'n' or 'i', index */
 void names_link(const char *prefix, uint32_t mode, uint32_t index, char out[IFNAMSIZ]);

@@ -140,7 +140,7 @@ static int next_index(struct pool *p, uint32_t *ret, struct err *err)
         for (uint32_t tried = 0; tried < p->size; tried++) {
                 uint32_t index = p->next;
 
-                p->next = index + 1 < p->size - 1 ? index + 1 : 1; /* neither the first nor the last address */
+                p->next = index + 1 < p->size - 1 ? index + 1 : POOL_FIRST_INDEX; /* nor the last address */
                 if (find_member(p, index) || link_exists(p, index))
                         continue;
                 *ret = index;
@@ -483,6 +483,26 @@ static int remove_links(struct pool *p, bool all, struct err *err)
         return r < 0 ? err_set(err, -r, "remove links: %s", strerror(-r)) : 0;
 }
 
+unsigned pool_in_use(struct pool *p)
+{
+        auto_link_list host = { .found.items = NULL };
+        unsigned n = 0;
+
+        if (link_list(&p->route, &host) < 0)
+                return 0;
+        for (size_t i = 0; i < host.found.len; i++) {
+                const struct link_info *l = &host.found.items[i];
+                const struct member *m;
+                uint32_t mode, index;
+
+                if (!l->veth || !names_link_parse(p->conf.prefix, l->name, &mode, &index))
+                        continue;
+                m = find_member(p, index);
+                n += !m || m->state == MEMBER_OUT;
+        }
+        return n;
+}
+
 int pool_sweep(struct pool *p, struct err *err)
 {
         return remove_links(p, false, err);
@@ -537,7 +557,7 @@ int pool_new(const struct pool_conf *conf, struct pool **ret, struct err *err)
                 return err_oom(err);
         p->conf = *conf;
         p->size = UINT32_C(1) << (32 - conf->bits);
-        p->next = 1;
+        p->next = POOL_FIRST_INDEX;
         p->home.home = p->home.nursery = p->route.fd = p->ct.fd = p->ipv6_conf = -EBADF;
         for (size_t i = 0; i < BUCKETS; i++)
                 list_init(&p->buckets[i]);

@@ -17,6 +17,8 @@ struct pool;
 
 #define POOL_BITS_MIN 16 /* prefix length of the pool of addresses */
 #define POOL_BITS_MAX 28
+#define POOL_DNS_INDEX 1   /* the address on which mayfly-dns listens */
+#define POOL_FIRST_INDEX 2 /* of a namespace */
 
 struct pool_conf {
         const char *prefix;    /* of links; borrowed for the life of the pool */
@@ -58,5 +60,6 @@ void pool_drop(struct pool *p, uint32_t index); /* unknown: nothing */
 int pool_adopt(struct pool *p, int fd, uint32_t mode, uint32_t index, uint32_t address, struct err *err);
 
 void pool_forget(struct pool *p);                /* all that are handed out: the peer is gone */
+unsigned pool_in_use(struct pool *p);            /* links of ours that are not the stock's */
 int pool_sweep(struct pool *p, struct err *err); /* removes links of ours that belong to no namespace known here */
 int pool_remove_links(struct pool *p, struct err *err); /* all links of ours: the end */

@@ -1,10 +1,13 @@
 #include "net/priv.h"
 
+#include "base/str.h"
+
 #include <errno.h>
 #include <grp.h>
 #include <linux/capability.h>
 #include <signal.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -88,4 +91,16 @@ void priv_raise_nofile(void)
                         return;
         }
         (void)setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+int priv_parse_pair(const char *text, uint32_t *ret_a, uint32_t *ret_b)
+{
+        const char *colon = strchr(text, ':');
+        char first[16];
+
+        if (!colon || (size_t)(colon - text) >= sizeof(first))
+                return -EINVAL;
+        memcpy(first, text, (size_t)(colon - text));
+        first[colon - text] = '\0';
+        return parse_u32(first, ret_a) < 0 || parse_u32(colon + 1, ret_b) < 0 ? -EINVAL : 0;
 }

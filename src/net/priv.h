@@ -3,6 +3,7 @@
 
 #include "base/err.h"
 
+#include <stdint.h>
 #include <sys/types.h>
 
 /* As root: becomes uid:gid without further groups. In every case keeps CAP_NET_ADMIN and CAP_SYS_ADMIN alone, the former
@@ -14,3 +15,5 @@ int priv_drop(uid_t uid, gid_t gid, struct err *err);
 int priv_die_with(pid_t parent, struct err *err);
 
 void priv_raise_nofile(void); /* the soft limit of descriptors to the hard one; as root the hard one too */
+
+int priv_parse_pair(const char *text, uint32_t *ret_a, uint32_t *ret_b); /* "1:2"; -EINVAL */

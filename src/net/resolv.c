@@ -7,8 +7,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <net/if.h>
 #include <sys/inotify.h>
 
+#define PORT 53
 #define RESOLV_FILE_MAX 65536
 #define RESOLV_PATH "/etc/resolv.conf"
 #define RESOLVED_PATH "/run/systemd/resolve/resolv.conf"
@@ -61,21 +63,48 @@ static bool has(const struct resolv_conf *c, uint32_t server)
         return false;
 }
 
+static void add_asked(struct resolv_conf *c, const union resolv_address *a)
+{
+        if (c->n_asked < RESOLV_ASKED_MAX)
+                c->asked[c->n_asked++] = *a;
+}
+
+/* "::1", "2001:db8::1", "fe80::1%eth0": only the host can ask them. */
+static void add_server6(struct resolv_conf *c, char *text)
+{
+        union resolv_address a = { .in6 = { .sin6_family = AF_INET6, .sin6_port = htons(PORT) } };
+        char *scope = strchr(text, '%');
+
+        if (scope) {
+                *scope++ = '\0';
+                a.in6.sin6_scope_id = if_nametoindex(scope);
+        }
+        if (inet_pton(AF_INET6, text, &a.in6.sin6_addr) != 1 || IN6_IS_ADDR_MULTICAST(&a.in6.sin6_addr))
+                return;
+        if (IN6_IS_ADDR_LOOPBACK(&a.in6.sin6_addr) || IN6_IS_ADDR_UNSPECIFIED(&a.in6.sin6_addr))
+                c->loopback = true;
+        add_asked(c, &a);
+}
+
 static void add_server(struct resolv_conf *c, const char *word, size_t len)
 {
-        char text[INET_ADDRSTRLEN];
-        struct in_addr in;
+        union resolv_address a = { .in = { .sin_family = AF_INET, .sin_port = htons(PORT) } };
+        char text[INET6_ADDRSTRLEN + IFNAMSIZ];
         uint32_t server;
 
-        if (word_is(word, len, "::1"))
-                c->loopback = true;
         if (len >= sizeof(text))
                 return;
         memcpy(text, word, len);
         text[len] = '\0';
-        if (inet_pton(AF_INET, text, &in) != 1)
+        if (memchr(text, ':', len)) {
+                add_server6(c, text);
                 return;
-        server = ntohl(in.s_addr);
+        }
+        if (inet_pton(AF_INET, text, &a.in.sin_addr) != 1)
+                return;
+        server = ntohl(a.in.sin_addr.s_addr);
+        if ((server >> 24 != 0 || server == INADDR_ANY) && server >> 29 != 7)
+                add_asked(c, &a);
         /* libc takes 0.0.0.0 for the host itself. */
         if (server >> 24 == 127 || server == INADDR_ANY)
                 c->loopback = true;
@@ -136,12 +165,25 @@ static void parse_line(struct words w, struct resolv_conf *c, struct list_line *
         }
 }
 
-void resolv_parse(const char *data, size_t len, struct resolv_conf *ret)
+/* What is left when the whole file is read (resolv.conf(5): without a server it is the local machine's). */
+static void choose_servers(struct resolv_conf *c, uint32_t forwarder)
+{
+        static const char self[] = "127.0.0.1";
+
+        if (c->n_asked == 0)
+                add_server(c, self, strlen(self));
+        if (c->n > 0 || forwarder == 0)
+                return;
+        c->servers[c->n++] = forwarder;
+        c->forwarded = true;
+}
+
+void resolv_parse(const char *data, size_t len, uint32_t forwarder, struct resolv_conf *ret)
 {
         struct list_line search = { .len = 0 }, options = { .len = 0 };
         const char *at = data, *end = data + len;
 
-        *ret = (struct resolv_conf){ .n = 0 };
+        memset(ret, 0, sizeof(*ret)); /* addresses are compared as bytes */
         while (at < end) {
                 const char *eol = memchr(at, '\n', (size_t)(end - at));
 
@@ -151,6 +193,7 @@ void resolv_parse(const char *data, size_t len, struct resolv_conf *ret)
                         parse_line((struct words){ at, eol }, ret, &search, &options);
                 at = eol < end ? eol + 1 : end;
         }
+        choose_servers(ret, forwarder);
         for (size_t i = 0; i < ret->n; i++) {
                 struct in_addr in = { .s_addr = htonl(ret->servers[i]) };
                 char text[INET_ADDRSTRLEN];
@@ -166,17 +209,18 @@ void resolv_parse(const char *data, size_t len, struct resolv_conf *ret)
 
 struct resolv {
         int inotify;
+        uint32_t forwarder;
         struct resolv_conf conf;
 };
 
-static void load(const char *path, struct resolv_conf *ret)
+static void load(const char *path, uint32_t forwarder, struct resolv_conf *ret)
 {
         struct err ignored = ERR_INIT;
         auto_str text = STR_INIT;
 
         if (fd_read_file(AT_FDCWD, path, RESOLV_FILE_MAX, &text, &ignored) < 0)
                 text.len = 0; /* no file is an empty one */
-        resolv_parse(text.data ? text.data : "", text.len, ret);
+        resolv_parse(text.data ? text.data : "", text.len, forwarder, ret);
 }
 
 /* Files get replaced, written in place, and appear late: the file and its directory, where the name leads too. Adding
@@ -213,20 +257,21 @@ bool resolv_update(struct resolv *r)
         watch(r, RESOLV_PATH);
         watch(r, RESOLVED_PATH);
         (void)inotify_add_watch(r->inotify, "/etc", WATCH_FOLDER); /* a link lies here, not where it leads */
-        load(RESOLV_PATH, &now);
-        if (now.loopback && now.n == 0) {
+        load(RESOLV_PATH, r->forwarder, &now);
+        if (now.loopback && (now.n == 0 || now.forwarded)) {
                 struct resolv_conf upstream;
 
-                load(RESOLVED_PATH, &upstream);
+                load(RESOLVED_PATH, 0, &upstream);
                 if (upstream.n > 0)
                         now = upstream;
         }
-        changed = now.n != r->conf.n || now.len != r->conf.len || memcmp(now.text, r->conf.text, now.len) != 0;
+        changed = now.n != r->conf.n || now.len != r->conf.len || memcmp(now.text, r->conf.text, now.len) != 0 ||
+                  memcmp(now.asked, r->conf.asked, sizeof(now.asked)) != 0;
         r->conf = now;
         return changed;
 }
 
-int resolv_new(struct resolv **ret, struct err *err)
+int resolv_new(uint32_t forwarder, struct resolv **ret, struct err *err)
 {
         struct resolv *r = calloc(1, sizeof(*r));
 
@@ -237,6 +282,7 @@ int resolv_new(struct resolv **ret, struct err *err)
                 free(r);
                 return err_sys(err, "inotify");
         }
+        r->forwarder = forwarder;
         (void)resolv_update(r);
         *ret = r;
         return 0;

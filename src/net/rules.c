@@ -20,6 +20,9 @@
 /* Links of tasks are "<prefix>n*" for nat and "<prefix>i*" for internet: $nat and $internet below. "mf*" are those of
  * every instance.
  *
+ * A bridge over which no route leads out connects containers and virtual machines of this host, which are no concern of
+ * tasks, even where Docker's own rules do not keep them apart.
+ *
  * What a task may reach is decided on the address that it named, before anybody's DNAT rules (a port that is published
  * on an address of the host belongs to that address), and again on the address that came out of them. Nothing that a
  * task says is accepted for being part of an established connection, unless the other side began it: what slipped
@@ -51,6 +54,7 @@ static const struct chain {
           NULL,
           {
                   "oifname \"mf*\" drop",
+                  "meta oifkind \"bridge\" oifname != @uplinks drop",
                   "jump task_out",
           } },
         { "task_input",
@@ -79,6 +83,7 @@ static const struct chain {
           {
                   "iifname $nat jump task_input",
                   "iifname $internet jump task_input",
+                  "ip daddr $dns drop",
           } },
         { "forward",
           "type filter hook forward priority filter - 1; policy accept;",
@@ -101,12 +106,11 @@ static const char never[] = "0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/3
 /* Private, shared (RFC 6598), protocol assignments, benchmarks. */
 static const char private[] = "10.0.0.0/8, 100.64.0.0/10, 172.16.0.0/12, 192.0.0.0/24, 192.168.0.0/16, 198.18.0.0/15";
 
-static const char *const sets[] = { "resolvers", "never", "private" };
+static const char *const sets[] = { "resolvers", "uplinks", "never", "private" };
 
 struct rules {
         struct rules_conf conf;
-        uint32_t resolvers[RULES_RESOLVERS_MAX];
-        size_t n_resolvers;
+        struct rules_input input;
         struct nl nl;
         int events;
         uint64_t print; /* of the table as it was applied; 0: it is not */
@@ -119,17 +123,33 @@ static int add_address(struct str *s, uint32_t address)
         return str_addf(s, "%u.%u.%u.%u", address >> 24, address >> 16 & 255, address >> 8 & 255, address & 255);
 }
 
-static int add_sets(struct str *s, const uint32_t *resolvers, size_t n)
+static int add_resolvers(struct str *s, const struct rules_input *in)
 {
         int r = str_adds(s, "\tset resolvers {\n\t\ttype ipv4_addr\n");
 
-        for (size_t i = 0; i < n && r == 0; i++) {
+        for (size_t i = 0; i < in->n_resolvers && r == 0; i++) {
                 r = str_adds(s, i == 0 ? "\t\telements = { " : ", ");
                 if (r == 0)
-                        r = add_address(s, resolvers[i]);
+                        r = add_address(s, in->resolvers[i]);
         }
+        return r < 0 ? r : str_adds(s, in->n_resolvers > 0 ? " }\n\t}\n" : "\t}\n");
+}
+
+static int add_uplinks(struct str *s, const struct route_uplinks *up)
+{
+        int r = str_adds(s, "\tset uplinks {\n\t\ttype ifname\n");
+
+        for (size_t i = 0; i < up->n && r == 0; i++)
+                r = str_addf(s, "%s\"%s\"", i == 0 ? "\t\telements = { " : ", ", up->names[i]);
+        return r < 0 ? r : str_adds(s, up->n > 0 ? " }\n\t}\n" : "\t}\n");
+}
+
+static int add_sets(struct str *s, const struct rules_input *in)
+{
+        int r = add_resolvers(s, in);
+
         if (r == 0)
-                r = str_adds(s, n > 0 ? " }\n\t}\n" : "\t}\n");
+                r = add_uplinks(s, &in->uplinks);
         if (r == 0)
                 r = str_addf(s,
                              "\tset never {\n\t\ttype ipv4_addr\n\t\tflags interval\n\t\tauto-merge\n"
@@ -156,14 +176,18 @@ static int add_chain(struct str *s, const struct chain *c, size_t *rules)
         return r < 0 ? r : str_adds(s, "\t}\n");
 }
 
-int rules_text(const struct rules_conf *conf, const uint32_t *resolvers, size_t n, struct str *ret, size_t *ret_rules)
+int rules_text(const struct rules_conf *conf, const struct rules_input *input, struct str *ret, size_t *ret_rules)
 {
         auto_str s = STR_INIT;
         size_t rules = 0;
         int r;
 
-        r = str_addf(&s, "define nat = \"%sn*\"\ndefine internet = \"%si*\"\ndefine pool = ", conf->prefix,
+        r = str_addf(&s, "define nat = \"%sn*\"\ndefine internet = \"%si*\"\ndefine dns = ", conf->prefix,
                      conf->prefix);
+        if (r == 0)
+                r = add_address(&s, conf->dns);
+        if (r == 0)
+                r = str_adds(&s, "\ndefine pool = ");
         if (r == 0)
                 r = add_address(&s, conf->base);
         /* Declared first, so that there is one to delete; all of it is one transaction. */
@@ -171,7 +195,7 @@ int rules_text(const struct rules_conf *conf, const uint32_t *resolvers, size_t 
                 r = str_addf(&s, "/%u\ntable inet %s\ndelete table inet %s\ntable inet %s {\n", conf->bits,
                              conf->instance, conf->instance, conf->instance);
         if (r == 0)
-                r = add_sets(&s, resolvers, n);
+                r = add_sets(&s, input);
         for (size_t i = 0; i < ARRAY_LEN(chains) && r == 0; i++)
                 r = add_chain(&s, &chains[i], &rules);
         if (r == 0)
@@ -269,7 +293,7 @@ int rules_restore(struct rules *r, struct err *err)
         struct view v;
         int e;
 
-        e = rules_text(&r->conf, r->resolvers, r->n_resolvers, &text, &rules);
+        e = rules_text(&r->conf, &r->input, &text, &rules);
         if (e < 0)
                 return err_oom(err);
         e = run_nft(text.data, err);
@@ -286,11 +310,10 @@ int rules_restore(struct rules *r, struct err *err)
         return 0;
 }
 
-int rules_apply(struct rules *r, const uint32_t *resolvers, size_t n, struct err *err)
+int rules_apply(struct rules *r, const struct rules_input *input, struct err *err)
 {
         r->print = 0; /* the table that stands is not the one that is wanted, whether nft works or not */
-        r->n_resolvers = MIN(n, (size_t)RULES_RESOLVERS_MAX);
-        memcpy(r->resolvers, resolvers, r->n_resolvers * sizeof(*resolvers));
+        r->input = *input;
         return rules_restore(r, err);
 }
 

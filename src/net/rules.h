@@ -5,6 +5,7 @@
 
 #include "base/err.h"
 #include "base/str.h"
+#include "net/route.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -16,20 +17,25 @@ struct rules;
 
 struct rules_conf {
         const char *instance, *prefix; /* borrowed for the life of the rules */
-        uint32_t base;                 /* pool of addresses, host byte order */
+        uint32_t base, dns;            /* pool of addresses, and the forwarder's in it; host byte order */
         unsigned bits;
 };
 
-/* The batch for nft that replaces the table. Resolvers are IPv4 addresses, host byte order; *ret_rules (may be NULL) is
- * how many rules it holds. 0 or -ENOMEM. */
-int rules_text(const struct rules_conf *conf, const uint32_t *resolvers, size_t n, struct str *ret, size_t *ret_rules);
+/* What changes while the daemon runs. */
+struct rules_input {
+        uint32_t resolvers[RULES_RESOLVERS_MAX]; /* IPv4, host byte order */
+        size_t n_resolvers;
+        struct route_uplinks uplinks; /* bridges that tasks may use */
+};
+
+/* The batch for nft that replaces the table; *ret_rules (may be NULL) is how many rules it holds. 0 or -ENOMEM. */
+int rules_text(const struct rules_conf *conf, const struct rules_input *input, struct str *ret, size_t *ret_rules);
 
 int rules_new(const struct rules_conf *conf, struct rules **ret, struct err *err);
 void rules_free(struct rules *r); /* accepts NULL; leaves the table */
 
-/* Applies the rules with these resolvers, at most RULES_RESOLVERS_MAX; blocks for nft (some 10 ms). */
-int rules_apply(struct rules *r, const uint32_t *resolvers, size_t n, struct err *err);
-int rules_restore(struct rules *r, struct err *err); /* applies them again with the same resolvers */
+int rules_apply(struct rules *r, const struct rules_input *input, struct err *err); /* blocks for nft (some 10 ms) */
+int rules_restore(struct rules *r, struct err *err); /* applies them again with the same input */
 int rules_remove(struct rules *r, struct err *err);
 
 /* Readable when somebody changed any rule set; rules_drain() reads that away. */

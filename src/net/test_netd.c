@@ -65,6 +65,7 @@ static struct {
         int peer;
         char resolv[NET_RESOLV_MAX + 1];
         unsigned resolvs; /* messages seen */
+        bool alone;       /* netd is started as a service manager does: it may be restarted */
 } t = { .host = -EBADF, .world = -EBADF, .peer = -EBADF };
 
 /* ── tools ───────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -400,7 +401,7 @@ static void start_netd(void)
                 (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
                 execl(path, "mayfly-netd", "--socket", t.socket, "--state", t.state, "--peer-uid", PEER_NAME,
                       "--peer-gid", PEER_NAME, "--pool", POOL, "--name", INSTANCE, "--id-range", "100000:165535",
-                      "--user", NETD_USER, "--stock", "3", (char *)NULL);
+                      "--user", NETD_USER, "--stock", "3", t.alone ? (char *)NULL : "--die-with-parent", (char *)NULL);
                 _exit(127);
         }
 }
@@ -1286,7 +1287,7 @@ static void stop_netd(void)
         assert_int_equal(status, 0);
         disconnect();
         assert_int_equal(sh("test -z \"$(ip -o link | grep ': mf')\"\n"
-                            "test -z \"$(ip route | grep 10.213)\"\n"
+                            "test -z \"$(ip route show table all | grep 10.213)\"\n"
                             "test -z \"$(nft list tables | grep " INSTANCE ")\"\n"),
                          0);
         assert_int_equal(rmdir(t.state), 0);
@@ -1323,6 +1324,63 @@ static void leaves_forwarding_as_it_should_be(void **state)
         assert_int_equal(read_number("/proc/sys/net/ipv4/ip_forward"), 0);
 }
 
+/* A service manager restarts it: tasks do not notice. After the last one it cleans up all the same. */
+static void leaves_what_is_in_use(void **state)
+{
+        struct netns ns;
+        int status;
+
+        (void)state;
+        t.alone = true;
+        start_netd();
+        connect_netd();
+        ns = acquire(NET_NAT);
+        assert_true(reaches(ns.fd, PUBLIC, PORT, true));
+        assert_int_equal(kill(t.netd, SIGTERM), 0);
+        assert_int_equal(waitpid(t.netd, &status, 0), t.netd);
+        assert_int_equal(status, 0);
+        disconnect();
+        assert_true(reaches(ns.fd, PUBLIC, PORT, true));
+        assert_false(reaches(ns.fd, METADATA, PORT, false));
+        assert_int_equal(read_number("/proc/sys/net/ipv4/ip_forward"), 1);
+        start_netd();
+        connect_netd();
+        assert_true(adopt(&ns, ns.fd, ns.index));
+        drop(&ns);
+        stop_netd();
+        assert_int_equal(read_number("/proc/sys/net/ipv4/ip_forward"), 0);
+        t.alone = false;
+}
+
+/* What a netd says that must not start: its exit code, and that it changed nothing. */
+static void check_refused(const char *name, const char *pool, const char *why)
+{
+        auto_free char *text = str_printf("out=$(%s/mayfly-netd --socket %s/2.sock --state %s/2 --peer-uid " PEER_NAME
+                                          " --peer-gid " PEER_NAME " --pool %s --name %s --id-range 100000:165535 --user "
+                                          NETD_USER " 2>&1) && exit 1\n"
+                                          "echo \"$out\" | grep -q '%s' || { echo \"$out\"; exit 2; }\n"
+                                          "rm -r %s/2.sock %s/2",
+                                          getenv("MAYFLY_BUILD"), t.dir, t.dir, pool, name, why, t.dir, t.dir);
+
+        assert_int_equal(sh(text), 0);
+}
+
+static void refuses_what_is_taken(void **state)
+{
+        (void)state;
+        start_netd();
+        connect_netd();
+        check_refused(INSTANCE, "10.220.0.0/24", "another Mayfly named");
+        check_refused("netdother", POOL, "another Mayfly has 10.213.0.0/24");
+        check_refused("netdother", "10.213.0.0/16", "another Mayfly has");
+        check_refused("netdother", "10.213.0.64/26", "another Mayfly has");
+        check_refused("netdother", "198.51.100.0/24", "this host has a route to 198.51.100");
+        assert_int_equal(sh("test -z \"$(nft list tables | grep netdother)\"\n"
+                            "nft list table inet " INSTANCE " >/dev/null\n"),
+                         0);
+        stop_netd();
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -1346,6 +1404,8 @@ int main(void)
                 cmocka_unit_test(says_when_the_pool_is_empty),
                 cmocka_unit_test(leaves_nothing),
                 cmocka_unit_test(leaves_forwarding_as_it_should_be),
+                cmocka_unit_test(leaves_what_is_in_use),
+                cmocka_unit_test(refuses_what_is_taken),
         };
 
         if (geteuid() != 0 || !getenv("MAYFLY_BUILD")) {

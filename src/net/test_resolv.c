@@ -2,6 +2,7 @@
 
 #include "base/str.h"
 
+#include <arpa/inet.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,7 +14,7 @@ static void check(const char *in, const char *out)
 {
         struct resolv_conf conf;
 
-        resolv_parse(in, strlen(in), &conf);
+        resolv_parse(in, strlen(in), 0, &conf);
         assert_int_equal(conf.len, strlen(out));
         assert_memory_equal(conf.text, out, conf.len);
 }
@@ -51,11 +52,46 @@ static void knows_loopback(void **state)
                 struct resolv_conf conf;
 
                 assert_non_null(text);
-                resolv_parse(text, strlen(text), &conf);
+                resolv_parse(text, strlen(text), 0, &conf);
                 assert_true(conf.loopback);
                 assert_int_equal(conf.n, 0);
                 check(text, "search x\n");
         }
+}
+
+/* 10.213.0.1 */
+#define FORWARDER UINT32_C(0x0ad50001)
+
+static void check_forwarded(const char *in, const char *out, size_t asked, const char *first)
+{
+        char text[INET6_ADDRSTRLEN] = "";
+        struct resolv_conf conf;
+
+        resolv_parse(in, strlen(in), FORWARDER, &conf);
+        assert_int_equal(conf.len, strlen(out));
+        assert_memory_equal(conf.text, out, conf.len);
+        assert_int_equal(conf.forwarded, strstr(out, "10.213.0.1") != NULL);
+        assert_int_equal(conf.n_asked, asked);
+        if (conf.asked[0].sa.sa_family == AF_INET)
+                assert_non_null(inet_ntop(AF_INET, &conf.asked[0].in.sin_addr, text, sizeof(text)));
+        else
+                assert_non_null(inet_ntop(AF_INET6, &conf.asked[0].in6.sin6_addr, text, sizeof(text)));
+        assert_string_equal(text, first);
+        assert_int_equal(conf.asked[0].in.sin_port, htons(53));
+}
+
+static void forwards_what_a_task_cannot_ask(void **state)
+{
+        (void)state;
+        check_forwarded("nameserver 127.0.0.53\nsearch x\n", "nameserver 10.213.0.1\nsearch x\n", 1, "127.0.0.53");
+        check_forwarded("nameserver ::1\n", "nameserver 10.213.0.1\n", 1, "::1");
+        check_forwarded("nameserver 2001:db8::1\nnameserver fe80::1%lo\n", "nameserver 10.213.0.1\n", 2, "2001:db8::1");
+        check_forwarded("", "nameserver 10.213.0.1\n", 1, "127.0.0.1");
+        check_forwarded("nameserver ::1\nnameserver 10.0.0.2\n", "nameserver 10.0.0.2\n", 2, "::1");
+        check_forwarded("nameserver 127.0.0.1\nnameserver 127.0.0.2\nnameserver 127.0.0.3\nnameserver 127.0.0.4\n",
+                        "nameserver 10.213.0.1\n", 3, "127.0.0.1");
+        check_forwarded("nameserver ff02::fb\nnameserver 2001:db8::1::2\nnameserver 224.0.0.1\n",
+                        "nameserver 10.213.0.1\n", 1, "127.0.0.1");
 }
 
 static void is_bounded(void **state)
@@ -72,7 +108,7 @@ static void is_bounded(void **state)
                         assert_int_equal(str_addf(&s, " domain-number-%d.example", j), 0);
                 assert_int_equal(str_addc(&s, '\n'), 0);
         }
-        resolv_parse(s.data, s.len, &conf);
+        resolv_parse(s.data, s.len, 0, &conf);
         assert_int_equal(conf.n, RESOLV_SERVERS_MAX);
         assert_true(conf.len <= sizeof(conf.text));
         assert_int_equal(conf.text[conf.len - 1], '\n');
@@ -84,6 +120,7 @@ int main(void)
                 cmocka_unit_test(keeps_what_a_task_can_use),
                 cmocka_unit_test(leaves_out_the_rest),
                 cmocka_unit_test(knows_loopback),
+                cmocka_unit_test(forwards_what_a_task_cannot_ask),
                 cmocka_unit_test(is_bounded),
         };
 
