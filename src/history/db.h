@@ -14,8 +14,27 @@ struct history_db;
 int history_db_open(const char *path, struct history_db **ret, struct err *err);
 void history_db_close(struct history_db *db); /* accepts NULL */
 
-/* All of them in one transaction, or none. A record whose id is there already is left as it is. */
-int history_db_add(struct history_db *db, struct history_record *const *records, size_t n, struct err *err);
+enum history_write { HISTORY_ADD, HISTORY_ACCEPT, HISTORY_STARTED, HISTORY_DROP, HISTORY_DELETE };
+
+/* One change. */
+struct history_change {
+        enum history_write kind;
+        struct history_record record;   /* ADD; of DELETE id, and owner or NULL */
+        struct history_request request; /* ACCEPT; of STARTED id and attempts; of DROP id */
+        int r;                          /* of DELETE: 0 or -ENOENT */
+};
+
+/* All of them in one transaction, in their order, or none; `durable`: with an fsync before it answers. Records and requests
+ * are as history.h says. */
+int history_db_write(struct history_db *db, struct history_change *const *changes, size_t n, bool durable,
+                     struct err *err);
+
+/* Overwrites what deleted rows have left in the log. */
+int history_db_checkpoint(struct history_db *db, struct err *err);
+
+/* The caller owns *ret, an array of *ret_n: history_requests_free(). */
+int history_db_requests(struct history_db *db, struct history_request **ret, size_t *ret_n, struct err *err);
+void history_requests_free(struct history_request *requests, size_t n);
 
 /* -ENOENT. The caller owns what *ret holds: history_record_done(). owner NULL: any. */
 int history_db_get(struct history_db *db, const char *id, const char *owner, struct history_record *ret,
@@ -30,7 +49,7 @@ int history_db_list(struct history_db *db, const struct history_query *q, struct
 void history_records_free(struct history_record *records, size_t n);
 
 struct history_bounds {
-        uint64_t max_tasks, max_bytes;
+        uint64_t max_tasks, max_bytes, max_keys;
         uint64_t finished_after_ms; /* older ones go */
         uint64_t keys_after_ms;
 };
@@ -38,4 +57,5 @@ struct history_bounds {
 /* One small step; *ret_more: another one is needed. */
 int history_db_prune(struct history_db *db, const struct history_bounds *bounds, bool *ret_more, struct err *err);
 
-void history_db_totals(const struct history_db *db, uint64_t *ret_tasks, uint64_t *ret_bytes);
+/* Whether a bound on numbers is passed. */
+bool history_db_over(const struct history_db *db, const struct history_bounds *bounds);

@@ -13,6 +13,7 @@
 #define HISTORY_GROUP_MAX 256             /* records of one transaction */
 #define HISTORY_GROUP_NS (10 * NS_PER_MS) /* how long a record waits for company */
 #define HISTORY_PRUNE_NS (60 * NS_PER_S)
+#define HISTORY_ERASE_NS NS_PER_S /* how long what was deleted may stay in the log */
 
 struct history {
         struct loop *loop;
@@ -22,15 +23,17 @@ struct history {
         struct list waiting; /* struct entry */
         size_t n_waiting;
         uint64_t bytes; /* of entries waiting or being written */
-        struct loop_timer group_timer, prune_timer;
+        struct loop_timer group_timer, prune_timer, erase_timer;
         size_t jobs;
         bool writing, pruning, prune_again, closing;
 };
 
 struct entry {
         struct list node;
-        struct history_record record;
+        struct history_change change;
         uint64_t size;
+        int r;
+        struct err err;
         history_done_fn fn;
         void *data;
 };
@@ -39,9 +42,13 @@ struct write_job {
         struct history *h;
         struct entry *entries[HISTORY_GROUP_MAX];
         size_t n;
+        bool durable, erases;
         bool over; /* a bound is passed */
+};
+
+struct erase_job {
+        struct history *h;
         int r;
-        struct err err;
 };
 
 struct prune_job {
@@ -52,19 +59,21 @@ struct prune_job {
         struct err err;
 };
 
-enum read_kind { READ_GET, READ_KEY, READ_LIST };
+enum read_kind { READ_GET, READ_KEY, READ_LIST, READ_REQUESTS };
 
 struct read_job {
         struct history *h;
         enum read_kind kind;
-        char *id, *owner, *key, *status, *image;
+        char *id, *owner, *key, *status, *image, *labels[HISTORY_LABELS_MAX];
         uint64_t since_ms;
         struct history_query query;
         history_record_fn record_fn;
         history_list_fn list_fn;
+        history_requests_fn requests_fn;
         void *data;
         struct history_record record, *records;
-        size_t n;
+        struct history_request *requests;
+        size_t n, n_requests;
         bool more;
         int r;
         struct err err;
@@ -72,6 +81,7 @@ struct read_job {
 
 static void history_write(struct history *h);
 static void history_prune(struct history *h);
+static void erase_later(struct history *h);
 
 void history_record_done(struct history_record *r)
 {
@@ -82,12 +92,23 @@ void history_record_done(struct history_record *r)
         str_done(&r->document);
         for (int i = 0; i < 2 && !r->out_borrowed; i++)
                 str_done(&r->out[i]);
+        str_done(&r->outputs);
+        strv_free(r->labels);
         memset(r, 0, sizeof(*r));
+}
+
+void history_request_done(struct history_request *q)
+{
+        free(q->owner);
+        free(q->idempotency_key);
+        str_done(&q->sealed);
+        memset(q, 0, sizeof(*q));
 }
 
 static void entry_free(struct entry *e)
 {
-        history_record_done(&e->record);
+        history_record_done(&e->change.record);
+        history_request_done(&e->change.request);
         free(e);
 }
 
@@ -110,6 +131,7 @@ int history_open(struct loop *loop, const struct history_config *config, struct 
         h->loop = loop;
         h->bounds.max_tasks = config->max_tasks ? config->max_tasks : 100000;
         h->bounds.max_bytes = config->max_bytes ? config->max_bytes : UINT64_C(1) << 30;
+        h->bounds.max_keys = config->max_keys ? config->max_keys : 1000000;
         h->max_age_ms = config->max_age_ms ? config->max_age_ms : 7 * 24 * UINT64_C(3600000);
         list_init(&h->waiting);
         r = history_db_open(config->path, &h->db, err);
@@ -132,6 +154,7 @@ void history_close(struct history *h)
                 return;
         h->closing = true;
         loop_timer_cancel(&h->prune_timer);
+        loop_timer_cancel(&h->erase_timer);
         history_flush(h);
         while (h->jobs > 0)
                 if (loop_turn(h->loop, 1000, NULL) < 0)
@@ -157,17 +180,84 @@ static int history_job(struct history *h, void (*run)(void *data), void (*done)(
 
 /* ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+static bool is_durable(const struct entry *e)
+{
+        return e->change.kind == HISTORY_ACCEPT || e->change.kind == HISTORY_STARTED;
+}
+
+static bool erases(const struct entry *e)
+{
+        const struct history_change *c = &e->change;
+
+        return c->kind == HISTORY_DROP || c->kind == HISTORY_DELETE || (c->kind == HISTORY_ADD && c->record.accepted);
+}
+
+/* What one entry is refused for is not the fault of its company. */
+static void write_apart(struct write_job *job)
+{
+        for (size_t i = 0; i < job->n; i++) {
+                struct entry *e = job->entries[i];
+                struct history_change *change = &e->change;
+
+                e->r = history_db_write(job->h->db, &change, 1, is_durable(e), &e->err);
+        }
+}
+
 static void write_run(void *data)
 {
+        struct history_change *changes[HISTORY_GROUP_MAX];
         struct write_job *job = data;
-        struct history_record *records[HISTORY_GROUP_MAX];
-        uint64_t tasks, bytes;
+        struct err err = ERR_INIT;
+        int r;
 
         for (size_t i = 0; i < job->n; i++)
-                records[i] = &job->entries[i]->record;
-        job->r = history_db_add(job->h->db, records, job->n, &job->err);
-        history_db_totals(job->h->db, &tasks, &bytes);
-        job->over = tasks > job->h->bounds.max_tasks || bytes > job->h->bounds.max_bytes;
+                changes[i] = &job->entries[i]->change;
+        r = history_db_write(job->h->db, changes, job->n, job->durable, &err);
+        for (size_t i = 0; i < job->n; i++) {
+                job->entries[i]->r = r;
+                job->entries[i]->err = err;
+        }
+        if (r < 0 && r != -ENOSPC && r != -EIO && job->n > 1)
+                write_apart(job);
+        job->over = history_db_over(job->h->db, &job->h->bounds);
+}
+
+static void erase_run(void *data)
+{
+        struct erase_job *job = data;
+
+        job->r = history_db_checkpoint(job->h->db, NULL);
+}
+
+static void erase_done(void *data)
+{
+        struct erase_job *job = data;
+        struct history *h = job->h;
+
+        h->jobs--;
+        if (job->r < 0 && !h->closing)
+                erase_later(h);
+        free(job);
+}
+
+static void on_erase_timer(struct loop_timer *timer, void *data)
+{
+        struct history *h = data;
+        struct erase_job *job = calloc(1, sizeof(*job));
+
+        (void)timer;
+        if (job)
+                job->h = h;
+        if (!job || history_job(h, erase_run, erase_done, job, NULL) < 0) {
+                free(job);
+                erase_later(h);
+        }
+}
+
+static void erase_later(struct history *h)
+{
+        if (h->erase_timer.heap_index == 0)
+                (void)loop_timer_set(h->loop, &h->erase_timer, time_mono_ns() + HISTORY_ERASE_NS, on_erase_timer, h);
 }
 
 static void write_done(void *data)
@@ -177,16 +267,19 @@ static void write_done(void *data)
 
         h->jobs--;
         h->writing = false;
-        if (job->r < 0)
-                log_debug("%s", job->err.text);
         for (size_t i = 0; i < job->n; i++) {
                 struct entry *e = job->entries[i];
+                int r = e->r < 0 ? e->r : e->change.r;
 
                 h->bytes -= e->size;
-                if (!h->closing)
-                        e->fn(job->r, &job->err, e->data);
+                if (e->r < 0)
+                        log_debug("%s", e->err.text);
+                if (!h->closing && e->fn)
+                        e->fn(r, &e->err, e->data);
                 entry_free(e);
         }
+        if (job->erases && !h->closing)
+                erase_later(h);
         if (job->over && !h->closing)
                 history_prune(h);
         if (h->n_waiting > 0)
@@ -216,6 +309,8 @@ static void history_write(struct history *h)
                         if (job->n == HISTORY_GROUP_MAX)
                                 break;
                         job->entries[job->n++] = e;
+                        job->durable |= is_durable(e);
+                        job->erases |= erases(e);
                 }
         }
         if (!job || history_job(h, write_run, write_done, job, NULL) < 0) {
@@ -235,9 +330,12 @@ void history_flush(struct history *h)
         history_write(h);
 }
 
-int history_add(struct history *h, struct history_record *record, history_done_fn fn, void *data, struct err *err)
+/* Queues a change, whose contents are then the entry's. What is durable has somebody waiting for it: it goes with the next
+ * group, at once or when the present one has ended. */
+static int queue_change(struct history *h, const struct history_change *change, uint64_t bytes, bool urgent,
+                        history_done_fn fn, void *data, struct err *err)
 {
-        uint64_t size = record->document.len + record->out[0].len + record->out[1].len + sizeof(struct entry);
+        uint64_t size = bytes + sizeof(struct entry);
         struct entry *e;
 
         if (h->bytes > 0 && h->bytes + size > HISTORY_QUEUE_MAX)
@@ -250,17 +348,74 @@ int history_add(struct history *h, struct history_record *record, history_done_f
                 free(e);
                 return err_oom(err);
         }
-        e->record = *record;
+        e->change = *change;
         e->size = size;
         e->fn = fn;
         e->data = data;
-        memset(record, 0, sizeof(*record));
         list_append(&h->waiting, &e->node);
         h->n_waiting++;
         h->bytes += size;
-        if (h->n_waiting >= HISTORY_GROUP_MAX || h->bytes >= HISTORY_QUEUE_MAX / 8)
+        if (urgent || h->n_waiting >= HISTORY_GROUP_MAX || h->bytes >= HISTORY_QUEUE_MAX / 8)
                 history_write(h);
         return 0;
+}
+
+int history_add(struct history *h, struct history_record *record, history_done_fn fn, void *data, struct err *err)
+{
+        const struct history_change change = { .kind = HISTORY_ADD, .record = *record };
+        uint64_t bytes = record->document.len + record->out[0].len + record->out[1].len + record->outputs.len;
+        int r = queue_change(h, &change, bytes, false, fn, data, err);
+
+        if (r == 0)
+                memset(record, 0, sizeof(*record));
+        return r;
+}
+
+int history_accept(struct history *h, struct history_request *q, history_done_fn fn, void *data, struct err *err)
+{
+        const struct history_change change = { .kind = HISTORY_ACCEPT, .request = *q };
+        int r = queue_change(h, &change, q->sealed.len, true, fn, data, err);
+
+        if (r == 0)
+                memset(q, 0, sizeof(*q));
+        return r;
+}
+
+static int change_request(struct history *h, enum history_write kind, const char *id, unsigned attempts,
+                          history_done_fn fn, void *data, struct err *err)
+{
+        struct history_change change = { .kind = kind };
+
+        (void)snprintf(change.request.id, sizeof(change.request.id), "%s", id);
+        change.request.attempts = attempts;
+        return queue_change(h, &change, 0, kind == HISTORY_STARTED, fn, data, err);
+}
+
+int history_started(struct history *h, const char *id, unsigned attempts, history_done_fn fn, void *data,
+                    struct err *err)
+{
+        return change_request(h, HISTORY_STARTED, id, attempts, fn, data, err);
+}
+
+int history_drop(struct history *h, const char *id, history_done_fn fn, void *data, struct err *err)
+{
+        return change_request(h, HISTORY_DROP, id, 0, fn, data, err);
+}
+
+int history_delete(struct history *h, const char *id, const char *owner, history_done_fn fn, void *data,
+                   struct err *err)
+{
+        struct history_change change = { .kind = HISTORY_DELETE };
+        int r;
+
+        (void)snprintf(change.record.id, sizeof(change.record.id), "%s", id);
+        change.record.owner = owner ? strdup(owner) : NULL;
+        if (owner && !change.record.owner)
+                return err_oom(err);
+        r = queue_change(h, &change, 0, true, fn, data, err);
+        if (r < 0)
+                history_record_done(&change.record);
+        return r;
 }
 
 /* ── pruning ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -328,6 +483,9 @@ static void read_job_free(struct read_job *job)
         free(job->key);
         free(job->status);
         free(job->image);
+        for (size_t i = 0; i < ARRAY_LEN(job->labels); i++)
+                free(job->labels[i]);
+        history_requests_free(job->requests, job->n_requests);
         history_record_done(&job->record);
         history_records_free(job->records, job->n);
         free(job);
@@ -348,6 +506,9 @@ static void read_run(void *data)
         case READ_LIST:
                 job->r = history_db_list(db, &job->query, &job->records, &job->n, &job->more, &job->err);
                 break;
+        case READ_REQUESTS:
+                job->r = history_db_requests(db, &job->requests, &job->n_requests, &job->err);
+                break;
         }
 }
 
@@ -359,6 +520,8 @@ static void read_done(void *data)
         h->jobs--;
         if (h->closing)
                 log_debug("history: a read ended after the close");
+        else if (job->kind == READ_REQUESTS)
+                job->requests_fn(job->r, job->requests, job->n_requests, &job->err, job->data);
         else if (job->kind == READ_LIST)
                 job->list_fn(job->r, job->records, job->n, job->more, &job->err, job->data);
         else
@@ -430,9 +593,23 @@ int history_list(struct history *h, const struct history_query *q, history_list_
         job->query = *q;
         ok = dup_to(&job->owner, q->owner) && dup_to(&job->status, q->status) && dup_to(&job->image, q->image) &&
              dup_to(&job->id, q->before);
+        for (size_t i = 0; i < HISTORY_LABELS_MAX && q->labels[i]; i++) {
+                ok = ok && dup_to(&job->labels[i], q->labels[i]);
+                job->query.labels[i] = job->labels[i];
+        }
         job->query.owner = job->owner;
         job->query.status = job->status;
         job->query.image = job->image;
         job->query.before = job->id;
         return read_job_start(job, ok, err);
+}
+
+int history_requests(struct history *h, history_requests_fn fn, void *data, struct err *err)
+{
+        struct read_job *job = read_job_new(h, READ_REQUESTS, data);
+
+        if (!job)
+                return err_oom(err);
+        job->requests_fn = fn;
+        return read_job_start(job, true, err);
 }

@@ -1,25 +1,26 @@
-/* POST /v1/tasks: reading and writing of the body. */
-
-#include "wire/task.h"
+/* POST /v1/tasks: reading the body. */
 
 #include "base/time.h"
+#include "wire/internal.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const network_words[] = { "none", "nat", "internet", NULL };
-static const char *const encoding_words[] = { "auto", "base64", NULL };
+const char *const wire_network_words[] = { "none", "nat", "internet", NULL };
+const char *const wire_encoding_words[] = { "auto", "base64", NULL };
+const char *const wire_pull_words[] = { "missing", "always", "never", NULL };
 static const char *const content_words[] = { "utf-8", "base64", NULL };
+static const char *const file_words[] = { "utf-8", "base64", "tar+base64", NULL };
 static const char *const output_words[] = { "truncate", "kill", NULL };
+static const char *const disconnect_words[] = { "cancel", "detach", NULL };
 
 /* Members that the API has and this version does not. */
-static const char *const later_members[] = {
-        "pull",    "outputs", "secrets",  "labels", "retries",       "callback_url", "registry_auth",
-        "profile", "tty",     "priority", "engine", "on_disconnect", NULL,
-};
+static const char *const later_members[] = { "callback_url", "profile", "tty", "priority", NULL };
 
 void wire_limits_default(struct wire_limits *l)
 {
@@ -35,21 +36,67 @@ void wire_limits_default(struct wire_limits *l)
         };
 }
 
+static void wipe(void *data, size_t len)
+{
+        if (data)
+                explicit_bzero(data, len);
+        free(data);
+}
+
+static void wipe_text(char *s)
+{
+        wipe(s, s ? strlen(s) : 0);
+}
+
 void wire_task_request_done(struct wire_task_request *r)
 {
         free(r->image);
         strv_free(r->cmd);
         strv_free(r->entrypoint);
-        strv_free(r->env);
+        for (char **e = r->env; e && *e; e++)
+                wipe_text(*e);
+        free(r->env);
         free(r->workdir);
         free(r->user);
-        free(r->stdin_data);
+        wipe(r->stdin_data, r->stdin_len);
         for (size_t i = 0; i < r->n_files; i++) {
                 free(r->files[i].path);
                 free(r->files[i].content);
         }
         free(r->files);
+        strv_free(r->outputs);
+        for (size_t i = 0; i < r->n_secrets; i++) {
+                free(r->secrets[i].name);
+                wipe(r->secrets[i].value, r->secrets[i].len);
+        }
+        free(r->secrets);
+        free(r->registry_username);
+        wipe_text(r->registry_password);
+        strv_free(r->labels);
+        free(r->engine);
         *r = (struct wire_task_request){ .image = NULL };
+}
+
+static size_t strv_size(char *const *v)
+{
+        size_t size = 0;
+
+        for (; v && *v; v++)
+                size += sizeof(*v) + strlen(*v) + 1;
+        return size;
+}
+
+size_t wire_task_request_size(const struct wire_task_request *r)
+{
+        size_t size = sizeof(*r) + r->stdin_len;
+
+        size += strv_size(r->cmd) + strv_size(r->entrypoint) + strv_size(r->env);
+        size += strv_size(r->outputs) + strv_size(r->labels);
+        for (size_t i = 0; i < r->n_files; i++)
+                size += sizeof(r->files[i]) + strlen(r->files[i].path) + 1 + r->files[i].len;
+        for (size_t i = 0; i < r->n_secrets; i++)
+                size += sizeof(r->secrets[i]) + strlen(r->secrets[i].name) + 1 + r->secrets[i].len;
+        return size;
 }
 
 static void fault(struct json_obj *o, const char *name, const char *detail)
@@ -58,6 +105,20 @@ static void fault(struct json_obj *o, const char *name, const char *detail)
 
         json_obj_pointer(o, name, &pointer);
         json_faults_add(o->faults, pointer.data ? pointer.data : "", "%s", detail);
+}
+
+static void fault_text(struct json_obj *o, const char *name, const char *fmt, ...)
+        __attribute__((format(printf, 3, 4)));
+
+static void fault_text(struct json_obj *o, const char *name, const char *fmt, ...)
+{
+        char text[256];
+        va_list ap;
+
+        va_start(ap, fmt);
+        (void)vsnprintf(text, sizeof(text), fmt, ap);
+        va_end(ap);
+        fault(o, name, text);
 }
 
 /* ── strings and arrays ────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -160,7 +221,8 @@ static void read_command(struct json_obj *o, struct wire_task_request *r)
 /* ── content: stdin and files ──────────────────────────────────────────────────────────────────────────────────────── */
 
 /* Bytes of a member, decoded as another member says. */
-static bool get_content(struct json_obj *o, const char *name, const char *encoding_name, void **ret, size_t *ret_len)
+static bool get_content(struct json_obj *o, const char *name, const char *encoding_name, const char *const *words,
+                        void **ret, size_t *ret_len)
 {
         auto_str data = STR_INIT;
         int encoding = 0, e;
@@ -169,7 +231,7 @@ static bool get_content(struct json_obj *o, const char *name, const char *encodi
         bool known;
         json_t *any;
 
-        known = !json_object_get(o->value, encoding_name) || json_get_enum(o, encoding_name, content_words, &encoding);
+        known = !json_object_get(o->value, encoding_name) || json_get_enum(o, encoding_name, words, &encoding);
         if (!json_object_get(o->value, name))
                 return false;
         if (!known) {
@@ -190,7 +252,7 @@ static bool get_content(struct json_obj *o, const char *name, const char *encodi
         return *ret != NULL;
 }
 
-static const char *path_fault(const char *path)
+static const char *path_fault(const char *path, bool directory)
 {
         const char *end;
 
@@ -200,9 +262,11 @@ static const char *path_fault(const char *path)
                 end = strchrnul(p, '/');
                 if (end - p > WIRE_NAME_MAX)
                         return "has a component that is too long";
-                if (*end == '\0' && (str_eq(p, ".") || str_eq(p, "..")))
+                if (*end == '\0' && !directory && (str_eq(p, ".") || str_eq(p, "..")))
                         return "is no file";
         }
+        if (directory)
+                return path[0] == '\0' ? "must not be empty" : NULL;
         return path[0] == '\0' || path[strlen(path) - 1] == '/' ? "is no file" : NULL;
 }
 
@@ -235,38 +299,48 @@ static void read_mode(struct json_obj *o, uint32_t *ret)
                 fault(o, "mode", "must be octal digits, such as \"0755\", or their number");
 }
 
-static void read_file(struct json_obj *o, struct wire_file *f)
+/* Faults of an archive belong to the request, not to the start of the task. */
+static void check_tar(struct json_obj *o, const struct wire_file *f, size_t *entries)
 {
-        const char *path, *why, *encoding;
+        struct wire_members members = { .items = NULL };
+        struct err err = ERR_INIT;
+
+        if (!f->path)
+                return;
+        if (wire_members_read(f, WIRE_MEMBERS_MAX - *entries, &members, &err) < 0)
+                fault_text(o, "content", "%s", err.text);
+        *entries += members.len;
+        wire_members_done(&members);
+}
+
+static void read_file(struct json_obj *o, struct wire_file *f, size_t *entries)
+{
+        const char *path, *why;
 
         f->mode = 0644;
+        f->tar = str_eq(json_string_value(json_object_get(o->value, "encoding")), "tar+base64");
         if (json_get_str(o, "path", &path, NULL)) {
-                why = path_fault(path);
+                why = path_fault(path, f->tar);
                 if (why)
                         fault(o, "path", why);
                 f->path = strdup(path);
         } else if (!json_object_get(o->value, "path")) {
                 fault(o, "path", "is required");
         }
-        encoding = json_string_value(json_object_get(o->value, "encoding"));
-        if (str_eq(encoding, "tar+base64")) {
-                json_t *any;
-
-                (void)json_get_any(o, "encoding", &any);
-                (void)json_get_any(o, "content", &any);
-                fault(o, "encoding", "\"tar+base64\" is not in this version");
-        } else if (!json_object_get(o->value, "content")) {
+        if (!json_object_get(o->value, "content")) {
                 fault(o, "content", "is required");
-        } else {
-                (void)get_content(o, "content", "encoding", &f->content, &f->len);
+        } else if (get_content(o, "content", "encoding", file_words, &f->content, &f->len) && f->tar) {
+                check_tar(o, f, entries);
         }
+        if (f->tar && json_object_get(o->value, "mode"))
+                fault(o, "mode", "is in the archive");
         read_mode(o, &f->mode);
 }
 
 static void read_files(struct json_obj *body, struct wire_task_request *r)
 {
+        size_t n, entries = 0;
         json_t *value;
-        size_t n;
 
         if (!json_get_any(body, "files", &value) || json_is_null(value))
                 return;
@@ -292,7 +366,7 @@ static void read_files(struct json_obj *body, struct wire_task_request *r)
                 (void)str_addf(&pointer, "/files/%zu", i);
                 if (json_obj_init(&o, json_array_get(value, i), pointer.data ? pointer.data : "", body->faults) < 0)
                         continue;
-                read_file(&o, &r->files[i]);
+                read_file(&o, &r->files[i], &entries);
                 json_obj_done(&o);
         }
 }
@@ -305,15 +379,10 @@ static void get_size(struct json_obj *o, const char *name, int64_t min, int64_t 
 
         if (!json_get_bytes(o, name, &n))
                 return;
-        if (n < min || n > max) {
-                auto_str pointer = STR_INIT;
-
-                json_obj_pointer(o, name, &pointer);
-                json_faults_add(o->faults, pointer.data ? pointer.data : "",
-                                "must be from %" PRId64 " to %" PRId64 " bytes", min, max);
-                return;
-        }
-        *ret = n;
+        if (n < min || n > max)
+                fault_text(o, name, "must be from %" PRId64 " to %" PRId64 " bytes", min, max);
+        else
+                *ret = n;
 }
 
 static void get_time(struct json_obj *o, const char *name, int64_t min, int64_t max, bool zero, int64_t *ret)
@@ -384,10 +453,24 @@ static void read_cpus(struct json_obj *o, int64_t *ret)
                 *ret = milli;
 }
 
-static void read_limits(struct json_obj *body, struct wire_limits *l)
+static uint32_t limits_given(const json_t *limits)
 {
-        json_t *value, *any;
+        static const char *const names[] = {
+                "timeout", "queue_timeout", "grace", "cpu_time", "memory", "disk", "shm", "output", "cpus", "pids",
+        };
+        uint32_t given = 0;
+
+        for (size_t i = 0; i < ARRAY_LEN(names); i++)
+                if (json_object_get(limits, names[i]))
+                        given |= 1u << i;
+        return given;
+}
+
+static void read_limits(struct json_obj *body, struct wire_task_request *r)
+{
+        struct wire_limits *l = &r->limits;
         struct json_obj o;
+        json_t *value;
 
         if (!json_get_any(body, "limits", &value) || json_is_null(value))
                 return;
@@ -396,14 +479,168 @@ static void read_limits(struct json_obj *body, struct wire_limits *l)
         get_time(&o, "timeout", WIRE_TIMEOUT_MIN_NS, WIRE_TIMEOUT_MAX_NS, true, &l->timeout_ns);
         get_time(&o, "queue_timeout", WIRE_TIMEOUT_MIN_NS, WIRE_QUEUE_TIMEOUT_MAX_NS, false, &l->queue_timeout_ns);
         get_time(&o, "grace", 0, WIRE_GRACE_MAX_NS, true, &l->grace_ns);
+        get_time(&o, "cpu_time", WIRE_TIMEOUT_MIN_NS, WIRE_CPU_TIME_MAX_NS, false, &l->cpu_time_ns);
         get_size(&o, "memory", WIRE_MEMORY_MIN, WIRE_MEMORY_MAX, &l->memory);
         get_size(&o, "disk", WIRE_DISK_MIN, WIRE_MEMORY_MAX, &l->disk);
         get_size(&o, "shm", WIRE_SHM_MIN, WIRE_MEMORY_MAX, &l->shm);
         get_size(&o, "output", 0, WIRE_OUTPUT_MAX, &l->output);
         (void)json_get_int(&o, "pids", 1, WIRE_PIDS_MAX, &l->pids);
         read_cpus(&o, &l->cpu_milli);
-        if (json_get_any(&o, "cpu_time", &any))
-                fault(&o, "cpu_time", "is not in this version");
+        r->limits_given = limits_given(value);
+        json_obj_done(&o);
+}
+
+/* ── outputs, secrets, labels ──────────────────────────────────────────────────────────────────────────────────────── */
+
+static void read_outputs(struct json_obj *body, struct wire_task_request *r)
+{
+        if (!json_get_strv(body, "outputs", WIRE_OUTPUTS_MAX, &r->outputs))
+                return;
+        for (size_t i = 0; r->outputs[i]; i++) {
+                const char *why = path_fault(r->outputs[i], true);
+                char name[32];
+
+                (void)snprintf(name, sizeof(name), "/outputs/%zu", i);
+                if (why)
+                        json_faults_add(body->faults, name, "%s", why);
+        }
+}
+
+bool wire_secret_name_valid(const char *name)
+{
+        size_t len = strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-");
+
+        return len > 0 && len <= WIRE_SECRET_NAME_MAX && name[len] == '\0' && !str_eq(name, ".") && !str_eq(name, "..");
+}
+
+static void read_secret(struct json_obj *o, const char *name, struct wire_secret *ret)
+{
+        const char *value;
+        size_t len;
+
+        if (!json_get_str(o, name, &value, &len))
+                return;
+        if (!wire_secret_name_valid(name)) {
+                fault_text(o, name, "is no name of a secret: 1 to %d of A-Z a-z 0-9 _ . -", WIRE_SECRET_NAME_MAX);
+                return;
+        }
+        if (len > WIRE_SECRET_MAX) {
+                fault_text(o, name, "must not be longer than %d bytes", WIRE_SECRET_MAX);
+                return;
+        }
+        ret->name = strdup(name);
+        ret->value = malloc(len + 1);
+        if (!ret->name || !ret->value) {
+                fault(o, name, "out of memory");
+                return;
+        }
+        memcpy(ret->value, value, len + 1);
+        ret->len = len;
+}
+
+/* An object of at most `max` members; false where there is nothing to read. */
+static bool open_object(struct json_obj *body, const char *name, size_t max, struct json_obj *o)
+{
+        char pointer[64];
+        json_t *value;
+
+        if (!json_get_any(body, name, &value) || json_is_null(value))
+                return false;
+        if (json_is_object(value) && json_object_size(value) > max) {
+                fault_text(body, name, "must not hold more than %zu members", max);
+                return false;
+        }
+        (void)snprintf(pointer, sizeof(pointer), "/%s", name);
+        return json_obj_init(o, value, pointer, body->faults) == 0;
+}
+
+static void read_secrets(struct json_obj *body, struct wire_task_request *r)
+{
+        struct json_obj o;
+        const char *name;
+        json_t *value;
+
+        if (!open_object(body, "secrets", WIRE_SECRETS_MAX, &o))
+                return;
+        r->secrets = calloc(json_object_size(o.value) + 1, sizeof(*r->secrets));
+        if (!r->secrets)
+                fault(body, "secrets", "out of memory");
+        json_object_foreach(o.value, name, value)
+                if (r->secrets)
+                        read_secret(&o, name, &r->secrets[r->n_secrets++]);
+        json_obj_done(&o);
+}
+
+static void read_registry_auth(struct json_obj *body, struct wire_task_request *r)
+{
+        struct json_obj o;
+
+        if (!open_object(body, "registry_auth", 64, &o))
+                return;
+        if (!json_object_get(o.value, "username"))
+                fault(&o, "username", "is required");
+        if (!json_object_get(o.value, "password"))
+                fault(&o, "password", "is required");
+        (void)get_text(&o, "username", WIRE_CREDENTIAL_MAX, &r->registry_username);
+        (void)get_text(&o, "password", WIRE_CREDENTIAL_MAX, &r->registry_password);
+        json_obj_done(&o);
+}
+
+static const char *label_fault(const char *name, const char *value, size_t value_len)
+{
+        if (name[0] == '\0' || strlen(name) > WIRE_LABEL_NAME_MAX)
+                return "a label's name must have 1 to 128 bytes";
+        for (const char *p = name; *p; p++)
+                if ((unsigned char)*p < ' ' || *p == '=' || *p == 0x7f)
+                        return "a label's name must not hold '=' or control characters";
+        if (value_len > WIRE_LABEL_VALUE_MAX)
+                return "a label's value must not be longer than 1024 bytes";
+        return memchr(value, 0, value_len) ? "must not hold NUL" : NULL;
+}
+
+bool wire_label_valid(const char *label)
+{
+        const char *value = strchr(label, '=');
+        auto_free char *name = value ? strndup(label, (size_t)(value - label)) : NULL;
+
+        return name && utf8_valid(label, strlen(label)) && !label_fault(name, value + 1, strlen(value + 1));
+}
+
+static int label_order(const void *a, const void *b)
+{
+        return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static void read_labels(struct json_obj *body, struct wire_task_request *r)
+{
+        struct json_obj o;
+        const char *name;
+        json_t *member;
+        size_t n = 0;
+
+        if (!open_object(body, "labels", WIRE_LABELS_MAX, &o))
+                return;
+        r->labels = calloc(json_object_size(o.value) + 1, sizeof(*r->labels));
+        if (!r->labels)
+                fault(body, "labels", "out of memory");
+        json_object_foreach(o.value, name, member) {
+                const char *value, *why;
+                size_t len;
+
+                if (!r->labels || !json_get_str(&o, name, &value, &len))
+                        continue;
+                why = label_fault(name, value, len);
+                if (!why) {
+                        r->labels[n] = str_printf("%s=%s", name, value);
+                        why = r->labels[n] ? NULL : "out of memory";
+                }
+                if (why)
+                        fault(&o, name, why);
+                else
+                        n++;
+        }
+        if (n > 1)
+                qsort(r->labels, n, sizeof(*r->labels), label_order);
         json_obj_done(&o);
 }
 
@@ -415,9 +652,44 @@ static void read_later_members(struct json_obj *o)
 
         for (size_t i = 0; later_members[i]; i++)
                 if (json_get_any(o, later_members[i], &any))
-                        fault(o, later_members[i], "is not in this version");
-        if (json_get_any(o, "wait", &any) && !json_is_true(any))
-                fault(o, "wait", "must be true in this version");
+                        fault(o, later_members[i], "is not available yet");
+}
+
+static void read_wait(struct json_obj *o, struct wire_task_request *r)
+{
+        json_t *value = json_object_get(o->value, "wait");
+
+        if (!value)
+                return;
+        if (json_is_boolean(value)) {
+                bool wait = true;
+
+                (void)json_get_bool(o, "wait", &wait);
+                r->no_wait = !wait;
+        } else if (json_is_number(value) || json_is_string(value)) {
+                get_time(o, "wait", 0, WIRE_WAIT_MAX_NS, true, &r->wait_ns);
+                r->no_wait = r->wait_ns == 0;
+        } else {
+                (void)json_get_any(o, "wait", &value);
+                fault(o, "wait", "must be true, false or a duration, such as \"1m30s\"");
+        }
+}
+
+static void read_words(struct json_obj *o, struct wire_task_request *r)
+{
+        int word;
+
+        if (json_get_enum(o, "on_output_limit", output_words, &word))
+                r->kill_on_output_limit = word == 1;
+        if (json_get_enum(o, "network", wire_network_words, &word))
+                r->network = (enum wire_network)(WIRE_NET_NONE + word);
+        if (json_get_enum(o, "encoding", wire_encoding_words, &word))
+                r->encoding = (enum wire_encoding)word;
+        if (json_get_enum(o, "pull", wire_pull_words, &word))
+                r->pull = (enum wire_pull)word;
+        if (json_get_enum(o, "on_disconnect", disconnect_words, &word))
+                r->detach = word == 1;
+        (void)json_get_bool(o, "init", &r->init);
 }
 
 /* Empty means the image's, as it does in an image's own configuration. */
@@ -431,7 +703,7 @@ static void read_user(struct json_obj *o, struct wire_task_request *r)
 
 static void read_members(struct json_obj *o, struct wire_task_request *r)
 {
-        int word;
+        int64_t retries = 0;
 
         if (!json_object_get(o->value, "image"))
                 fault(o, "image", "is required");
@@ -440,16 +712,18 @@ static void read_members(struct json_obj *o, struct wire_task_request *r)
         if (get_text(o, "workdir", WIRE_PATH_MAX, &r->workdir) && r->workdir[0] != '/')
                 fault(o, "workdir", "must be absolute");
         read_user(o, r);
-        (void)get_content(o, "stdin", "stdin_encoding", &r->stdin_data, &r->stdin_len);
+        (void)get_content(o, "stdin", "stdin_encoding", content_words, &r->stdin_data, &r->stdin_len);
         read_files(o, r);
-        read_limits(o, &r->limits);
-        if (json_get_enum(o, "on_output_limit", output_words, &word))
-                r->kill_on_output_limit = word == 1;
-        if (json_get_enum(o, "network", network_words, &word))
-                r->network = (enum wire_network)(WIRE_NET_NONE + word);
-        if (json_get_enum(o, "encoding", encoding_words, &word))
-                r->encoding = (enum wire_encoding)word;
-        (void)json_get_bool(o, "init", &r->init);
+        read_outputs(o, r);
+        read_secrets(o, r);
+        read_registry_auth(o, r);
+        read_labels(o, r);
+        read_limits(o, r);
+        (void)get_text(o, "engine", WIRE_ENGINE_MAX, &r->engine);
+        if (json_get_int(o, "retries", 0, WIRE_RETRIES_MAX, &retries))
+                r->retries = (unsigned)retries;
+        read_wait(o, r);
+        read_words(o, r);
         read_later_members(o);
 }
 
@@ -470,175 +744,4 @@ int wire_task_request_read(json_t *body, struct wire_task_request *ret, struct j
         }
         *ret = r;
         return 0;
-}
-
-/* ── writing ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-static json_t *strv_json(char *const *v)
-{
-        json_t *array = json_array();
-
-        for (; array && *v; v++)
-                if (json_array_append_new(array, json_string(*v)) < 0) {
-                        json_decref(array);
-                        return NULL;
-                }
-        return array;
-}
-
-static json_t *env_json(char *const *env)
-{
-        json_t *object = json_object();
-
-        for (; object && *env; env++) {
-                const char *value = strchr(*env, '=');
-                auto_free char *name = value ? strndup(*env, (size_t)(value - *env)) : NULL;
-
-                if (!name || json_object_set_new(object, name, json_string(value + 1)) < 0) {
-                        json_decref(object);
-                        return NULL;
-                }
-        }
-        return object;
-}
-
-/* Bytes as text where they are UTF-8, else as base64 with the member that says so. */
-static int set_content(json_t *object, const char *name, const char *encoding_name, const void *data, size_t len)
-{
-        auto_str text = STR_INIT;
-
-        if (utf8_valid(data, len))
-                return json_object_set_new(object, name, json_stringn(data, len));
-        if (base64_encode(&text, data, len) < 0)
-                return -1;
-        if (json_object_set_new(object, name, json_stringn(text.data, text.len)) < 0)
-                return -1;
-        return json_object_set_new(object, encoding_name, json_string("base64"));
-}
-
-static json_t *files_json(const struct wire_file *files, size_t n)
-{
-        auto_json array = json_array();
-
-        for (size_t i = 0; array && i < n; i++) {
-                auto_free char *mode = str_printf("%04o", files[i].mode);
-                auto_json file = json_object();
-
-                if (!mode || !file || json_object_set_new(file, "path", json_string(files[i].path)) < 0 ||
-                    json_object_set_new(file, "mode", json_string(mode)) < 0 ||
-                    set_content(file, "content", "encoding", files[i].content, files[i].len) < 0 ||
-                    json_array_append(array, file) < 0)
-                        return NULL;
-        }
-        return TAKE_PTR(array);
-}
-
-/* Whole seconds as a number, all else as Go's text: a double would not hold every nanosecond. */
-static json_t *duration_json(int64_t ns)
-{
-        auto_free char *text = NULL;
-
-        if (ns % (int64_t)NS_PER_S == 0)
-                return json_integer(ns / (int64_t)NS_PER_S);
-        text = str_printf("%" PRId64 "ns", ns);
-        return text ? json_string(text) : NULL;
-}
-
-static json_t *limits_json(const struct wire_limits *l)
-{
-        auto_json o = json_object();
-        struct wire_limits d;
-        bool bad = !o;
-
-        wire_limits_default(&d);
-        if (l->timeout_ns != d.timeout_ns)
-                bad |= json_object_set_new(o, "timeout", duration_json(l->timeout_ns)) < 0;
-        if (l->queue_timeout_ns != d.queue_timeout_ns)
-                bad |= json_object_set_new(o, "queue_timeout", duration_json(l->queue_timeout_ns)) < 0;
-        if (l->grace_ns != d.grace_ns)
-                bad |= json_object_set_new(o, "grace", duration_json(l->grace_ns)) < 0;
-        if (l->memory != d.memory)
-                bad |= json_object_set_new(o, "memory", json_integer(l->memory)) < 0;
-        if (l->disk != d.disk)
-                bad |= json_object_set_new(o, "disk", json_integer(l->disk)) < 0;
-        if (l->shm != d.shm)
-                bad |= json_object_set_new(o, "shm", json_integer(l->shm)) < 0;
-        if (l->output != d.output)
-                bad |= json_object_set_new(o, "output", json_integer(l->output)) < 0;
-        if (l->pids != d.pids)
-                bad |= json_object_set_new(o, "pids", json_integer(l->pids)) < 0;
-        if (l->cpu_milli != d.cpu_milli)
-                bad |= json_object_set_new(o, "cpus", json_real((double)l->cpu_milli / 1000)) < 0;
-        return bad ? NULL : TAKE_PTR(o);
-}
-
-static bool set_texts(json_t *o, const struct wire_task_request *r)
-{
-        bool bad = false;
-
-        if (r->image)
-                bad |= json_object_set_new(o, "image", json_string(r->image)) < 0;
-        if (r->workdir)
-                bad |= json_object_set_new(o, "workdir", json_string(r->workdir)) < 0;
-        if (r->user)
-                bad |= json_object_set_new(o, "user", json_string(r->user)) < 0;
-        if (r->cmd)
-                bad |= json_object_set_new(o, "cmd", strv_json(r->cmd)) < 0;
-        if (r->entrypoint)
-                bad |= json_object_set_new(o, "entrypoint", strv_json(r->entrypoint)) < 0;
-        if (r->env)
-                bad |= json_object_set_new(o, "env", env_json(r->env)) < 0;
-        return !bad;
-}
-
-static bool set_words(json_t *o, const struct wire_task_request *r)
-{
-        bool bad = false;
-
-        if (r->kill_on_output_limit)
-                bad |= json_object_set_new(o, "on_output_limit", json_string("kill")) < 0;
-        if (r->network != WIRE_NET_DEFAULT)
-                bad |= json_object_set_new(o, "network", json_string(network_words[r->network - WIRE_NET_NONE])) < 0;
-        if (r->init)
-                bad |= json_object_set_new(o, "init", json_true()) < 0;
-        if (r->encoding != WIRE_ENC_AUTO)
-                bad |= json_object_set_new(o, "encoding", json_string(encoding_words[r->encoding])) < 0;
-        return !bad;
-}
-
-static bool text_valid(const char *s)
-{
-        return !s || utf8_valid(s, strlen(s));
-}
-
-static bool texts_valid(const struct wire_task_request *r)
-{
-        char *const *const arrays[] = { r->cmd, r->entrypoint, r->env };
-
-        for (size_t i = 0; i < ARRAY_LEN(arrays); i++)
-                for (char *const *s = arrays[i]; s && *s; s++)
-                        if (!text_valid(*s))
-                                return false;
-        for (size_t i = 0; i < r->n_files; i++)
-                if (!text_valid(r->files[i].path))
-                        return false;
-        return text_valid(r->image) && text_valid(r->workdir) && text_valid(r->user);
-}
-
-int wire_task_request_write(const struct wire_task_request *r, struct str *out)
-{
-        auto_json o = json_object();
-        auto_json limits = limits_json(&r->limits);
-
-        if (!texts_valid(r))
-                return -EILSEQ;
-        if (!o || !limits || !set_texts(o, r) || !set_words(o, r))
-                return -ENOMEM;
-        if (r->stdin_data && set_content(o, "stdin", "stdin_encoding", r->stdin_data, r->stdin_len) < 0)
-                return -ENOMEM;
-        if (r->n_files > 0 && json_object_set_new(o, "files", files_json(r->files, r->n_files)) < 0)
-                return -ENOMEM;
-        if (json_object_size(limits) > 0 && json_object_set(o, "limits", limits) < 0)
-                return -ENOMEM;
-        return json_write(o, out);
 }

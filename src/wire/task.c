@@ -8,6 +8,7 @@
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 const char *const wire_status_names[] = { "queued", "pulling", "running", "exited", "failed", "killed", NULL };
@@ -155,6 +156,10 @@ static void put_limits(struct writer *w, const struct wire_limits *l)
         put_decimal(w, ",\"disk\":", l->disk, 0);
         put_decimal(w, ",\"shm\":", l->shm, 0);
         put_decimal(w, ",\"grace\":", l->grace_ns, 9);
+        if (l->cpu_time_ns > 0)
+                put_decimal(w, ",\"cpu_time\":", l->cpu_time_ns, 9);
+        else
+                put(w, ",\"cpu_time\":null");
         put(w, "}");
 }
 
@@ -190,10 +195,84 @@ static void put_streams(struct writer *w, const void *const data[2], const size_
         put(w, text[1] ? ",\"stderr_encoding\":\"utf-8\"," : ",\"stderr_encoding\":\"base64\",");
 }
 
-/* Where the streams stand in a document. In a JSON string the quote before the colon would have a backslash. */
+/* ── outputs ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+const char *const wire_output_types[] = { "file", "directory", "symlink", NULL };
+
+void wire_outputs_free(struct wire_output *outputs, size_t n)
+{
+        for (size_t i = 0; i < n; i++) {
+                free(outputs[i].path);
+                free(outputs[i].data);
+        }
+        free(outputs);
+}
+
+static void put_output(struct writer *w, const struct wire_output *o)
+{
+        bool text = o->type != WIRE_OUTPUT_DIRECTORY && is_text(o->data, o->len);
+
+        put_string(w, "{\"path\":", o->path);
+        if (o->error) {
+                put_string(w, ",\"error\":", o->error);
+                put(w, "}");
+                return;
+        }
+        put_string(w, ",\"type\":", wire_output_types[o->type]);
+        PUT(w, str_addf(w->out, ",\"mode\":\"%04o\",\"size\":%zu", o->mode, o->len));
+        put_string(w, ",\"encoding\":", text ? "utf-8" : o->type == WIRE_OUTPUT_DIRECTORY ? "tar+base64" : "base64");
+        put_stream(w, ",\"content\":", o->data, o->len, text);
+        put(w, "}");
+}
+
+static void put_outputs(struct writer *w, const struct wire_output *outputs, size_t n)
+{
+        put(w, "[");
+        for (size_t i = 0; i < n; i++) {
+                if (i > 0)
+                        put(w, ",");
+                put_output(w, &outputs[i]);
+        }
+        put(w, "]");
+}
+
+int wire_outputs_write(const struct wire_output *outputs, size_t n, struct str *out)
+{
+        struct writer w = { .out = out };
+
+        put_outputs(&w, outputs, n);
+        return w.error;
+}
+
+/* ── output that is kept apart from its document ───────────────────────────────────────────────────────────────────── */
+
+/* Where the streams stand in a document, and the outputs. In a JSON string the quotes would have a backslash. */
 static const char streams_before[] = "\"stdout_bytes\":";
+static const char outputs_before[] = "\"usage\":{\"wall_ms\":";
 /* Stands there instead of them, so that a stored document knows how to show its streams. */
 static const char base64_note[] = "\"stdout_encoding\":\"base64\",\"stderr_encoding\":\"base64\",";
+/* What documents of earlier versions have. */
+static const char no_outputs[] = "\"outputs\":[],";
+
+/* The end of a document, from where the streams were put, with the outputs. */
+static void put_rest(struct writer *w, const char *at, size_t len, const struct str *outputs)
+{
+        const char *usage = memmem(at, len, outputs_before, strlen(outputs_before));
+        size_t head = usage ? (size_t)(usage - at) : len;
+        const size_t none = strlen(no_outputs);
+        bool has = head >= none && memcmp(at + head - none, no_outputs, none) == 0;
+
+        PUT(w, str_add(w->out, at, head));
+        if (usage && !has) {
+                put(w, "\"outputs\":");
+                if (outputs && outputs->len > 0)
+                        PUT(w, str_add(w->out, outputs->data, outputs->len));
+                else
+                        put(w, "[]");
+                put(w, ",");
+        }
+        PUT(w, str_add(w->out, at + head, len - head));
+}
 
 int wire_task_add_output(const char *document, size_t len, const void *const data[2], const size_t data_len[2],
                          const struct str *outputs, struct str *out)
@@ -204,16 +283,14 @@ int wire_task_add_output(const char *document, size_t len, const void *const dat
         size_t head;
         bool base64;
 
-        (void)outputs;
-
         if (!at)
                 return str_add(out, document, len);
         head = (size_t)(at - document);
         base64 = head >= note && memcmp(at - note, base64_note, note) == 0;
-        PUT(&w, str_reserve(out, len + data_len[0] + data_len[1] + 128));
+        PUT(&w, str_reserve(out, len + data_len[0] + data_len[1] + (outputs ? outputs->len : 0) + 128));
         PUT(&w, str_add(out, document, base64 ? head - note : head));
         put_streams(&w, data, data_len, base64);
-        PUT(&w, str_add(out, at, len - head));
+        put_rest(&w, at, len - head, outputs);
         return w.error;
 }
 
@@ -236,11 +313,37 @@ static void put_outcome(struct writer *w, const struct wire_task *t)
         put(w, ",");
 }
 
+static void put_labels(struct writer *w, char *const *labels)
+{
+        const char *separator = "";
+
+        put(w, ",\"labels\":{");
+        for (; labels && *labels; labels++) {
+                const char *value = strchrnul(*labels, '=');
+
+                put(w, separator);
+                PUT(w, json_add_string(w->out, *labels, (size_t)(value - *labels)));
+                put(w, ":");
+                value += *value == '=';
+                PUT(w, json_add_string(w->out, value, strlen(value)));
+                separator = ",";
+        }
+        put(w, "}");
+}
+
 static void put_facts(struct writer *w, const struct wire_task *t)
 {
         PUT(w, str_addf(w->out, "\"stdout_bytes\":%" PRIu64 ",\"stderr_bytes\":%" PRIu64, t->out_total[0],
                         t->out_total[1]));
-        put(w, t->truncated ? ",\"truncated\":true,\"outputs\":[]," : ",\"truncated\":false,\"outputs\":[],");
+        put(w, t->truncated ? ",\"truncated\":true," : ",\"truncated\":false,");
+        if (t->has_output) {
+                put(w, "\"outputs\":");
+                if (t->outputs_text && t->outputs_text->len > 0)
+                        PUT(w, str_add(w->out, t->outputs_text->data, t->outputs_text->len));
+                else
+                        put_outputs(w, t->outputs, t->n_outputs);
+                put(w, ",");
+        }
         put_ms(w, "\"usage\":{\"wall_ms\":", t->wall_ns);
         put_ms(w, ",\"cpu_ms\":", t->cpu_ns);
         if (t->memory_peak >= 0)
@@ -259,7 +362,9 @@ static void put_facts(struct writer *w, const struct wire_task *t)
         put_string(w, "},\"engine\":", t->engine);
         put(w, ",");
         put_limits(w, &t->limits);
-        put(w, ",\"labels\":{}}");
+        PUT(w, str_addf(w->out, ",\"attempts\":%u", t->attempts));
+        put_labels(w, t->labels);
+        put(w, "}");
 }
 
 int wire_task_write(const struct wire_task *t, struct str *out)

@@ -19,6 +19,7 @@
 #define WIRE_NAME_MAX 255 /* one component of a path */
 #define WIRE_USER_MAX 255
 #define WIRE_FILES_MAX 1024
+#define WIRE_MEMBERS_MAX 16384 /* of all archives among the files, and the files themselves */
 #define WIRE_OUTPUTS_MAX 64
 #define WIRE_OUTPUTS_BYTES_MAX (32 * 1024 * 1024) /* of all outputs of an answer, before encoding */
 #define WIRE_SECRETS_MAX 64
@@ -115,6 +116,29 @@ struct wire_task_request {
         bool detach;     /* on_disconnect: detach */
 };
 void wire_task_request_done(struct wire_task_request *r); /* wipes what is secret: secrets, credentials, env, stdin */
+
+/* One member of an archive among the files. */
+enum wire_member_type { WIRE_MEMBER_FILE, WIRE_MEMBER_DIRECTORY, WIRE_MEMBER_SYMLINK };
+
+struct wire_member {
+        char *path; /* below the file's own path */
+        enum wire_member_type type;
+        const void *data; /* FILE: within the archive; SYMLINK: `target` */
+        size_t len;
+        char *target;
+        uint32_t mode;
+};
+
+struct wire_members {
+        struct wire_member *items;
+        size_t len, cap;
+};
+
+/* What a file that is a tar holds, in its order; a hard link is a file of its own with the same content. The archive is borrowed
+ * as long as the members are used; the caller owns them: wire_members_done(), also after a failure. -EBADMSG: it is no tar, or
+ * holds what is no file, or what leads out of its directory; -E2BIG: more than `max`; -ENOMEM. */
+int wire_members_read(const struct wire_file *f, size_t max, struct wire_members *ret, struct err *err);
+void wire_members_done(struct wire_members *m);
 
 /* Bytes that the request holds: arguments, files, stdin, secrets. */
 size_t wire_task_request_size(const struct wire_task_request *r);

@@ -1,3 +1,4 @@
+#include "base/tar.h"
 #include "wire/task.h"
 
 #include "base/time.h"
@@ -70,7 +71,9 @@ static void test_every_member(void **state)
                 "\"limits\":{\"timeout\":\"1m30s\",\"queue_timeout\":1.5,\"grace\":\"250ms\",\"memory\":\"64m\","
                 "\"disk\":1048576,\"shm\":\"1m\",\"output\":0,\"cpus\":0.125,\"pids\":7},"
                 "\"on_output_limit\":\"kill\",\"network\":\"internet\",\"init\":true,\"encoding\":\"base64\",\"wait\":"
-                "true}");
+                "\"90s\",\"on_disconnect\":\"detach\",\"outputs\":[\"o\",\"/p/\"],\"secrets\":{\"A.b\":\"x\\u0000y\"},"
+                "\"registry_auth\":{\"username\":\"u\",\"password\":\"p\"},\"labels\":{\"b\":\"2\",\"a\":\"1=\"},"
+                "\"retries\":10,\"pull\":\"never\",\"engine\":\"native\"}");
 
         (void)state;
         assert_string_equal(r.cmd[0], "x");
@@ -99,6 +102,23 @@ static void test_every_member(void **state)
         assert_true(r.kill_on_output_limit && r.init);
         assert_int_equal(r.network, WIRE_NET_INTERNET);
         assert_int_equal(r.encoding, WIRE_ENC_BASE64);
+        assert_true(r.wait_ns == 90 * S && !r.no_wait && r.detach);
+        assert_string_equal(r.outputs[0], "o");
+        assert_string_equal(r.outputs[1], "/p/");
+        assert_int_equal(r.n_secrets, 1);
+        assert_string_equal(r.secrets[0].name, "A.b");
+        assert_int_equal(r.secrets[0].len, 3);
+        assert_memory_equal(r.secrets[0].value, "x\0y", 3);
+        assert_string_equal(r.registry_username, "u");
+        assert_string_equal(r.registry_password, "p");
+        assert_string_equal(r.labels[0], "a=1=");
+        assert_string_equal(r.labels[1], "b=2");
+        assert_null(r.labels[2]);
+        assert_int_equal(r.retries, 10);
+        assert_int_equal(r.pull, WIRE_PULL_NEVER);
+        assert_string_equal(r.engine, "native");
+        assert_int_equal(r.limits_given, 0x3ff & ~WIRE_LIMIT_CPU_TIME);
+        assert_true(wire_task_request_size(&r) > 100);
         wire_task_request_done(&r);
 }
 
@@ -189,7 +209,7 @@ static void test_faults(void **state)
                 { "{\"image\":\"b\",\"files\":[{\"path\":\"a\",\"content\":\"a\",\"mode\":4096}]}", "/files/0/mode" },
                 { "{\"image\":\"b\",\"files\":[{\"path\":\"a\",\"content\":\"a\",\"mode\":1.5}]}", "/files/0/mode" },
                 { "{\"image\":\"b\",\"files\":[{\"path\":\"a\",\"content\":\"a\",\"encoding\":\"tar+base64\"}]}",
-                  "/files/0/encoding" },
+                  "/files/0/content" },
                 { "{\"image\":\"b\",\"files\":[{\"path\":\"a\",\"content\":\"a\",\"x\":1}]}", "/files/0/x" },
                 { "{\"image\":\"b\",\"limits\":1}", "/limits" },
                 { "{\"image\":\"b\",\"limits\":{\"memory\":\"6m\",\"x\":1}}", "/limits/x" },
@@ -214,13 +234,31 @@ static void test_faults(void **state)
                 { "{\"image\":\"b\",\"limits\":{\"timeout\":\"9000h\"}}", "/limits/timeout" },
                 { "{\"image\":\"b\",\"limits\":{\"queue_timeout\":0}}", "/limits/queue_timeout" },
                 { "{\"image\":\"b\",\"limits\":{\"grace\":\"2h\"}}", "/limits/grace" },
-                { "{\"image\":\"b\",\"limits\":{\"cpu_time\":1}}", "/limits/cpu_time" },
+                { "{\"image\":\"b\",\"limits\":{\"cpu_time\":0}}", "/limits/cpu_time" },
                 { "{\"image\":\"b\",\"on_output_limit\":\"x\"}", "/on_output_limit" },
                 { "{\"image\":\"b\",\"network\":\"host\"}", "/network" },
                 { "{\"image\":\"b\",\"init\":1}", "/init" },
                 { "{\"image\":\"b\",\"encoding\":\"utf-8\"}", "/encoding" },
-                { "{\"image\":\"b\",\"wait\":false}", "/wait" },
-                { "{\"image\":\"b\",\"wait\":\"5s\"}", "/wait" },
+                { "{\"image\":\"b\",\"wait\":null}", "/wait" },
+                { "{\"image\":\"b\",\"wait\":-1}", "/wait" },
+                { "{\"image\":\"b\",\"wait\":\"soon\"}", "/wait" },
+                { "{\"image\":\"b\",\"wait\":\"25h\"}", "/wait" },
+                { "{\"image\":\"b\",\"on_disconnect\":\"x\"}", "/on_disconnect" },
+                { "{\"image\":\"b\",\"outputs\":[\"\"]}", "/outputs/0" },
+                { "{\"image\":\"b\",\"outputs\":\"a\"}", "/outputs" },
+                { "{\"image\":\"b\",\"secrets\":{\"a/b\":\"x\"}}", "/secrets/a~1b" },
+                { "{\"image\":\"b\",\"secrets\":{\"..\":\"x\"}}", "/secrets/.." },
+                { "{\"image\":\"b\",\"secrets\":{\"a\":1}}", "/secrets/a" },
+                { "{\"image\":\"b\",\"secrets\":[]}", "/secrets" },
+                { "{\"image\":\"b\",\"registry_auth\":{\"username\":\"u\"}}", "/registry_auth/password" },
+                { "{\"image\":\"b\",\"registry_auth\":{\"username\":\"u\",\"password\":\"\"}}",
+                  "/registry_auth/password" },
+                { "{\"image\":\"b\",\"labels\":{\"a=b\":\"x\"}}", "/labels/a=b" },
+                { "{\"image\":\"b\",\"labels\":{\"\":\"x\"}}", "/labels/" },
+                { "{\"image\":\"b\",\"labels\":{\"a\":1}}", "/labels/a" },
+                { "{\"image\":\"b\",\"retries\":11}", "/retries" },
+                { "{\"image\":\"b\",\"pull\":\"often\"}", "/pull" },
+                { "{\"image\":\"b\",\"engine\":\"\"}", "/engine" },
                 { "{\"image\":\"b\",\"colour\":\"red\"}", "/colour" },
         };
 
@@ -242,10 +280,7 @@ static void test_faults(void **state)
 
 static void test_later_members(void **state)
 {
-        static const char *const names[] = {
-                "pull",          "outputs", "secrets", "labels",   "retries", "callback_url",
-                "registry_auth", "profile", "tty",     "priority", "engine",  "on_disconnect",
-        };
+        static const char *const names[] = { "callback_url", "profile", "tty", "priority" };
 
         (void)state;
         for (size_t i = 0; i < ARRAY_LEN(names); i++) {
@@ -256,7 +291,7 @@ static void test_later_members(void **state)
                 assert_int_equal(read_text(text, &r, &faults), -EINVAL);
                 assert_int_equal(faults.len, 1);
                 assert_string_equal(faults.items[0].pointer + 1, names[i]);
-                assert_non_null(strstr(faults.items[0].detail, "this version"));
+                assert_non_null(strstr(faults.items[0].detail, "not available yet"));
                 json_faults_done(&faults);
         }
 }
@@ -338,6 +373,11 @@ static void test_write(void **state)
                 "{\"path\":\"b\",\"mode\":\"0644\",\"content\":\"/w==\",\"encoding\":\"base64\"}]}",
                 "{\"image\":\"b\",\"limits\":{\"timeout\":\"1500000000ns\",\"queue_timeout\":5,\"grace\":1,"
                 "\"memory\":67108864,\"disk\":1048576,\"shm\":1048576,\"output\":5,\"pids\":5,\"cpus\":0.25}}",
+                "{\"image\":\"b\",\"limits\":{\"cpu_time\":2},\"wait\":false,\"on_disconnect\":\"detach\",\"retries\":"
+                "3,"
+                "\"pull\":\"always\",\"engine\":\"e\",\"labels\":{\"a\":\"b=\",\"c\":\"\"},\"outputs\":[\"a\"]}",
+                "{\"image\":\"b\",\"wait\":5,\"secrets\":{\"A\":\"x\",\"B\":\"\"},"
+                "\"registry_auth\":{\"username\":\"u\",\"password\":\"p\"}}",
         };
 
         (void)state;
@@ -353,6 +393,117 @@ static void test_write(void **state)
                 wire_task_request_done(&r);
                 wire_task_request_done(&again);
         }
+}
+
+struct tar_row {
+        struct tar_member member;
+        const char *content;
+};
+
+static int to_str(const void *bytes, size_t len, void *data)
+{
+        return str_add(data, bytes, len);
+}
+
+static void tar_of(const struct tar_row *rows, size_t n, struct str *out)
+{
+        struct tar_writer w = { .fn = to_str, .data = out };
+
+        for (size_t i = 0; i < n; i++) {
+                struct tar_member m = rows[i].member;
+
+                m.size = rows[i].content ? strlen(rows[i].content) : 0;
+                assert_int_equal(tar_write_member(&w, &m), 0);
+                if (m.size)
+                        assert_int_equal(tar_write_content(&w, rows[i].content, m.size), 0);
+        }
+        assert_int_equal(tar_write_end(&w), 0);
+}
+
+static void test_members(void **state)
+{
+        static const struct tar_row rows[] = {
+                { { .kind = TAR_KIND_DIRECTORY, .path = ".", .target = "", .mode = 0700 }, NULL },
+                { { .kind = TAR_KIND_FILE, .path = "a/f", .target = "", .mode = 0640 }, "text" },
+                { { .kind = TAR_KIND_HARDLINK, .path = "a/g", .target = "a/f", .mode = 0 }, NULL },
+                { { .kind = TAR_KIND_SYMLINK, .path = "l", .target = "../x", .mode = 0777 }, NULL },
+                { { .kind = TAR_KIND_FILE, .path = "e", .target = "", .mode = 0600 }, NULL },
+        };
+        char dir[] = "/srv/";
+        auto_str tar = STR_INIT;
+        struct wire_members m = { .items = NULL };
+        struct wire_file f = { .path = dir };
+
+        (void)state;
+        tar_of(rows, ARRAY_LEN(rows), &tar);
+        f.content = tar.data;
+        f.len = tar.len;
+        assert_int_equal(wire_members_read(&f, 100, &m, NULL), 0);
+        assert_int_equal(m.len, 5);
+        assert_string_equal(m.items[0].path, "/srv");
+        assert_int_equal(m.items[0].type, WIRE_MEMBER_DIRECTORY);
+        assert_string_equal(m.items[1].path, "/srv/a/f");
+        assert_int_equal(m.items[1].mode, 0640);
+        assert_int_equal(m.items[1].len, 4);
+        assert_memory_equal(m.items[1].data, "text", 4);
+        assert_string_equal(m.items[2].path, "/srv/a/g");
+        assert_memory_equal(m.items[2].data, "text", 4);
+        assert_int_equal(m.items[3].type, WIRE_MEMBER_SYMLINK);
+        assert_string_equal(m.items[3].target, "../x");
+        assert_int_equal(m.items[4].len, 0);
+        wire_members_done(&m);
+        assert_int_equal(wire_members_read(&f, 4, &m, NULL), -E2BIG);
+        wire_members_done(&m);
+        f.len -= 1200;
+        assert_int_equal(wire_members_read(&f, 100, &m, NULL), -EBADMSG);
+        wire_members_done(&m);
+}
+
+static void test_members_refused(void **state)
+{
+        static const struct tar_row rows[] = {
+                { { .kind = TAR_KIND_FILE, .path = "../f", .target = "" }, NULL },
+                { { .kind = TAR_KIND_FILE, .path = "/f", .target = "" }, NULL },
+                { { .kind = TAR_KIND_FIFO, .path = "p", .target = "" }, NULL },
+                { { .kind = TAR_KIND_HARDLINK, .path = "p", .target = "none" }, NULL },
+                { { .kind = TAR_KIND_HARDLINK, .path = "p", .target = "../x" }, NULL },
+        };
+        char dir[] = "d";
+
+        (void)state;
+        for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+                struct wire_members m = { .items = NULL };
+                struct wire_file f = { .path = dir };
+                auto_str tar = STR_INIT;
+
+                tar_of(&rows[i], 1, &tar);
+                f.content = tar.data;
+                f.len = tar.len;
+                assert_int_equal(wire_members_read(&f, 100, &m, NULL), -EBADMSG);
+                wire_members_done(&m);
+        }
+}
+
+static void test_tar_in_a_request(void **state)
+{
+        static const struct tar_row rows[] = { { { .kind = TAR_KIND_FILE, .path = "f", .target = "" }, "x" } };
+        auto_str tar = STR_INIT, text = STR_INIT, base64 = STR_INIT, again = STR_INIT;
+        struct wire_task_request r;
+
+        (void)state;
+        tar_of(rows, 1, &tar);
+        assert_int_equal(base64_encode(&base64, tar.data, tar.len), 0);
+        assert_int_equal(str_addf(&text,
+                                  "{\"image\":\"b\",\"files\":[{\"path\":\".\",\"content\":\"%s\","
+                                  "\"encoding\":\"tar+base64\"}]}",
+                                  base64.data),
+                         0);
+        r = good(text.data);
+        assert_true(r.files[0].tar);
+        assert_int_equal(r.files[0].len, tar.len);
+        assert_int_equal(wire_task_request_write(&r, &again), 0);
+        assert_string_equal(again.data, text.data);
+        wire_task_request_done(&r);
 }
 
 static void test_write_bad_text(void **state)
@@ -379,6 +530,9 @@ int main(void)
                 cmocka_unit_test(test_all_faults_at_once),
                 cmocka_unit_test(test_bounds),
                 cmocka_unit_test(test_write),
+                cmocka_unit_test(test_members),
+                cmocka_unit_test(test_members_refused),
+                cmocka_unit_test(test_tar_in_a_request),
                 cmocka_unit_test(test_write_bad_text),
         };
 

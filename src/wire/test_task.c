@@ -35,6 +35,7 @@ static struct wire_task ended(void)
                 .image_ref = ref,
                 .image_digest = digest,
                 .engine = "native",
+                .attempts = 1,
         };
 
         wire_limits_default(&t.limits);
@@ -42,14 +43,14 @@ static struct wire_task ended(void)
 }
 
 #define TAIL                                                                                                           \
-        "\"truncated\":false,\"outputs\":[],"                                                                          \
         "\"usage\":{\"wall_ms\":1.2,\"cpu_ms\":0.8,\"memory_peak\":1048576},"                                          \
         "\"timings\":{\"queued_ms\":0.1,\"pull_ms\":0,\"start_ms\":0.7,\"run_ms\":0.5},"                               \
         "\"created_at\":\"2026-01-01T00:00:00.000Z\",\"started_at\":\"2026-01-01T00:00:00.001Z\","                     \
         "\"finished_at\":\"2026-01-01T00:00:00.002Z\","                                                                \
         "\"image\":{\"ref\":\"docker.io/library/busybox:1.36\",\"digest\":\"sha256:abc\"},\"engine\":\"native\","      \
         "\"limits\":{\"timeout\":60,\"queue_timeout\":60,\"memory\":536870912,\"cpus\":1,\"pids\":512,"                \
-        "\"output\":1048576,\"disk\":268435456,\"shm\":67108864,\"grace\":0},\"labels\":{}}"
+        "\"output\":1048576,\"disk\":268435456,\"shm\":67108864,\"grace\":0,\"cpu_time\":null},\"attempts\":1,"        \
+        "\"labels\":{}}"
 
 static void assert_written(const struct wire_task *t, const char *expected)
 {
@@ -69,7 +70,8 @@ static void test_exited(void **state)
         assert_written(&t,
                        "{\"id\":\"01j0000000000000000000000a\",\"status\":\"exited\",\"exit_code\":0,\"signal\":null,"
                        "\"reason\":null,\"stdout\":\"hello\\n\",\"stderr\":\"\",\"stdout_encoding\":\"utf-8\","
-                       "\"stderr_encoding\":\"utf-8\",\"stdout_bytes\":6,\"stderr_bytes\":0," TAIL);
+                       "\"stderr_encoding\":\"utf-8\",\"stdout_bytes\":6,\"stderr_bytes\":0,"
+                       "\"truncated\":false,\"outputs\":[]," TAIL);
 }
 
 static void test_without_streams(void **state)
@@ -80,7 +82,7 @@ static void test_without_streams(void **state)
         t.has_output = false;
         assert_written(&t,
                        "{\"id\":\"01j0000000000000000000000a\",\"status\":\"exited\",\"exit_code\":0,\"signal\":null,"
-                       "\"reason\":null,\"stdout_bytes\":6,\"stderr_bytes\":0," TAIL);
+                       "\"reason\":null,\"stdout_bytes\":6,\"stderr_bytes\":0,\"truncated\":false," TAIL);
 }
 
 static json_t *parsed(const struct wire_task *t)
@@ -229,6 +231,141 @@ static void test_add_output(void **state)
         }
 }
 
+static char tar[] = "t\xff", text[] = "hi", target[] = "../x";
+static char path_f[] = "f", path_d[] = "/d", path_l[] = "l", path_n[] = "n";
+static struct wire_output outputs[] = {
+        { .path = path_f, .mode = 0644, .data = text, .len = 2 },
+        { .path = path_d, .type = WIRE_OUTPUT_DIRECTORY, .mode = 0755, .data = tar, .len = 2 },
+        { .path = path_l, .type = WIRE_OUTPUT_SYMLINK, .mode = 0777, .data = target, .len = 4 },
+        { .path = path_n, .error = "not_found" },
+};
+
+#define OUTPUTS                                                                                                        \
+        "[{\"path\":\"f\",\"type\":\"file\",\"mode\":\"0644\",\"size\":2,\"encoding\":\"utf-8\",\"content\":\"hi\"},"  \
+        "{\"path\":\"/d\",\"type\":\"directory\",\"mode\":\"0755\",\"size\":2,\"encoding\":\"tar+base64\","            \
+        "\"content\":\"dP8=\"},"                                                                                       \
+        "{\"path\":\"l\",\"type\":\"symlink\",\"mode\":\"0777\",\"size\":4,\"encoding\":\"utf-8\",\"content\":\"../"   \
+        "x\"},"                                                                                                        \
+        "{\"path\":\"n\",\"error\":\"not_found\"}]"
+
+static void test_outputs(void **state)
+{
+        auto_str list = STR_INIT, whole = STR_INIT, stored = STR_INIT, again = STR_INIT;
+        char label[] = "\"usage\":{\"wall_ms\":=a=b", other[] = "z=";
+        char *labels[] = { label, other, NULL };
+        struct wire_task t = ended();
+
+        (void)state;
+        t.outputs = outputs;
+        t.n_outputs = ARRAY_LEN(outputs);
+        t.labels = labels;
+        assert_int_equal(wire_outputs_write(outputs, ARRAY_LEN(outputs), &list), 0);
+        assert_string_equal(list.data, OUTPUTS);
+        assert_int_equal(wire_task_write(&t, &whole), 0);
+        assert_non_null(strstr(whole.data, ",\"outputs\":" OUTPUTS ",\"usage\""));
+        assert_non_null(strstr(whole.data, "\"labels\":{\"\\\"usage\\\":{\\\"wall_ms\\\":\":\"a=b\",\"z\":\"\"}}"));
+        t.has_output = false;
+        assert_int_equal(wire_task_write(&t, &stored), 0);
+        assert_null(strstr(stored.data, "outputs"));
+        assert_int_equal(wire_task_add_output(stored.data, stored.len, t.out, t.out_len, &list, &again), 0);
+        assert_string_equal(again.data, whole.data);
+}
+
+/* Documents of the version before have their empty outputs already. */
+static void test_add_output_to_an_old_document(void **state)
+{
+        static const char old[] = "{\"stdout_bytes\":1,\"stderr_bytes\":0,\"truncated\":false,\"outputs\":[],"
+                                  "\"usage\":{\"wall_ms\":1}}";
+        const void *const data[2] = { "a", "" };
+        const size_t len[2] = { 1, 0 };
+        auto_str out = STR_INIT;
+        auto_json v = NULL;
+
+        (void)state;
+        assert_int_equal(wire_task_add_output(old, strlen(old), data, len, NULL, &out), 0);
+        assert_int_equal(json_read(out.data, out.len, &v, NULL), 0);
+        assert_string_equal(text_of(v, "stdout"), "a");
+        assert_int_equal(json_array_size(json_object_get(v, "outputs")), 0);
+}
+
+/* What is written reads back as the same. */
+static void test_read(void **state)
+{
+        char label[] = "a=b=c";
+        char *labels[] = { label, NULL };
+        struct wire_task t = ended(), back;
+        auto_str text_out = STR_INIT, again = STR_INIT;
+        auto_json v = NULL;
+        struct err err = ERR_INIT;
+
+        (void)state;
+        t.outputs = outputs;
+        t.n_outputs = ARRAY_LEN(outputs);
+        t.labels = labels;
+        t.status = WIRE_KILLED;
+        t.exit_code = 137;
+        t.signal = SIGKILL;
+        t.reason = WIRE_REASON_CPU_TIME;
+        t.limits.cpu_time_ns = 1500000000;
+        t.out[1] = "\xff\0";
+        t.out_len[1] = 2;
+        assert_int_equal(wire_task_write(&t, &text_out), 0);
+        assert_int_equal(json_read(text_out.data, text_out.len, &v, NULL), 0);
+        if (wire_task_read(v, &back, &err) < 0)
+                fail_msg("%s", err.text);
+        assert_int_equal(back.cpu_ns, 800000);
+        assert_int_equal(wire_task_write(&back, &again), 0);
+        assert_string_equal(again.data, text_out.data);
+        wire_task_done(&back);
+}
+
+static void test_read_list(void **state)
+{
+        struct wire_task t = ended();
+        struct wire_task_list l;
+        auto_str one = STR_INIT;
+        auto_free char *list = NULL;
+        auto_json v = NULL;
+
+        (void)state;
+        t.has_output = false;
+        assert_int_equal(wire_task_write(&t, &one), 0);
+        list = str_printf("{\"tasks\":[%s,%s],\"next_cursor\":\"c\"}", one.data, one.data);
+        assert_int_equal(json_read(list, strlen(list), &v, NULL), 0);
+        assert_int_equal(wire_task_list_read(v, &l, NULL), 0);
+        assert_int_equal(l.n, 2);
+        assert_string_equal(l.next_cursor, "c");
+        assert_string_equal(l.tasks[1].image_ref, "docker.io/library/busybox:1.36");
+        assert_false(l.tasks[1].has_output);
+        wire_task_list_done(&l);
+}
+
+static void test_read_odd(void **state)
+{
+        static const char *const odd[] = {
+                "[]",
+                "{}",
+                "{\"id\":\"a\"}",
+                "{\"id\":1,\"status\":\"exited\"}",
+                "{\"id\":\"a\",\"status\":\"odd\"}",
+                "{\"id\":\"a\",\"status\":\"exited\",\"exit_code\":\"0\"}",
+                "{\"id\":\"a\",\"status\":\"exited\",\"created_at\":\"yesterday\"}",
+                "{\"id\":\"a\",\"status\":\"exited\",\"stdout\":\"%\",\"stdout_encoding\":\"base64\"}",
+                "{\"id\":\"a\",\"status\":\"exited\",\"signal\":\"SIGODD\"}",
+                "{\"id\":\"a\",\"status\":\"exited\",\"labels\":{\"a\":1}}",
+                "{\"id\":\"a\",\"status\":\"exited\",\"outputs\":[{}]}",
+        };
+
+        (void)state;
+        for (size_t i = 0; i < ARRAY_LEN(odd); i++) {
+                struct wire_task t;
+                auto_json v = NULL;
+
+                assert_int_equal(json_read(odd[i], strlen(odd[i]), &v, NULL), 0);
+                assert_int_equal(wire_task_read(v, &t, NULL), -EINVAL);
+        }
+}
+
 static void test_add_output_elsewhere(void **state)
 {
         const void *const data[2] = { "a", "b" };
@@ -288,15 +425,13 @@ static void test_problem(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_exited),
-                cmocka_unit_test(test_without_streams),
-                cmocka_unit_test(test_outcomes),
-                cmocka_unit_test(test_nulls),
-                cmocka_unit_test(test_encodings),
-                cmocka_unit_test(test_add_output),
-                cmocka_unit_test(test_add_output_elsewhere),
-                cmocka_unit_test(test_signals),
-                cmocka_unit_test(test_problem),
+                cmocka_unit_test(test_exited),    cmocka_unit_test(test_without_streams),
+                cmocka_unit_test(test_outcomes),  cmocka_unit_test(test_nulls),
+                cmocka_unit_test(test_encodings), cmocka_unit_test(test_add_output),
+                cmocka_unit_test(test_outputs),   cmocka_unit_test(test_add_output_to_an_old_document),
+                cmocka_unit_test(test_read),      cmocka_unit_test(test_read_list),
+                cmocka_unit_test(test_read_odd),  cmocka_unit_test(test_add_output_elsewhere),
+                cmocka_unit_test(test_signals),   cmocka_unit_test(test_problem),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
