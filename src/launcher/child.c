@@ -19,6 +19,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #ifndef PIDFD_GET_MNT_NAMESPACE /* Linux 6.11 */
@@ -34,7 +35,7 @@ static char *child_envp[LAUNCH_ARGS_MAX + 1];
 struct unpacked {
         struct rootfs_text hostname, hosts, resolv;
         char *workdir;
-        struct payload files;
+        struct payload secrets, files;
 };
 
 static void at_stage(const struct child *c, enum launch_stage stage)
@@ -115,22 +116,41 @@ static int unpack(const struct child *c, struct unpacked *ret)
                 e = read_text(&r, &ret->hosts, false);
         if (e == 0)
                 e = read_text(&r, &ret->resolv, true);
+        ret->secrets = r.p;
+        for (uint32_t i = 0; e == 0 && i < 2 * c->start->n_secrets; i++)
+                e = payload_next(&r.p, &(const uint8_t *){ NULL }, &(uint32_t){ 0 });
         ret->files = r.p;
         return e;
 }
 
-static int write_file(struct payload *p, int root, const char *workdir, const struct files_owner *owner)
+/* The next record as a string. */
+static int copy_text(struct payload *p, char text[LAUNCH_TEXT_MAX])
 {
-        char path[LAUNCH_TEXT_MAX];
-        const uint8_t *name, *data;
-        uint32_t mode, name_len, len;
+        const uint8_t *data;
+        uint32_t len;
 
-        if (payload_u32(p, &mode) < 0 || payload_next(p, &name, &name_len) < 0 || name_len >= sizeof(path) ||
-            payload_next(p, &data, &len) < 0)
+        if (payload_next(p, &data, &len) < 0 || len >= LAUNCH_TEXT_MAX)
                 return -EBADMSG;
-        memcpy(path, name, name_len);
-        path[name_len] = '\0';
-        return files_write(root, workdir, path, data, len, mode, owner);
+        memcpy(text, data, len);
+        text[len] = '\0';
+        return 0;
+}
+
+static int place_file(struct payload *p, int root, const char *workdir, const struct files_owner *owner)
+{
+        char path[LAUNCH_TEXT_MAX], target[LAUNCH_TEXT_MAX];
+        const uint8_t *data;
+        uint32_t mode, len;
+
+        if (payload_u32(p, &mode) < 0 || copy_text(p, path) < 0)
+                return -EBADMSG;
+        if (S_ISLNK(mode))
+                return copy_text(p, target) < 0 ? -EBADMSG : files_place_link(root, workdir, path, target, owner);
+        if (payload_next(p, &data, &len) < 0)
+                return -EBADMSG;
+        if (S_ISDIR(mode))
+                return files_place_dir(root, workdir, path, mode & 07777, owner);
+        return files_write(root, workdir, path, data, len, mode & 07777, owner);
 }
 
 /* ── steps ────────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -153,6 +173,11 @@ static void make_root(const struct child *c, const struct unpacked *u)
                 .hostname = u->hostname,
                 .hosts = u->hosts,
                 .resolv = u->resolv,
+                .secrets = u->secrets,
+                .n_secrets = c->start->n_secrets,
+                .base = c->slot->base,
+                .uid = c->start->uid,
+                .gid = c->start->gid,
         };
 
         at_stage(c, LAUNCH_STAGE_MOUNT);
@@ -161,6 +186,8 @@ static void make_root(const struct child *c, const struct unpacked *u)
         check(c, rootfs_image(&rootfs));
         at_stage(c, LAUNCH_STAGE_KERNEL_FS);
         check(c, rootfs_kernel(&rootfs));
+        at_stage(c, LAUNCH_STAGE_SECRETS);
+        check(c, rootfs_secrets(&rootfs));
         at_stage(c, LAUNCH_STAGE_PIVOT);
         check(c, rootfs_pivot());
 }
@@ -210,7 +237,7 @@ static void place_files(const struct child *c, struct unpacked *u)
         check(c, root < 0 ? -errno : files_make_dir(root, u->workdir, &owner, &dir));
         at_stage(c, LAUNCH_STAGE_FILES);
         for (uint32_t i = 0; i < c->start->n_files; i++)
-                check(c, write_file(&u->files, root, u->workdir, &owner));
+                check(c, place_file(&u->files, root, u->workdir, &owner));
         at_stage(c, LAUNCH_STAGE_WORKDIR);
         check(c, files_chdir(dir));
 }

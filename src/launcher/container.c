@@ -78,7 +78,7 @@ struct container *containers_find_slot(struct containers *cs, uint32_t slot)
 bool containers_use_tree(const struct containers *cs, const char *tree)
 {
         for (uint32_t i = 0; i < cs->top; i++)
-                if (alive(&cs->items[i]) && memcmp(cs->items[i].tree, tree, LAUNCH_HEX) == 0)
+                if (cs->items[i].slot && memcmp(cs->items[i].tree, tree, LAUNCH_HEX) == 0)
                         return true;
         return false;
 }
@@ -236,7 +236,7 @@ static bool may_borrow(const struct containers *cs, const struct child *child)
         const struct launch_start *s = child->start;
         const struct launch_limits *l = &s->limits;
 
-        return BORROW && !cs->no_borrowing && s->n_files == 0 && !(s->flags & LAUNCH_F_SPEC) &&
+        return BORROW && !cs->no_borrowing && s->n_files == 0 && s->n_secrets == 0 && !(s->flags & LAUNCH_F_SPEC) &&
                l->cpu_milli >= BORROW_CPU_MIN && l->memory + l->disk + l->shm >= BORROW_MEMORY_MIN &&
                l->memory >= BORROW_MEMORY_MIN / 4 && cs->slots->busy <= BORROW_BUSY_MAX && !has_long_way(child);
 }
@@ -280,6 +280,21 @@ static void keep_fds(struct container *c, int *fds)
         c->fds[LAUNCH_ADOPT_STDERR_MEM] = TAKE_FD(fds[LAUNCH_FD_STDERR_MEM]);
         c->fds[LAUNCH_ADOPT_RECORD] = TAKE_FD(fds[LAUNCH_FD_RECORD]);
         c->fds[LAUNCH_ADOPT_NETNS] = TAKE_FD(fds[LAUNCH_FD_NETNS]);
+}
+
+/* Without memory for it, what is relative is looked for below the root. */
+static void keep_root(struct container *c, const struct child *child)
+{
+        const struct launch_start *s = child->start;
+        struct payload p = { .at = child->payload, .end = child->payload + child->payload_len };
+        const uint8_t *text = NULL;
+        uint32_t len = 0;
+
+        c->keep = s->flags & LAUNCH_F_KEEP_ROOT;
+        for (uint32_t i = 0; c->keep && i < s->argc + s->envc + 2; i++)
+                if (payload_next(&p, &text, &len) < 0)
+                        return;
+        c->workdir = c->keep ? strndup((const char *)text, len) : NULL;
 }
 
 static int make_init_pipe(const struct launch_start *start, int *ret_r, int *ret_w)
@@ -330,6 +345,7 @@ static int start(struct containers *cs, struct container *c, const struct launch
         c->oom = false;
         memcpy(c->id, s->id, LAUNCH_ID_MAX);
         memcpy(c->tree, s->tree, LAUNCH_HEX);
+        keep_root(c, &child);
         keep_fds(c, fds);
         return 0;
 }
@@ -341,6 +357,8 @@ static void let_go(struct containers *cs, struct container *c)
                 if (cs->windows[i] == c)
                         empty_window(cs, i);
         fd_replace(&c->init_report, -EBADF);
+        if (c->keep)
+                return;
         slots_release(cs->slots, c->slot);
         c->slot = NULL;
 }
@@ -351,6 +369,7 @@ static void stillborn(struct containers *cs, struct container *c)
         c->exit.stage = LAUNCH_STAGE_CLONE;
         c->exit.error = -c->pid;
         c->exit.exit_ns = time_mono_ns();
+        c->keep = false;
         let_go(cs, c);
         container_move(c, CONTAINER_ENDED);
 }
@@ -401,6 +420,11 @@ void container_counters(struct containers *cs, struct container *c, struct launc
         ret->disk_full = full;
 }
 
+uint64_t container_exec_ns(const struct container *c)
+{
+        return alive(c) ? c->slot->report->exec_ns : c->exit.exec_ns;
+}
+
 /* What init told, in order; at most one of each kind. */
 static void read_init(struct container *c)
 {
@@ -438,8 +462,13 @@ static uint64_t timeval_ns(const struct timeval *t)
         return (uint64_t)t->tv_sec * NS_PER_S + (uint64_t)t->tv_usec * 1000;
 }
 
-static void forget(struct container *c)
+static void forget(struct containers *cs, struct container *c)
 {
+        if (c->slot)
+                slots_release(cs->slots, c->slot);
+        c->slot = NULL;
+        free(c->workdir);
+        c->workdir = NULL;
         close_fds(c->fds, LAUNCH_ADOPT_COUNT);
         c->adopted = false;
         container_move(c, CONTAINER_FREE);
@@ -460,11 +489,12 @@ bool container_reaped(struct containers *cs, struct container *c, const siginfo_
                 if (c->init_report >= 0)
                         read_init(c);
         }
+        c->keep &= wanted;
         let_go(cs, c);
         if (wanted)
                 container_move(c, CONTAINER_ENDED);
         else
-                forget(c);
+                forget(cs, c);
         return wanted;
 }
 
@@ -479,14 +509,29 @@ void container_signal(struct container *c, int signo)
         (void)kill(c->pid, signo);
 }
 
-void container_remove(struct container *c)
+void container_remove(struct containers *cs, struct container *c)
 {
         if (c->state == CONTAINER_RUNNING) {
                 container_move(c, CONTAINER_DOOMED);
                 container_signal(c, SIGKILL);
         } else if (c->state == CONTAINER_ENDED) {
-                forget(c);
+                forget(cs, c);
         }
+}
+
+void containers_drop_kept(struct containers *cs)
+{
+        for (uint32_t i = 0; i < cs->top; i++)
+                if (cs->items[i].state == CONTAINER_ENDED)
+                        forget(cs, &cs->items[i]);
+}
+
+int container_root(const struct container *c, int *ret_userns)
+{
+        if (!c->slot || __atomic_load_n(&c->slot->report->stage, __ATOMIC_ACQUIRE) < LAUNCH_STAGE_EXEC)
+                return -EBADF;
+        *ret_userns = c->slot->userns;
+        return c->slot->report->mntns;
 }
 
 void containers_kill(struct containers *cs)

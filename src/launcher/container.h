@@ -29,7 +29,9 @@ struct container {
         pid_t pid;         /* while RUNNING or DOOMED: not yet reaped, so it names nobody else */
         bool adopted;      /* the present peer knows it */
         bool oom;          /* it was killed on the kernel's word that memory had run out */
-        struct slot *slot; /* while RUNNING or DOOMED */
+        bool keep;         /* its root, after its end (LAUNCH_F_KEEP_ROOT) */
+        struct slot *slot; /* while RUNNING or DOOMED; if `keep`, also while ENDED */
+        char *workdir;     /* if `keep` */
         int fds[LAUNCH_ADOPT_COUNT];
         int init_report; /* read end, -EBADF without init */
         struct launch_exit exit;
@@ -59,12 +61,18 @@ int containers_start(struct containers *cs, const struct launch_start *start, ui
 struct container *containers_find(struct containers *cs, const char id[LAUNCH_ID_MAX]); /* NULL: unknown, or DOOMED */
 struct container *containers_find_pid(struct containers *cs, pid_t pid);
 struct container *containers_find_slot(struct containers *cs, uint32_t slot);
-bool containers_use_tree(const struct containers *cs, const char *tree); /* one that runs */
+bool containers_use_tree(const struct containers *cs, const char *tree); /* one that runs, or is kept */
+
+/* The mount namespace and the user namespace that belong to its root file system, to be borrowed; -EBADF: it has none yet,
+ * or none any more. */
+int container_root(const struct container *c, int *ret_userns);
 
 /* Pid 1 was reaped, and with it everything in its pid namespace. True: `exit` is filled, the peer is to be told. */
 bool container_reaped(struct containers *cs, struct container *c, const siginfo_t *info, const struct rusage *usage);
 
 void container_signal(struct container *c, int signo); /* of one that has ended: nothing */
 void container_counters(struct containers *cs, struct container *c, struct launch_counters *ret);
-void container_remove(struct container *c); /* forgets it, now or once it is dead */
+uint64_t container_exec_ns(const struct container *c); /* of init, where there is one; 0: it is still being prepared */
+void container_remove(struct containers *cs, struct container *c); /* forgets it, now or once it is dead */
+void containers_drop_kept(struct containers *cs);                  /* forgets those that have ended */
 void containers_kill(struct containers *cs);

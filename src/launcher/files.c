@@ -70,24 +70,33 @@ static int open_new(int dir, const char *name)
         return fd < 0 ? -errno : fd;
 }
 
+/* The whole path in `full`, cut at its last component, whose directory is made. */
+static int open_parent(int root, const char *workdir, const char *path, const struct files_owner *owner,
+                       char full[PATH_SIZE], const char **ret_name, int *ret)
+{
+        char *slash;
+
+        (void)snprintf(full, PATH_SIZE, "%s/%s", path[0] == '/' ? "" : workdir, path);
+        slash = strrchr(full, '/');
+        if (!path_name_valid(slash + 1))
+                return -EISDIR;
+        *slash = '\0';
+        *ret_name = slash + 1;
+        return files_make_dir(root, full[0] ? full : "/", owner, ret);
+}
+
 int files_write(int root, const char *workdir, const char *path, const void *data, size_t len, mode_t mode,
                 const struct files_owner *owner)
 {
         char full[PATH_SIZE];
         auto_fd dir = -EBADF;
         auto_fd fd = -EBADF;
-        char *slash;
-        int r;
+        const char *name;
+        int r = open_parent(root, workdir, path, owner, full, &name, &dir);
 
-        (void)snprintf(full, sizeof(full), "%s/%s", path[0] == '/' ? "" : workdir, path);
-        slash = strrchr(full, '/');
-        if (!path_name_valid(slash + 1))
-                return -EISDIR;
-        *slash = '\0';
-        r = files_make_dir(root, full[0] ? full : "/", owner, &dir);
         if (r < 0)
                 return r;
-        fd = open_new(dir, slash + 1);
+        fd = open_new(dir, name);
         if (fd < 0)
                 return fd;
         r = fd_write_all(fd, data, len);
@@ -96,6 +105,37 @@ int files_write(int root, const char *workdir, const char *path, const void *dat
         if (fchown(fd, owner->uid, owner->gid) < 0 || fchmod(fd, mode) < 0)
                 return -errno;
         return 0;
+}
+
+int files_place_dir(int root, const char *workdir, const char *path, mode_t mode, const struct files_owner *owner)
+{
+        char full[PATH_SIZE];
+        auto_fd dir = -EBADF;
+        auto_fd fd = -EBADF;
+        int r;
+
+        (void)snprintf(full, sizeof(full), "%s/%s", path[0] == '/' ? "" : workdir, path);
+        r = files_make_dir(root, full, owner, &dir);
+        if (r < 0)
+                return r;
+        fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        return fd < 0 || fchmod(fd, mode) < 0 ? -errno : 0;
+}
+
+int files_place_link(int root, const char *workdir, const char *path, const char *target,
+                     const struct files_owner *owner)
+{
+        char full[PATH_SIZE];
+        auto_fd dir = -EBADF;
+        const char *name;
+        int r = open_parent(root, workdir, path, owner, full, &name, &dir);
+
+        if (r < 0)
+                return r;
+        if (symlinkat(target, dir, name) < 0 &&
+            (errno != EEXIST || unlinkat(dir, name, 0) < 0 || symlinkat(target, dir, name) < 0))
+                return -errno;
+        return own(dir, name, owner);
 }
 
 /* getcwd(2) begins with "(unreachable)" where the directory is not below the root. */

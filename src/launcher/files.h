@@ -17,5 +17,12 @@ int files_make_dir(int root, const char *path, const struct files_owner *owner, 
 int files_write(int root, const char *workdir, const char *path, const void *data, size_t len, mode_t mode,
                 const struct files_owner *owner);
 
+/* As files_write(), a directory with that mode; one that is there keeps its owner. */
+int files_place_dir(int root, const char *workdir, const char *path, mode_t mode, const struct files_owner *owner);
+
+/* As files_write(), a symbolic link. */
+int files_place_link(int root, const char *workdir, const char *path, const char *target,
+                     const struct files_owner *owner);
+
 /* Changes into the directory and sees to it that the kernel agrees that it lies below the root. */
 int files_chdir(int dir);

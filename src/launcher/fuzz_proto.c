@@ -20,6 +20,10 @@ static void walk(const struct launch_start *s, const uint8_t *payload)
         for (uint32_t i = 0; i < s->argc + s->envc + 4; i++)
                 if (payload_next(&p, &record, &len) < 0 || (len > 0 && memchr(record, '\0', len)))
                         abort();
+        for (uint32_t i = 0; i < s->n_secrets; i++)
+                if (payload_next(&p, &record, &len) < 0 || len == 0 || memchr(record, '/', len) ||
+                    memchr(record, '\0', len) || payload_next(&p, &record, &len) < 0 || len > LAUNCH_SECRET_MAX)
+                        abort();
         for (uint32_t i = 0; i < s->n_files; i++)
                 if (payload_u32(&p, &mode) < 0 || payload_next(&p, &record, &len) < 0 || len == 0 ||
                     payload_next(&p, &record, &len) < 0)
@@ -32,6 +36,7 @@ static void walk(const struct launch_start *s, const uint8_t *payload)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
         const struct launch_start *s;
+        const struct launch_copy *copy;
         void *packet;
 
         if (size < 1)
@@ -41,6 +46,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                 return 0;
         memcpy(packet, data + 1, size - 1); /* aligned, as the launcher's buffer is */
         s = packet;
+        copy = packet;
+        if (validate_packet(packet, size - 1, data[0], NULL) == 0 && s->h.op == LAUNCH_COPY_OUT &&
+            (size - 1 - sizeof(*copy) != copy->path_len || copy->path_len == 0 ||
+             memchr(copy + 1, '\0', copy->path_len) || data[0] != 1))
+                abort();
         if (validate_packet(packet, size - 1, data[0], NULL) == 0 && s->h.op == LAUNCH_START &&
             !(s->flags & LAUNCH_F_SPEC) && validate_start(s, &ceiling, NULL) == 0) {
                 const uint8_t *payload = (const uint8_t *)packet + sizeof(*s);

@@ -93,6 +93,15 @@ int privilege_drop(const struct launch_start *s)
         return 0;
 }
 
+int privilege_only(uint64_t caps)
+{
+        int r = drop_bounding(caps);
+
+        if (r == 0)
+                r = set_caps(caps);
+        return r == 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? -errno : r;
+}
+
 int privilege_seccomp(void)
 {
         struct sock_fprog program = { .len = ARRAY_LEN(seccomp_program),

@@ -12,6 +12,7 @@ int privilege_keyring(void);    /* before the user namespace: after it EDQUOT at
 int privilege_join(int userns); /* ids 0, all capabilities in it */
 int privilege_rlimits(void);
 int privilege_drop(const struct launch_start *s); /* ids, groups, capabilities, no_new_privs */
+int privilege_only(uint64_t caps);                /* capabilities of root, no_new_privs */
 int privilege_seccomp(void);                      /* last: nothing but exec and exit may follow */
 
 /* The program that privilege_seccomp() loads, for its test. */

@@ -18,7 +18,7 @@
 
 #include <stdint.h>
 
-#define LAUNCH_VERSION 1
+#define LAUNCH_VERSION 2
 
 #define LAUNCH_ID_MAX 32              /* container id: [a-z0-9]{1,32}, with NUL where shorter */
 #define LAUNCH_HEX 64                 /* names in the store: SHA-256 in lower-case hex */
@@ -26,11 +26,17 @@
 #define LAUNCH_INLINE_MAX (64 * 1024) /* of payload in the packet; above, a sealed memfd */
 #define LAUNCH_PAYLOAD_MAX (40 * 1024 * 1024)
 #define LAUNCH_ARGS_MAX 4096 /* argv; env likewise */
-#define LAUNCH_FILES_MAX 1024
+#define LAUNCH_FILES_MAX 16384
+#define LAUNCH_SECRETS_MAX 64
+#define LAUNCH_SECRET_NAME_MAX 128
+#define LAUNCH_SECRET_MAX (64 * 1024) /* bytes of one value */
 #define LAUNCH_GROUPS_MAX 64
 #define LAUNCH_LAYERS_MAX 127
 #define LAUNCH_HOSTNAME_MAX 64
 #define LAUNCH_TEXT_MAX 4096 /* hosts, resolv.conf, paths */
+#define LAUNCH_COPIES_MAX 4  /* COPY_OUT at once; more are REFUSED EBUSY */
+#define LAUNCH_COPY_BYTES_MAX (UINT64_C(1) << 40)
+#define LAUNCH_COPY_MS_MAX (60 * 60 * 1000)
 
 enum launch_op {
         /* daemon to launcher */
@@ -44,6 +50,7 @@ enum launch_op {
         LAUNCH_DISCARD,
         LAUNCH_DELETE,
         LAUNCH_LIST,
+        LAUNCH_COPY_OUT,
         /* launcher to daemon (HELLO goes both ways) */
         LAUNCH_ADOPT = 64,
         LAUNCH_READY,
@@ -86,8 +93,9 @@ enum launch_start_fd {
         LAUNCH_FD_COUNT,
 };
 
-#define LAUNCH_F_INIT 1u /* a small init as pid 1 */
-#define LAUNCH_F_SPEC 2u /* the payload is in LAUNCH_FD_SPEC, not in the packet */
+#define LAUNCH_F_INIT 1u      /* a small init as pid 1 */
+#define LAUNCH_F_SPEC 2u      /* the payload is in LAUNCH_FD_SPEC, not in the packet */
+#define LAUNCH_F_KEEP_ROOT 4u /* its root is kept after its end, for COPY_OUT; so is its slot, until REMOVE */
 
 struct launch_limits {
         uint64_t memory;    /* bytes; memory.max is memory + disk + shm, swap 0 */
@@ -98,8 +106,9 @@ struct launch_limits {
 };
 
 /* The payload follows: records of a u32 length and that many bytes, in this order (no padding, no NUL but as counted):
- * argc × argv, envc × "K=V", hostname, workdir, hosts, resolv.conf, then for each file: path, content, with a u32 mode
- * before the path's length. Strings hold no NUL. */
+ * argc × argv, envc × "K=V", hostname, workdir, hosts, resolv.conf; for each secret: name, value; for each file: path and
+ * content, with a u32 before the path's length: the mode with its type (S_IFREG, S_IFDIR without content, S_IFLNK without
+ * permissions, whose content is the target: inode(7)). Strings hold no NUL. */
 struct launch_start {
         struct launch_header h;
         char id[LAUNCH_ID_MAX];
@@ -110,8 +119,9 @@ struct launch_start {
         uint32_t uid, gid; /* inside, at most 65535 */
         uint32_t n_groups;
         uint32_t groups[LAUNCH_GROUPS_MAX];
-        uint32_t argc, envc, n_files;
+        uint32_t argc, envc, n_secrets, n_files;
         uint32_t payload_len;
+        uint32_t pad;
 };
 
 struct launch_signal {
@@ -123,6 +133,19 @@ struct launch_signal {
 struct launch_id { /* REMOVE (no answer), STATS */
         struct launch_header h;
         char id[LAUNCH_ID_MAX];
+};
+
+/* COPY_OUT: writes a tar of `path` to the one descriptor that comes with it: a memfd, or a pipe's write end. Answered DONE or
+ * REFUSED (engine/engine.h, copy_out(), says which errors). path_len bytes of the path follow, without NUL; relative to the
+ * working directory. */
+struct launch_copy {
+        struct launch_header h;
+        char id[LAUNCH_ID_MAX];
+        uint64_t max_bytes; /* of the archive, 1 to LAUNCH_COPY_BYTES_MAX */
+        uint32_t max_entries;
+        uint32_t timeout_ms; /* 1 to LAUNCH_COPY_MS_MAX */
+        uint32_t path_len;
+        uint32_t pad;
 };
 
 struct launch_counters {
@@ -139,6 +162,7 @@ struct launch_counters {
 struct launch_stats { /* COUNTERS */
         struct launch_header h;
         char id[LAUNCH_ID_MAX];
+        uint64_t exec_ns; /* CLOCK_MONOTONIC; 0: it has not executed its program yet */
         struct launch_counters counters;
 };
 
@@ -151,6 +175,7 @@ enum launch_stage {
         LAUNCH_STAGE_IMAGE,
         LAUNCH_STAGE_ROOT,
         LAUNCH_STAGE_KERNEL_FS,
+        LAUNCH_STAGE_SECRETS,
         LAUNCH_STAGE_PIVOT,
         LAUNCH_STAGE_USER,
         LAUNCH_STAGE_FILES,
@@ -198,14 +223,14 @@ struct launch_adopt {
         struct launch_exit exit;
 };
 
-struct launch_refused { /* to START, WORK, COMMIT, DELETE, LIST, STATS */
+struct launch_refused { /* to START, WORK, COMMIT, DELETE, LIST, STATS, COPY_OUT */
         struct launch_header h;
-        char id[LAUNCH_ID_MAX]; /* of START and STATS */
+        char id[LAUNCH_ID_MAX]; /* of START, STATS and COPY_OUT */
         int32_t error;          /* positive errno; EAGAIN: no slot is free */
         char text[220];
 };
 
-struct launch_done { /* COMMIT, DISCARD, DELETE */
+struct launch_done { /* COMMIT, DISCARD, DELETE, COPY_OUT */
         struct launch_header h;
 };
 

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 
 #define NO_FILES (MS_NOSUID | MS_NODEV | MS_NOEXEC)
 #define OPTIONS_MAX 512
@@ -61,6 +62,17 @@ static int write_texts(const struct rootfs *r)
         return e < 0 ? e : write_text("upper/etc/resolv.conf", &r->resolv);
 }
 
+/* Directories of the writable layer hide whatever the image has there, but other directories: no link of it leads away. */
+static int make_target(const struct rootfs *r)
+{
+        static const char *const dirs[] = { "upper/run", "upper/run/secrets" };
+
+        for (size_t i = 0; i < ARRAY_LEN(dirs); i++)
+                if (mkdir(dirs[i], 0755) < 0 || chown(dirs[i], r->base, r->base) < 0)
+                        return -errno;
+        return 0;
+}
+
 int rootfs_mount(const struct rootfs *r)
 {
         int e = sys_attach(r->upper, AT_FDCWD, ROOTFS_MOUNT);
@@ -75,7 +87,8 @@ int rootfs_mount(const struct rootfs *r)
                 if (e < 0)
                         return e;
         }
-        return write_texts(r);
+        e = r->n_secrets > 0 ? make_target(r) : 0;
+        return e < 0 ? e : write_texts(r);
 }
 
 /* Names are relative to the tmpfs, so that nothing has to be quoted. No redirects: a rename of an image's directory is
@@ -141,6 +154,80 @@ int rootfs_kernel(const struct rootfs *r)
         if (mount("mqueue", "dev/mqueue", "mqueue", NO_FILES, NULL) < 0)
                 return -errno;
         return mask();
+}
+
+static int write_secret(const struct rootfs *r, int dir, struct payload *p)
+{
+        char text[LAUNCH_SECRET_NAME_MAX + 1];
+        const uint8_t *name, *value;
+        uint32_t name_len, len;
+        int fd, e = 0;
+
+        if (payload_next(p, &name, &name_len) < 0 || name_len >= sizeof(text) || payload_next(p, &value, &len) < 0)
+                return -EBADMSG;
+        memcpy(text, name, name_len);
+        text[name_len] = '\0';
+        fd = openat(dir, text, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0400);
+        if (fd < 0)
+                return -errno;
+        if (write(fd, value, len) != (ssize_t)len)
+                e = -EIO;
+        else if (fchown(fd, r->base + r->uid, r->base + r->gid) < 0)
+                e = -errno;
+        (void)close(fd);
+        return e;
+}
+
+/* One page for each that a file begins, and as many inodes as files. */
+static int make_secrets_fs(const struct rootfs *r)
+{
+        char size[24], inodes[24];
+        struct payload p = r->secrets;
+        unsigned pages = 1;
+        const uint8_t *data;
+        uint32_t len;
+        int fs, e;
+
+        for (uint32_t i = 0; i < r->n_secrets; i++) {
+                if (payload_next(&p, &data, &len) < 0 || payload_next(&p, &data, &len) < 0)
+                        return -EBADMSG;
+                pages += len / 4096 + 1;
+        }
+        fs = sys_fsopen("tmpfs");
+        if (fs < 0)
+                return fs;
+        (void)snprintf(size, sizeof(size), "%uk", pages * 4);
+        (void)snprintf(inodes, sizeof(inodes), "%u", r->n_secrets + 2);
+        e = sys_fsconfig(fs, FSCONFIG_SET_STRING, "size", size);
+        if (e == 0)
+                e = sys_fsconfig(fs, FSCONFIG_SET_STRING, "nr_inodes", inodes);
+        if (e == 0)
+                e = sys_fsconfig(fs, FSCONFIG_SET_STRING, "mode", "0755");
+        if (e == 0)
+                e = sys_fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL);
+        if (e == 0)
+                e = sys_fsmount(fs, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+        (void)close(fs);
+        return e;
+}
+
+/* It belongs to root of the host, which is nobody inside, and is read-only: nothing can be put beside the secrets. */
+int rootfs_secrets(const struct rootfs *r)
+{
+        struct payload p = r->secrets;
+        int dir, e = 0;
+
+        if (r->n_secrets == 0)
+                return 0;
+        dir = make_secrets_fs(r);
+        if (dir < 0)
+                return dir;
+        for (uint32_t i = 0; e == 0 && i < r->n_secrets; i++)
+                e = write_secret(r, dir, &p);
+        if (e == 0)
+                e = sys_attach(dir, AT_FDCWD, "run/secrets");
+        (void)close(dir);
+        return e < 0 ? e : set_readonly("run/secrets");
 }
 
 int rootfs_pivot(void)

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "launcher/proto.h"
+#include "launcher/validate.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -24,10 +25,15 @@ struct rootfs {
         bool idmapped;
         bool cgroup2;
         struct rootfs_text hostname, hosts, resolv;
+        struct payload secrets; /* validated: n_secrets × (name, value), and more behind */
+        uint32_t n_secrets;
+        uid_t base; /* of the slot */
+        uint32_t uid, gid;
 };
 
-/* Four steps; 0 or -errno. After the last one the calling process is in the new root. */
-int rootfs_mount(const struct rootfs *r);  /* the writable layer, with its own texts */
-int rootfs_image(const struct rootfs *r);  /* -ENOENT: no such tree */
-int rootfs_kernel(const struct rootfs *r); /* /proc, /sys, /dev/…, masks */
+/* Five steps; 0 or -errno. After the last one the calling process is in the new root. */
+int rootfs_mount(const struct rootfs *r);   /* the writable layer, with its own texts */
+int rootfs_image(const struct rootfs *r);   /* -ENOENT: no such tree */
+int rootfs_kernel(const struct rootfs *r);  /* /proc, /sys, /dev/…, masks */
+int rootfs_secrets(const struct rootfs *r); /* /run/secrets, if there are any */
 int rootfs_pivot(void);

@@ -24,7 +24,7 @@
 #define END_SECONDS 10
 #define IDLE_DELAY_MS 2
 
-enum tag { TAG_LISTENER, TAG_PEER, TAG_SIGNALS, TAG_WORK };
+enum tag { TAG_LISTENER, TAG_PEER, TAG_SIGNALS, TAG_WORK, TAG_COPY };
 
 /* One packet of the daemon. Static: each page of it that a child has seen costs a copy when it is written again, so it is
  * not larger than it must be in use. One byte more, for the NUL after the last string. */
@@ -67,6 +67,7 @@ static void drop_peer(struct server *s, const char *why, const struct err *err)
                 s->containers.items[i].adopted = false;
         if (s->work)
                 work_peer_lost(s->work);
+        copies_stop(&s->copies, NULL);
         (void)watch(s, s->listener, EPOLLIN, TAG_LISTENER, NULL);
 }
 
@@ -280,6 +281,9 @@ static int handle_start(struct server *s, const struct launch_start *m, int *fds
         if (r < 0)
                 return err_set(err, EBADMSG, "the payload cannot be mapped");
         r = start_checked(s, m, payload, fds, n_fds, err);
+        /* No later child is to have them in its copy of this memory. */
+        if (m->n_secrets > 0)
+                explicit_bzero(payload, m->payload_len);
         if (m->flags & LAUNCH_F_SPEC)
                 (void)munmap(payload, m->payload_len);
         return r;
@@ -297,8 +301,24 @@ static void handle_stats(struct server *s, const struct launch_id *m)
                 return;
         }
         memcpy(answer.id, m->id, LAUNCH_ID_MAX);
+        answer.exec_ns = container_exec_ns(c);
         container_counters(&s->containers, c, &answer.counters);
         send_packet(s, &answer, sizeof(answer));
+}
+
+static int handle_copy(struct server *s, const struct launch_copy *m, int fd, struct err *err)
+{
+        const struct container *c = containers_find(&s->containers, m->id);
+        struct err refusal = ERR_INIT;
+
+        if (validate_copy_fd(&s->host, fd, err) < 0)
+                return -EBADMSG;
+        if (!c)
+                (void)err_set(&refusal, ESRCH, "no such container");
+        else if (copies_start(&s->copies, c, m, fd, &refusal) == 0)
+                return 0;
+        refuse(s, &m->h, m->id, &refusal);
+        return 0;
 }
 
 static int handle_signal(struct server *s, const struct launch_signal *m, struct err *err)
@@ -350,10 +370,14 @@ static int dispatch(struct server *s, size_t len, int *fds, size_t n_fds, struct
                 struct container *c = containers_find(&s->containers,
                                                       ((const struct launch_id *)(const void *)packet)->id);
 
-                if (c)
-                        container_remove(c);
+                if (c) {
+                        copies_stop(&s->copies, c);
+                        container_remove(&s->containers, c);
+                }
                 return 0;
         }
+        case LAUNCH_COPY_OUT:
+                return handle_copy(s, (const void *)packet, fds[0], err);
         default:
                 return handle_work(s, h, len, fds, n_fds, err);
         }
@@ -408,11 +432,17 @@ static void reap(struct server *s)
                 if (sys_waitid(P_ALL, 0, &info, WEXITED | WNOHANG, &usage) < 0 || info.si_pid == 0)
                         return;
                 c = containers_find_pid(&s->containers, info.si_pid);
+                if (!c && copies_reaped(&s->copies, &info))
+                        continue;
                 s->just_ended = true;
                 if (!c && s->work)
                         (void)work_reaped(s->work, info.si_pid, &info);
-                else if (c && container_reaped(&s->containers, c, &info, &usage))
+                if (!c)
+                        continue;
+                if (container_reaped(&s->containers, c, &info, &usage))
                         tell_exited(s, c);
+                if (!c->slot)
+                        copies_stop(&s->copies, c);
         }
 }
 
@@ -440,7 +470,7 @@ static void on_oom(struct server *s, uint32_t n)
 
 /* ── image workers ────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static void work_reply(const void *msg, size_t len, void *data)
+static void reply(const void *msg, size_t len, void *data)
 {
         send_packet(data, msg, len);
 }
@@ -467,7 +497,7 @@ static int init_work(struct server *s, const struct server_fds *fds, struct err 
                 .proc_fd = fds->proc,
                 .worker_fd = fds->worker,
                 .id_base = s->ceiling->id_base,
-                .reply = work_reply,
+                .reply = reply,
                 .tree_busy = work_tree_busy,
                 .oom_kills = work_oom_kills,
                 .data = s,
@@ -519,6 +549,10 @@ int server_init(struct server *s, const struct ceiling *ceiling, const struct se
         if (r == 0)
                 r = containers_init(&s->containers, 2 * ceiling->slots, &s->slots, &s->cgroup, fds->proc, fds->init,
                                     err);
+        if (r == 0)
+                r = copies_init(&s->copies, reply, s, err);
+        if (r == 0)
+                r = watch(s, s->copies.timer, EPOLLIN, TAG_COPY, err);
         return r < 0 ? r : init_work(s, fds, err);
 }
 
@@ -542,6 +576,9 @@ static void on_event(struct server *s, const struct epoll_event *event)
                 break;
         case TAG_WORK:
                 work_timer(s->work);
+                break;
+        case TAG_COPY:
+                copies_timer(&s->copies);
                 break;
         }
 }
@@ -585,10 +622,13 @@ void server_done(struct server *s)
 
         drop_peer(s, NULL, NULL);
         containers_kill(&s->containers);
+        containers_drop_kept(&s->containers);
         while (any_alive(s) && time_mono_ns() < end) {
                 reap(s);
                 (void)usleep(200);
+                containers_drop_kept(&s->containers);
         }
+        fd_replace(&s->copies.timer, -EBADF);
         work_free(s->work);
         s->work = NULL;
         slots_done(&s->slots);

@@ -144,9 +144,36 @@ static void test_chdir(void **state)
         assert_int_equal(faccessat(p->fd, "proc/self/fd/0/x", F_OK, 0), 0);
 }
 
+static void test_kinds(void **state)
+{
+        const struct place *p = *state;
+        char target[16] = "";
+        struct stat st;
+
+        assert_int_equal(files_place_dir(p->fd, "/w", "d", 0700, me()), 0);
+        assert_int_equal(fstatat(p->fd, "w/d", &st, 0), 0);
+        assert_int_equal(st.st_mode, S_IFDIR | 0700);
+        assert_int_equal(files_place_dir(p->fd, "/w", "d", 01777, me()), 0); /* it is there */
+        assert_int_equal(fstatat(p->fd, "w/d", &st, 0), 0);
+        assert_int_equal(st.st_mode, S_IFDIR | 01777);
+        assert_int_equal(files_place_link(p->fd, "/w", "d/l", "../../..", me()), 0);
+        assert_int_equal(files_place_link(p->fd, "/w", "d/l", "/etc", me()), 0); /* replaced */
+        assert_int_equal(readlinkat(p->fd, "w/d/l", target, sizeof(target) - 1), 4);
+        assert_string_equal(target, "/etc");
+        /* A link that was placed leads nowhere but below the root. */
+        assert_int_equal(files_place_dir(p->fd, "/w", "/etc", 0755, me()), 0);
+        assert_int_equal(files_write(p->fd, "/w", "d/l/f", "in", 2, 0600, me()), 0);
+        content(p, "etc/f", "in", 0600);
+        assert_int_equal(files_place_link(p->fd, "/w", "/w/d", "x", me()), -EISDIR);
+        assert_int_equal(files_write(p->fd, "/w", "d/l", "over", 4, 0600, me()), 0);
+        content(p, "w/d/l", "over", 0600);
+        assert_int_equal(files_place_dir(p->fd, "/w", "d/l", 0700, me()), -ENOTDIR);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
+                cmocka_unit_test_setup_teardown(test_kinds, set_up, tear_down),
                 cmocka_unit_test_setup_teardown(test_write, set_up, tear_down),
                 cmocka_unit_test_setup_teardown(test_links, set_up, tear_down),
                 cmocka_unit_test_setup_teardown(test_make_dir, set_up, tear_down),

@@ -74,11 +74,12 @@ static void test_start_fields(void **state)
         BAD(s.id[0] = '/', -EBADMSG);
         BAD(s.tree[63] = 'G', -EBADMSG);
         BAD(s.tree[0] = '.', -EBADMSG);
-        BAD(s.flags = 4, -EBADMSG);
+        BAD(s.flags = 8, -EBADMSG);
         BAD(s.argc = 0, -EBADMSG);
         BAD(s.argc = LAUNCH_ARGS_MAX + 1, -EBADMSG);
         BAD(s.envc = LAUNCH_ARGS_MAX + 1, -EBADMSG);
         BAD(s.n_files = LAUNCH_FILES_MAX + 1, -EBADMSG);
+        BAD(s.n_secrets = LAUNCH_SECRETS_MAX + 1, -EBADMSG);
         BAD(s.n_groups = LAUNCH_GROUPS_MAX + 1, -EBADMSG);
         BAD((s.n_groups = 1, s.groups[0] = 65536), -EBADMSG);
         BAD(s.uid = 65536, -EBADMSG);
@@ -129,10 +130,19 @@ static int check_payload(struct str *s)
 
 static void test_payload(void **state)
 {
+        static const struct {
+                uint32_t mode;
+                int r;
+        } types[] = {
+                { S_IFREG | 07777, 0 },       { S_IFLNK, 0 },
+                { S_IFLNK | 0777, -EBADMSG }, { S_IFDIR | 0755, -EBADMSG /* with content */ },
+                { S_IFIFO | 0644, -EBADMSG }, { S_IFCHR | 0644, -EBADMSG },
+                { 0644, -EBADMSG },           { S_IFREG | 0200000, -EBADMSG },
+        };
         auto_str s = STR_INIT;
 
         (void)state;
-        payload(&s, "K=V", "host", "/", 0644);
+        payload(&s, "K=V", "host", "/", S_IFREG | 0644);
         assert_int_equal(check_payload(&s), 0);
         for (size_t n = s.len; n-- > 0;) { /* every truncation */
                 struct str cut = { .data = s.data, .len = n };
@@ -141,23 +151,116 @@ static void test_payload(void **state)
         }
         assert_int_equal(str_addc(&s, 'x'), 0); /* one byte too many */
         assert_int_equal(check_payload(&s), -EBADMSG);
-        payload(&s, "KV", "host", "/", 0644);
+        payload(&s, "KV", "host", "/", S_IFREG | 0644);
         assert_int_equal(check_payload(&s), -EBADMSG);
-        payload(&s, "=V", "host", "/", 0644);
+        payload(&s, "=V", "host", "/", S_IFREG | 0644);
         assert_int_equal(check_payload(&s), -EBADMSG);
-        payload(&s, "K=V", "", "/", 0644);
+        payload(&s, "K=V", "", "/", S_IFREG | 0644);
         assert_int_equal(check_payload(&s), -EBADMSG);
-        payload(&s, "K=V", "a\nb", "/", 0644);
+        payload(&s, "K=V", "a\nb", "/", S_IFREG | 0644);
         assert_int_equal(check_payload(&s), -EBADMSG);
-        payload(&s, "K=V", "host", "relative", 0644);
+        payload(&s, "K=V", "host", "relative", S_IFREG | 0644);
         assert_int_equal(check_payload(&s), -EBADMSG);
-        payload(&s, "K=V", "host", "/", 010644);
-        assert_int_equal(check_payload(&s), -EBADMSG);
-        payload(&s, "K=V", "host", "/", 0644);
+        for (size_t i = 0; i < ARRAY_LEN(types); i++) {
+                payload(&s, "K=V", "host", "/", types[i].mode);
+                assert_int_equal(check_payload(&s), types[i].r);
+        }
+        payload(&s, "K=V", "host", "/", S_IFREG | 0644);
         s.data[5] = '\0'; /* within argv[0] */
         assert_int_equal(check_payload(&s), -EBADMSG);
         memset(s.data, 0xff, 4); /* a length that overflows */
         assert_int_equal(check_payload(&s), -EBADMSG);
+}
+
+static int check_secret(const char *name, size_t len)
+{
+        struct launch_start m = good_start();
+        auto_free char *value = calloc(1, len + 1);
+        auto_str s = STR_INIT;
+        int r;
+
+        memset(value, 'v', len);
+        payload(&s, "K=V", "host", "/", S_IFREG | 0644);
+        s.len -= 3 * sizeof(uint32_t) + strlen("a/b") + strlen("content");
+        add(&s, name);
+        add(&s, value);
+        m.envc = m.n_secrets = 1;
+        m.payload_len = (uint32_t)s.len;
+        r = validate_payload(&m, s.data, s.len, NULL);
+        for (size_t n = s.len; r == 0 && n-- > 0;) {
+                m.payload_len = (uint32_t)n;
+                assert_int_equal(validate_payload(&m, s.data, n, NULL), -EBADMSG);
+        }
+        return r;
+}
+
+static void test_secrets(void **state)
+{
+        char name[LAUNCH_SECRET_NAME_MAX + 2] = "";
+
+        (void)state;
+        assert_int_equal(check_secret("A-z_0.9", 0), 0);
+        assert_int_equal(check_secret("..a", 10), 0);
+        assert_int_equal(check_secret("", 1), -EBADMSG);
+        assert_int_equal(check_secret(".", 1), -EBADMSG);
+        assert_int_equal(check_secret("..", 1), -EBADMSG);
+        assert_int_equal(check_secret("a/b", 1), -EBADMSG);
+        assert_int_equal(check_secret("a b", 1), -EBADMSG);
+        assert_int_equal(check_secret("a", LAUNCH_SECRET_MAX + 1), -EBADMSG);
+        memset(name, 'a', LAUNCH_SECRET_NAME_MAX);
+        assert_int_equal(check_secret(name, 1), 0);
+        name[LAUNCH_SECRET_NAME_MAX] = 'a';
+        assert_int_equal(check_secret(name, 1), -EBADMSG);
+}
+
+static int check_copy(const struct launch_copy *m, const char *path, size_t len, size_t n_fds)
+{
+        _Alignas(8) char packet[sizeof(*m) + 8192];
+
+        memcpy(packet, m, sizeof(*m));
+        memcpy(packet + sizeof(*m), path, len);
+        return validate_packet(packet, sizeof(*m) + len, n_fds, NULL);
+}
+
+static void test_copy(void **state)
+{
+        const struct launch_copy good = {
+                .h = { .op = LAUNCH_COPY_OUT },
+                .id = "c1",
+                .max_bytes = 1,
+                .timeout_ms = 1,
+                .path_len = 3,
+        };
+        struct launch_copy m = good;
+        char path[LAUNCH_TEXT_MAX] = "";
+
+        (void)state;
+        memset(path, 'a', sizeof(path));
+        assert_int_equal(check_copy(&m, "a/b", 3, 1), 0);
+        assert_int_equal(check_copy(&m, "a/b", 3, 0), -EBADMSG);
+        assert_int_equal(check_copy(&m, "a/b", 3, 2), -EBADMSG);
+        assert_int_equal(check_copy(&m, "a/b", 2, 1), -EBADMSG);
+        assert_int_equal(check_copy(&m, "a/bc", 4, 1), -EBADMSG);
+        assert_int_equal(check_copy(&m, "a\0b", 3, 1), -EBADMSG);
+        m.path_len = 0;
+        assert_int_equal(check_copy(&m, "", 0, 1), -EBADMSG);
+        m.path_len = LAUNCH_TEXT_MAX;
+        assert_int_equal(check_copy(&m, path, LAUNCH_TEXT_MAX, 1), -EBADMSG);
+        m.path_len = LAUNCH_TEXT_MAX - 1;
+        assert_int_equal(check_copy(&m, path, LAUNCH_TEXT_MAX - 1, 1), 0);
+        m = good;
+        m.max_bytes = LAUNCH_COPY_BYTES_MAX + 1;
+        assert_int_equal(check_copy(&m, "a/b", 3, 1), -EBADMSG);
+        m.max_bytes = 0;
+        assert_int_equal(check_copy(&m, "a/b", 3, 1), -EBADMSG);
+        m = good;
+        m.timeout_ms = 0;
+        assert_int_equal(check_copy(&m, "a/b", 3, 1), -EBADMSG);
+        m.timeout_ms = LAUNCH_COPY_MS_MAX + 1;
+        assert_int_equal(check_copy(&m, "a/b", 3, 1), -EBADMSG);
+        m = good;
+        m.id[0] = '/';
+        assert_int_equal(check_copy(&m, "a/b", 3, 1), -EBADMSG);
 }
 
 static void test_packet(void **state)
@@ -339,6 +442,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_id),          cmocka_unit_test(test_start_fields),
                 cmocka_unit_test(test_payload),     cmocka_unit_test(test_packet),
+                cmocka_unit_test(test_secrets),     cmocka_unit_test(test_copy),
                 cmocka_unit_test(test_descriptors), cmocka_unit_test(test_unsealed_spec),
                 cmocka_unit_test(test_named_netns),
         };

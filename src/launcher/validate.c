@@ -73,6 +73,21 @@ static int check_start_size(const struct launch_start *s, size_t len, size_t n_f
         return s->payload_len <= LAUNCH_INLINE_MAX && len == sizeof(*s) + s->payload_len ? 0 : -EBADMSG;
 }
 
+static int validate_copy(const struct launch_copy *m, size_t len, size_t n_fds, struct err *err)
+{
+        const char *path = (const char *)(m + 1);
+
+        if (len < sizeof(*m) || n_fds != 1 || m->path_len == 0 || m->path_len >= LAUNCH_TEXT_MAX ||
+            len != sizeof(*m) + m->path_len)
+                return err_set(err, EBADMSG, "COPY_OUT of a wrong size");
+        if (!validate_id(m->id) || memchr(path, '\0', m->path_len))
+                return err_set(err, EBADMSG, "a malformed id or path");
+        if (m->max_bytes == 0 || m->max_bytes > LAUNCH_COPY_BYTES_MAX || m->timeout_ms == 0 ||
+            m->timeout_ms > LAUNCH_COPY_MS_MAX)
+                return err_set(err, EBADMSG, "bounds of a copy out of range");
+        return 0;
+}
+
 int validate_packet(const void *packet, size_t len, size_t n_fds, struct err *err)
 {
         const struct launch_header *h = packet;
@@ -92,6 +107,8 @@ int validate_packet(const void *packet, size_t len, size_t n_fds, struct err *er
         case LAUNCH_STATS:
                 want = sizeof(struct launch_id);
                 break;
+        case LAUNCH_COPY_OUT:
+                return validate_copy(packet, len, n_fds, err);
         case LAUNCH_START:
                 return check_start_size(packet, len, n_fds) < 0 ? err_set(err, EBADMSG, "START of a wrong size") : 0;
         case LAUNCH_WORK:
@@ -116,8 +133,9 @@ int validate_start(const struct launch_start *s, const struct ceiling *c, struct
 
         if (!validate_id(s->id) || !validate_hex(s->tree))
                 return err_set(err, EBADMSG, "a malformed id or tree");
-        if ((s->flags & ~(LAUNCH_F_INIT | LAUNCH_F_SPEC)) || s->n_groups > LAUNCH_GROUPS_MAX || s->argc == 0 ||
-            s->argc > LAUNCH_ARGS_MAX || s->envc > LAUNCH_ARGS_MAX || s->n_files > LAUNCH_FILES_MAX)
+        if ((s->flags & ~(LAUNCH_F_INIT | LAUNCH_F_SPEC | LAUNCH_F_KEEP_ROOT)) || s->n_groups > LAUNCH_GROUPS_MAX ||
+            s->argc == 0 || s->argc > LAUNCH_ARGS_MAX || s->envc > LAUNCH_ARGS_MAX ||
+            s->n_secrets > LAUNCH_SECRETS_MAX || s->n_files > LAUNCH_FILES_MAX)
                 return err_set(err, EBADMSG, "flags or counts out of range");
         if (s->uid >= CEILING_IDS || s->gid >= CEILING_IDS)
                 return err_set(err, EBADMSG, "an id above %u", CEILING_IDS - 1);
@@ -161,17 +179,55 @@ static int check_strings(const struct launch_start *s, struct payload *p)
         return next_text(p, 0, LAUNCH_TEXT_MAX, &text, &len);
 }
 
-static int check_files(const struct launch_start *s, struct payload *p)
+static bool is_secret_name(const uint8_t *name, uint32_t len)
+{
+        for (uint32_t i = 0; i < len; i++) {
+                uint8_t c = name[i];
+
+                if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+                      c == '-' || c == '.'))
+                        return false;
+        }
+        return len > 0 && len <= LAUNCH_SECRET_NAME_MAX &&
+               !(name[0] == '.' && (len == 1 || (len == 2 && name[1] == '.')));
+}
+
+static int check_secrets(const struct launch_start *s, struct payload *p)
+{
+        const uint8_t *data;
+        uint32_t len;
+
+        for (uint32_t i = 0; i < s->n_secrets; i++)
+                if (payload_next(p, &data, &len) < 0 || !is_secret_name(data, len) ||
+                    payload_next(p, &data, &len) < 0 || len > LAUNCH_SECRET_MAX)
+                        return -EBADMSG;
+        return 0;
+}
+
+static int check_file(struct payload *p)
 {
         const uint8_t *data;
         uint32_t mode, len;
 
-        for (uint32_t i = 0; i < s->n_files; i++) {
-                if (payload_u32(p, &mode) < 0 || (mode & ~MODE_MASK))
-                        return -EBADMSG;
-                if (next_text(p, 1, PATH_RECORD_MAX - 1, &data, &len) < 0 || payload_next(p, &data, &len) < 0)
-                        return -EBADMSG;
+        if (payload_u32(p, &mode) < 0 || next_text(p, 1, PATH_RECORD_MAX - 1, &data, &len) < 0)
+                return -EBADMSG;
+        switch (mode & ~MODE_MASK) {
+        case S_IFREG:
+                return payload_next(p, &data, &len);
+        case S_IFDIR:
+                return next_text(p, 0, 0, &data, &len);
+        case S_IFLNK:
+                return mode & MODE_MASK ? -EBADMSG : next_text(p, 1, PATH_RECORD_MAX - 1, &data, &len);
+        default:
+                return -EBADMSG;
         }
+}
+
+static int check_files(const struct launch_start *s, struct payload *p)
+{
+        for (uint32_t i = 0; i < s->n_files; i++)
+                if (check_file(p) < 0)
+                        return -EBADMSG;
         return p->at == p->end ? 0 : -EBADMSG;
 }
 
@@ -183,6 +239,8 @@ int validate_payload(const struct launch_start *s, const void *payload, size_t l
                 return err_set(err, EBADMSG, "a payload of %zu bytes, not %u", len, s->payload_len);
         if (check_strings(s, &p) < 0)
                 return err_set(err, EBADMSG, "malformed arguments, environment or texts");
+        if (check_secrets(s, &p) < 0)
+                return err_set(err, EBADMSG, "malformed secrets");
         if (check_files(s, &p) < 0)
                 return err_set(err, EBADMSG, "malformed files");
         return 0;
@@ -279,4 +337,13 @@ int validate_start_fds(const struct validate_host *h, const int *fds, size_t n, 
         if (n > LAUNCH_FD_SPEC && !is_spec(h, fds[LAUNCH_FD_SPEC], payload_len))
                 return err_set(err, EBADMSG, "the payload is no sealed memfd of its size");
         return 0;
+}
+
+int validate_copy_fd(const struct validate_host *h, int fd, struct err *err)
+{
+        ino_t ino;
+
+        return is_pipe(h, fd, O_WRONLY, &ino) || is_memfd(h, fd)
+                       ? 0
+                       : err_set(err, EBADMSG, "what a copy is written to is neither a pipe nor a memfd");
 }

@@ -45,3 +45,6 @@ int validate_host_init(struct validate_host *ret, struct err *err);
 /* fds in the order of enum launch_start_fd, n of them as validate_packet() demanded. -EBADMSG. */
 int validate_start_fds(const struct validate_host *host, const int *fds, size_t n, uint32_t payload_len,
                        struct err *err);
+
+/* What COPY_OUT writes to. -EBADMSG. */
+int validate_copy_fd(const struct validate_host *host, int fd, struct err *err);

@@ -12,6 +12,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 struct client_spec client_spec(const char *id, const char *tree, const char *const *argv, int netns)
@@ -96,10 +97,21 @@ static uint32_t add_strings(struct str *s, const char *const *v)
         return n;
 }
 
+static void add_secrets(struct str *s, const struct client_spec *spec)
+{
+        for (size_t i = 0; i < spec->n_secrets; i++) {
+                (void)add_record(s, spec->secrets[i].name, strlen(spec->secrets[i].name));
+                (void)add_record(s, spec->secrets[i].value, strlen(spec->secrets[i].value));
+        }
+}
+
 static void add_files(struct str *s, const struct client_spec *spec)
 {
         for (size_t i = 0; i < spec->n_files; i++) {
-                (void)str_add(s, &spec->files[i].mode, sizeof(uint32_t));
+                uint32_t mode = spec->files[i].mode;
+
+                mode |= mode & S_IFMT ? 0 : S_IFREG;
+                (void)str_add(s, &mode, sizeof(mode));
                 (void)add_record(s, spec->files[i].path, strlen(spec->files[i].path));
                 (void)add_record(s, spec->files[i].content, spec->files[i].len);
         }
@@ -140,9 +152,11 @@ int client_start(int sock, const struct client_spec *spec, struct client_task *t
                 .h = { .op = LAUNCH_START, .seq = 7 },
                 .limits = spec->limits,
                 .caps = spec->caps,
-                .flags = (spec->init ? LAUNCH_F_INIT : 0) | (spec->spec ? LAUNCH_F_SPEC : 0),
+                .flags = (spec->init ? LAUNCH_F_INIT : 0) | (spec->spec ? LAUNCH_F_SPEC : 0) |
+                         (spec->keep_root ? LAUNCH_F_KEEP_ROOT : 0),
                 .uid = spec->uid,
                 .gid = spec->gid,
+                .n_secrets = (uint32_t)spec->n_secrets,
                 .n_files = (uint32_t)spec->n_files,
         };
         auto_str payload = STR_INIT;
@@ -158,6 +172,7 @@ int client_start(int sock, const struct client_spec *spec, struct client_task *t
         (void)add_record(&payload, spec->workdir, strlen(spec->workdir));
         (void)add_record(&payload, hosts, sizeof(hosts) - 1);
         (void)add_record(&payload, resolv, sizeof(resolv) - 1);
+        add_secrets(&payload, spec);
         add_files(&payload, spec);
         start.payload_len = (uint32_t)payload.len;
         r = open_fds(spec, fds, t);
@@ -226,4 +241,22 @@ int client_run(int sock, const struct client_spec *spec, struct client_msg *ret,
                 r = client_send_id(sock, LAUNCH_REMOVE, spec->id);
         client_task_close(&t);
         return r;
+}
+
+int client_copy(int sock, const char *id, const char *file, uint64_t max_bytes, uint32_t max_entries,
+                uint32_t timeout_ms, int fd)
+{
+        struct launch_copy m = {
+                .h = { .op = LAUNCH_COPY_OUT, .seq = 11 },
+                .max_bytes = max_bytes,
+                .max_entries = max_entries,
+                .timeout_ms = timeout_ms,
+                .path_len = (uint32_t)strlen(file),
+        };
+        auto_str packet = STR_INIT;
+
+        memcpy(m.id, id, strnlen(id, LAUNCH_ID_MAX));
+        (void)str_add(&packet, &m, sizeof(m));
+        (void)str_adds(&packet, file);
+        return fd_send(sock, packet.data, packet.len, &fd, 1);
 }

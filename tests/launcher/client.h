@@ -11,7 +11,11 @@ struct client_file {
         const char *path;
         const void *content;
         size_t len;
-        uint32_t mode;
+        uint32_t mode; /* without a type: a file */
+};
+
+struct client_secret {
+        const char *name, *value;
 };
 
 struct client_spec {
@@ -24,11 +28,14 @@ struct client_spec {
         size_t input_len;
         const struct client_file *files;
         size_t n_files;
+        const struct client_secret *secrets;
+        size_t n_secrets;
         uint64_t caps;
         uint32_t uid, gid;
         struct launch_limits limits;
         bool init;
         bool spec; /* the payload in a memfd */
+        bool keep_root;
         int netns; /* borrowed */
 };
 
@@ -63,6 +70,9 @@ int client_start(int sock, const struct client_spec *spec, struct client_task *r
 int client_receive(int sock, struct client_msg *ret, int timeout_ms); /* -ETIMEDOUT, -EPIPE at the end */
 int client_send_id(int sock, uint32_t op, const char *id);
 int client_signal(int sock, const char *id, int signo);
+/* COPY_OUT; fd is borrowed. The answer is to be received. */
+int client_copy(int sock, const char *id, const char *file, uint64_t max_bytes, uint32_t max_entries,
+                uint32_t timeout_ms, int fd);
 void client_task_close(struct client_task *t);
 void client_msg_close(struct client_msg *m);
 

@@ -10,6 +10,7 @@
 #include "base/time.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,6 +58,8 @@ static struct native_container *container_new(struct native *n, const char *id, 
 /* What is needed until START is sent only. */
 static void container_forget_start(struct native_container *c)
 {
+        if (c->start && c->start->n_secrets > 0)
+                explicit_bzero(c->tail.data, c->tail.len);
         free(c->start);
         c->start = NULL;
         str_done(&c->head);
@@ -114,6 +117,7 @@ void native_container_free(struct native_container *c)
         container_release_slot(c);
         fd_close(c->record_fd);
         free(c->owner);
+        free(c->workdir);
         free(c);
 }
 
@@ -136,8 +140,13 @@ static uint32_t mode_of(enum engine_network network)
 static int open_stdin(struct native_container *c, const struct engine_spec *spec, struct err *err)
 {
         size_t len = spec->stdin_data ? spec->stdin_len : 0;
-        int r = fd_memfd_sealed("stdin", len > 0 ? spec->stdin_data : "", len, &c->stdin_fd, err);
+        int r;
 
+        if (spec->stdin_fd >= 0) {
+                c->stdin_fd = fcntl(spec->stdin_fd, F_DUPFD_CLOEXEC, 3);
+                return c->stdin_fd < 0 ? err_sys(err, "take over stdin") : 0;
+        }
+        r = fd_memfd_sealed("stdin", len > 0 ? spec->stdin_data : "", len, &c->stdin_fd, err);
         if (r < 0)
                 return r;
         return fchmod(c->stdin_fd, 0444) < 0 ? err_sys(err, "chmod stdin") : 0;
@@ -188,6 +197,7 @@ int native_container_create(struct engine *e, const struct engine_spec *spec, co
                 return err_oom(err);
         c->mode = mode_of(spec->network);
         c->output_limit = spec->limits.output;
+        c->live = spec->live;
         r = container_fill(c, spec, err);
         if (r < 0) {
                 native_container_free(c);
@@ -302,7 +312,12 @@ static int send_packet(struct native_container *c, struct err *err)
                 fds[n_fds++] = spec;
         }
         memcpy(n->scratch, m, sizeof(*m));
-        return native_launch_send(n, n->scratch, len, fds, n_fds, err);
+        r = native_launch_send(n, n->scratch, len, fds, n_fds, err);
+        if (m->n_secrets > 0) {
+                explicit_bzero(n->scratch, len);
+                explicit_bzero(payload.data, payload.len);
+        }
+        return r;
 }
 
 static void send_signal(struct native_container *c, int signo)
@@ -466,6 +481,7 @@ static const char *stage_text(uint32_t stage)
                 [LAUNCH_STAGE_IMAGE] = "mount the image",
                 [LAUNCH_STAGE_ROOT] = "mount the root",
                 [LAUNCH_STAGE_KERNEL_FS] = "mount /proc, /sys and /dev",
+                [LAUNCH_STAGE_SECRETS] = "place the secrets",
                 [LAUNCH_STAGE_PIVOT] = "change the root",
                 [LAUNCH_STAGE_USER] = "join the user namespace",
                 [LAUNCH_STAGE_FILES] = "write the files",

@@ -158,6 +158,8 @@ struct native_container {
         struct launch_start *start; /* until it is sent */
         struct str head, tail;      /* payload before and after hosts and resolv.conf */
         char hostname[16];
+        char *workdir; /* NULL: found by list() */
+        bool live;
         int stdin_fd;
         struct native_output out[NATIVE_STREAMS];
         int record_fd;

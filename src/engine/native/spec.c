@@ -9,6 +9,7 @@
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define SPEC_PATH "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #define SPEC_HOSTNAME 12 /* characters of the id */
@@ -140,20 +141,36 @@ static int spec_env(struct native_container *c, const struct engine_spec *spec, 
 
 /* ── files ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+static uint32_t type_bits(const struct engine_file *file)
+{
+        switch (file->type) {
+        case ENGINE_FILE_DIRECTORY:
+                return S_IFDIR | (file->mode & 07777);
+        case ENGINE_FILE_SYMLINK:
+                return S_IFLNK;
+        case ENGINE_FILE_REGULAR:
+                break;
+        }
+        return S_IFREG | (file->mode & 07777);
+}
+
 static int spec_file(struct native_container *c, const char *workdir, const struct engine_file *file, struct err *err)
 {
+        bool link = file->type == ENGINE_FILE_SYMLINK;
         auto_free char *path = NULL;
 
         if (!file->path || !file->path[0])
                 return err_set(err, EINVAL, "a file without a path");
         path = file->path[0] == '/' ? strdup(file->path) : str_printf("%s/%s", workdir, file->path);
-        if (!path || add_u32(&c->tail, file->mode & 07777) < 0)
+        if (!path || add_u32(&c->tail, type_bits(file)) < 0)
                 return err_oom(err);
         if (strlen(path) >= LAUNCH_TEXT_MAX)
                 return err_set(err, EINVAL, "the path of a file is longer than %d bytes", LAUNCH_TEXT_MAX - 1);
+        if (link && (file->len == 0 || file->len >= LAUNCH_TEXT_MAX || memchr(file->content, '\0', file->len)))
+                return err_set(err, EINVAL, "the target of the link '%.80s' is not valid", file->path);
         if (add_text(&c->tail, path, err) < 0)
                 return -EINVAL;
-        return add_record(&c->tail, file->content, file->len, err);
+        return add_record(&c->tail, file->content, file->type == ENGINE_FILE_DIRECTORY ? 0 : file->len, err);
 }
 
 static int spec_files(struct native_container *c, const struct engine_spec *spec, const char *workdir, struct err *err)
@@ -165,6 +182,39 @@ static int spec_files(struct native_container *c, const struct engine_spec *spec
         for (size_t i = 0; i < spec->n_files && r == 0; i++)
                 r = spec_file(c, workdir, &spec->files[i], err);
         c->start->n_files = (uint32_t)spec->n_files;
+        return r;
+}
+
+/* ── secrets ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static bool is_secret_name(const char *name)
+{
+        size_t len = name ? strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") : 0;
+
+        return len > 0 && len <= LAUNCH_SECRET_NAME_MAX && !name[len] && !str_eq(name, ".") && !str_eq(name, "..");
+}
+
+static int spec_secrets(struct native_container *c, const struct engine_spec *spec, struct err *err)
+{
+        int r = 0;
+
+        if (spec->n_secrets > LAUNCH_SECRETS_MAX)
+                return err_set(err, EINVAL, "more than %d secrets", LAUNCH_SECRETS_MAX);
+        for (size_t i = 0; i < spec->n_secrets && r == 0; i++) {
+                const struct engine_secret *s = &spec->secrets[i];
+
+                if (!is_secret_name(s->name))
+                        return err_set(err, EINVAL, "the name of secret %zu is not valid", i);
+                for (size_t k = 0; k < i; k++)
+                        if (str_eq(s->name, spec->secrets[k].name))
+                                return err_set(err, EINVAL, "the secret '%s' is there twice", s->name);
+                if (s->len > LAUNCH_SECRET_MAX)
+                        return err_set(err, EINVAL, "the secret '%s' has more than %d bytes", s->name, LAUNCH_SECRET_MAX);
+                r = add_text(&c->tail, s->name, err);
+                if (r == 0)
+                        r = add_record(&c->tail, s->value, s->len, err);
+        }
+        c->start->n_secrets = (uint32_t)spec->n_secrets;
         return r;
 }
 
@@ -186,7 +236,7 @@ static void spec_fixed(struct native_container *c, const struct engine_spec *spe
                 .pids = spec->limits.pids,
         };
         m->caps = SPEC_CAPS;
-        m->flags = spec->init ? LAUNCH_F_INIT : 0;
+        m->flags = (spec->init ? LAUNCH_F_INIT : 0) | (spec->keep_root ? LAUNCH_F_KEEP_ROOT : 0);
         m->uid = user->uid;
         m->gid = user->gid;
         m->n_groups = (uint32_t)MIN(user->n_groups, ARRAY_LEN(m->groups));
@@ -207,6 +257,9 @@ int native_spec_build(struct native_container *c, const struct engine_spec *spec
         c->start = calloc(1, sizeof(*c->start));
         if (!c->start)
                 return err_oom(err);
+        c->workdir = strdup(workdir);
+        if (!c->workdir)
+                return err_oom(err);
         (void)snprintf(c->hostname, sizeof(c->hostname), "%.*s", SPEC_HOSTNAME, c->id);
         spec_fixed(c, spec, image, user);
         r = spec_argv(c, spec, image, err);
@@ -216,6 +269,8 @@ int native_spec_build(struct native_container *c, const struct engine_spec *spec
                 r = add_text(&c->head, c->hostname, err);
         if (r == 0)
                 r = add_text(&c->head, workdir, err);
+        if (r == 0)
+                r = spec_secrets(c, spec, err);
         if (r == 0)
                 r = spec_files(c, spec, workdir, err);
         if (r == 0 && c->head.len + c->tail.len + 2 * (LAUNCH_TEXT_MAX + sizeof(uint32_t)) > LAUNCH_PAYLOAD_MAX)

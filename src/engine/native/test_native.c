@@ -595,7 +595,7 @@ static void test_request_over_image(void **state)
         assert_string_equal(s.workdir, "/w");
         assert_string_equal(s.path, "/w/d/f");
         assert_string_equal(s.content, "hello");
-        assert_int_equal(s.mode, 0640);
+        assert_int_equal(s.mode, S_IFREG | 0640);
 }
 
 static void test_refused_specs(void **state)
