@@ -2,8 +2,10 @@
  * unix sockets whoever could open the socket is admin, and owner "uid:<n>" of what it makes. */
 #pragma once
 
+#include "api/meters.h"
 #include "base/err.h"
 #include "history/history.h"
+#include "http/server.h"
 #include "image/store.h"
 #include "loop/loop.h"
 #include "state/keys.h"
@@ -19,15 +21,22 @@ struct api_config {
         struct image_store *store;
         struct history *history;
         struct engine *engine;    /* its name, and check() for health */
+        const char *health_image; /* whose task health runs: it exits 0 */
         struct keys *keys;        /* who may call over TCP; NULL: nobody */
-        uint64_t max_connections; /* 0: the server's default */
-        unsigned idle_timeout_s;  /* 0: the server's default */
+        uint64_t max_connections; /* 0: the server's default; these all */
+        uint64_t max_per_address;
+        unsigned idle_timeout_s;
+        const char *const *trusted_proxies; /* addresses and CIDRs; NULL: none */
+        uint64_t body_budget;               /* bytes that bodies may take in memory */
+        struct meters_config meters;
+        uint32_t max_uploads;      /* archives at once; 0: 16 */
+        uint64_t max_upload_bytes; /* of all of them together; 0: 128 GiB */
 };
 
 int api_new(struct loop *loop, const struct api_config *config, struct api **ret, struct err *err);
 
 /* Takes a listening stream socket (SOCK_NONBLOCK or not), closed with the API. */
-int api_listen(struct api *a, int fd, struct err *err);
+int api_listen(struct api *a, const struct http_listen *listen, struct err *err);
 
 /* From now on /healthz answers 503 and connections end after their answer. New tasks are tasks_drain()'s to refuse. */
 void api_drain(struct api *a);

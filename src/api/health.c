@@ -32,7 +32,7 @@ void version_run(struct call *c)
                 call_answer(c, 200, &text);
 }
 
-/* ── the full check ────────────────────────────────────────────────────────────────────────────────────────────────── */
+/* ── the check ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 void health_init(struct health *h)
 {
@@ -43,35 +43,24 @@ void health_done(struct api *a)
 {
         if (a->health.task)
                 task_forget(a->health.task, a);
-        str_done(&a->health.body);
 }
 
-/* {"status", "engine": {"name", "status", "detail"}, "task": {"status", "detail", "run_ms"}} */
-static int health_write(struct str *out, struct api *a, const char *engine_fault, const char *task_status,
-                        const char *task_detail, int64_t run_ns)
+static bool health_is_ok(const struct health_report *report)
 {
-        auto_json o = NULL;
+        return !*report->engine_fault && !str_eq(report->task_status, "failed");
+}
+
+json_t *health_json(const struct call *c, const struct health_report *report)
+{
         auto_json task = json_null();
-        bool ok = !engine_fault && !str_eq(task_status, "failed");
 
-        if (task_status)
-                task = json_pack("{s:s, s:s?, s:o}", "status", task_status, "detail", task_detail, "run_ms",
-                                 run_ns >= 0 ? json_real((double)run_ns / 1e6) : json_null());
-        o = json_pack("{s:s, s:{s:s, s:s, s:s?}, s:O}", "status", ok ? "ok" : "failed", "engine", "name",
-                      a->config.engine->ops->name, "status", engine_fault ? "failed" : "ok", "detail", engine_fault,
-                      "task", task);
-        return o ? json_write(o, out) : -ENOMEM;
-}
-
-static void answer_again(struct call *c)
-{
-        const struct health *h = &c->api->health;
-        auto_str text = STR_INIT;
-
-        if (str_add(&text, h->body.data, h->body.len) < 0)
-                call_oom(c);
-        else
-                call_answer(c, h->status, &text);
+        if (*report->task_status)
+                task = json_pack("{s:s, s:s?, s:o}", "status", report->task_status, "detail",
+                                 *report->task_detail ? report->task_detail : NULL, "run_ms",
+                                 report->run_ns >= 0 ? json_real((double)report->run_ns / 1e6) : json_null());
+        return json_pack("{s:{s:s, s:s, s:s?}, s:O}", "engine", "name", c->api->config.engine->ops->name, "status",
+                         *report->engine_fault ? "failed" : "ok", "detail",
+                         *report->engine_fault ? report->engine_fault : NULL, "task", task);
 }
 
 /* The result is there: keeps it, and answers all who wait. */
@@ -80,29 +69,24 @@ static void health_settle(struct api *a, const char *task_status, const char *de
         struct health *h = &a->health;
         struct call *c;
 
-        str_clear(&h->body);
         h->running = false;
         h->task = NULL;
-        h->status = str_eq(task_status, "failed") ? 503 : 200;
-        h->checked_ns = health_write(&h->body, a, NULL, task_status, detail, run_ns) < 0 ? 0 : time_mono_ns();
+        h->last = (struct health_report){ .task_status = task_status, .run_ns = run_ns };
+        (void)snprintf(h->last.task_detail, sizeof(h->last.task_detail), "%s", detail ? detail : "");
+        h->last.ok = health_is_ok(&h->last);
+        h->checked_ns = time_mono_ns();
         LIST_FOREACH(c, &h->waiting, health_node) {
                 list_remove(&c->health_node);
-                if (h->checked_ns == 0)
-                        call_oom(c);
-                else
-                        answer_again(c);
+                c->health_answer(c, &h->last);
         }
 }
 
-/* The image may hold nothing that can be run: that the task got as far as its exec shows that all else works. */
 static void on_health_ended(struct task *t, const struct wire_task *result, void *data)
 {
         struct api *a = data;
-        bool ok = result->status == WIRE_EXITED || result->reason == WIRE_REASON_COMMAND_NOT_FOUND ||
-                  result->reason == WIRE_REASON_COMMAND_NOT_EXECUTABLE;
 
         (void)t;
-        if (ok)
+        if (result->status == WIRE_EXITED && result->exit_code == 0)
                 health_settle(a, "ok", NULL, result->run_ns);
         else
                 health_settle(a, "failed", result->detail ? result->detail : wire_reason_names[result->reason], -1);
@@ -118,7 +102,7 @@ static int request_fill(struct wire_task_request *r, const char *image)
         r->limits.timeout_ns = HEALTH_TIMEOUT_NS;
         r->limits.queue_timeout_ns = HEALTH_TIMEOUT_NS;
         r->image = strdup(image);
-        return r->image && strv_add(&r->entrypoint, "/bin/true") == 0 ? 0 : -ENOMEM;
+        return r->image ? 0 : -ENOMEM;
 }
 
 static void health_start(struct api *a)
@@ -126,17 +110,10 @@ static void health_start(struct api *a)
         const struct task_waiter waiter = { .ended = on_health_ended, .data = a };
         const struct task_submit how = { .owner = HEALTH_OWNER };
         struct wire_task_request request;
-        const struct image *image;
         struct err err = ERR_INIT;
-        size_t pos = 0;
         int r;
 
-        image = image_store_next(a->config.store, &pos);
-        if (!image) {
-                health_settle(a, "skipped", "no image is present", -1);
-                return;
-        }
-        r = request_fill(&request, image->names && image->names[0] ? image->names[0] : image->digest);
+        r = request_fill(&request, a->config.health_image);
         if (r == 0)
                 r = tasks_submit(a->config.tasks, &request, &how, &waiter, &a->health.task, &err);
         if (r < 0) {
@@ -150,14 +127,25 @@ void health_call_gone(struct call *c)
         list_remove(&c->health_node);
 }
 
-static void health_full(struct call *c)
+void health_check(struct call *c, bool full, health_answer_fn fn)
 {
+        struct health_report report = { .task_status = "", .run_ns = -1 };
+        struct engine *engine = c->api->config.engine;
         struct health *h = &c->api->health;
+        struct err err = ERR_INIT;
 
-        if (!h->running && h->checked_ns != 0 && time_mono_ns() - h->checked_ns < HEALTH_CACHE_NS) {
-                answer_again(c);
+        if (engine->ops->check && engine->ops->check(engine, &err) < 0)
+                (void)snprintf(report.engine_fault, sizeof(report.engine_fault), "%s", err.text);
+        report.ok = health_is_ok(&report);
+        if (!full || !report.ok) {
+                fn(c, &report);
                 return;
         }
+        if (!h->running && h->checked_ns != 0 && time_mono_ns() - h->checked_ns < HEALTH_CACHE_NS) {
+                fn(c, &h->last);
+                return;
+        }
+        c->health_answer = fn;
         list_append(&h->waiting, &c->health_node);
         if (h->running)
                 return;
@@ -165,26 +153,25 @@ static void health_full(struct call *c)
         health_start(c->api);
 }
 
-void health_run(struct call *c)
+/* {"status", "engine": {"name", "status", "detail"}, "task": {"status", "detail", "run_ms"}} */
+static void health_answer(struct call *c, const struct health_report *report)
 {
-        const struct engine *engine = c->api->config.engine;
-        const char *full = call_query(c, "full");
+        auto_json o = health_json(c, report);
         auto_str text = STR_INIT;
-        struct err err = ERR_INIT;
-        int r = 0;
 
-        if (full && !str_eq(full, "0") && !str_eq(full, "1")) {
-                call_problem(c, 400, "bad_request", "full: not 0 or 1");
-                return;
-        }
-        if (engine->ops->check)
-                r = engine->ops->check(c->api->config.engine, &err);
-        if (r == 0 && str_eq(full, "1")) {
-                health_full(c);
-                return;
-        }
-        if (health_write(&text, c->api, r < 0 ? err.text : NULL, NULL, NULL, -1) < 0)
+        if (!o || json_object_set_new(o, "status", json_string(report->ok ? "ok" : "failed")) < 0 ||
+            json_write(o, &text) < 0)
                 call_oom(c);
         else
-                call_answer(c, r < 0 || c->api->draining ? 503 : 200, &text);
+                call_answer(c, report->ok && !c->api->draining ? 200 : 503, &text);
+}
+
+void health_run(struct call *c)
+{
+        const char *full = call_query(c, "full");
+
+        if (full && !str_eq(full, "0") && !str_eq(full, "1") && !str_eq(full, "true") && !str_eq(full, "false"))
+                call_problem(c, 400, "bad_request", "full: not 0, 1, false or true");
+        else
+                health_check(c, full && (str_eq(full, "1") || str_eq(full, "true")), health_answer);
 }

@@ -79,7 +79,7 @@ void images_list_run(struct call *c)
                 return;
         }
         while ((i = image_store_next(c->api->config.store, &pos))) {
-                if (json_array_append_new(array, image_json(i, false)) < 0) {
+                if (!image_is_builtin(i) && json_array_append_new(array, image_json(i, false)) < 0) {
                         call_oom(c);
                         return;
                 }
@@ -113,6 +113,9 @@ static void refuse_image(struct call *c, int r, const struct err *err)
         switch (-r) {
         case ENOENT:
                 call_problem(c, 404, "image_not_found", "%s", text);
+                break;
+        case EPERM:
+                call_problem(c, 403, "forbidden", "%s", text);
                 break;
         case EBUSY:
                 call_problem(c, 409, "image_in_use", "%s", text);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "api/api.h"
+#include "api/meters.h"
 #include "api/routes.h"
 #include "base/list.h"
 #include "http/server.h"
@@ -12,15 +13,28 @@
 #define API_REQUEST_ID_MAX 64
 #define API_KEY_MAX 255
 #define API_UNWANTED_MAX (1024 * 1024) /* bytes of a body where none is expected */
+#define API_QUEUE 0                    /* of the loop's workers: large bodies */
+#define API_ADDRESS_MAX METER_NAME_MAX
 
 struct call;
+struct logs;
+struct stream;
+struct upload;
+
+struct health_report {
+        bool ok;
+        char engine_fault[200];  /* "": none */
+        const char *task_status; /* "ok", "failed"; "": none was run */
+        char task_detail[200];
+        int64_t run_ns; /* -1: unknown */
+};
+typedef void (*health_answer_fn)(struct call *c, const struct health_report *report);
 
 struct health {
         struct list waiting; /* calls, by health_node */
         bool running;
         uint64_t checked_ns; /* 0: never */
-        int status;          /* of the last answer, and its body */
-        struct str body;
+        struct health_report last;
         struct task *task;
 };
 
@@ -29,7 +43,14 @@ struct api {
         struct api_config config;
         struct http_server *server;
         struct list calls;
+        struct list streams; /* tasks that run live over a WebSocket */
         struct health health;
+        struct meters *meters;
+        unsigned uploads; /* archives that are coming or being read, and their bytes */
+        uint64_t upload_bytes;
+        double log_tokens; /* lines of requests that may be logged now */
+        uint64_t log_ns;
+        unsigned log_left_out;
         bool draining, closing;
 };
 
@@ -71,16 +92,29 @@ struct call {
         struct list node; /* of api->calls */
         unsigned held;
         bool answered;
+        bool metered;      /* counts among what its key has open */
+        bool refused;      /* a failed authentication, whose answer is held back by the timer */
+        uint64_t begun_ns; /* of the monotonic clock */
+        struct loop_timer timer;
+        char address[API_ADDRESS_MAX]; /* of the client, as it is metered: an IPv6 /64 is one */
         char request_id[API_REQUEST_ID_MAX + 1];
         char *subject; /* what the path's {…} is, with %2F decoded; NULL: it has none */
         struct str body;
         size_t dropped;
-        struct image_sink *sink;
+        size_t charged; /* of the memory for bodies */
+        struct upload *upload;
+        struct logs *logs;
         struct task *task; /* waits for its end */
+        void (*ended)(struct call *c, const struct wire_task *result);
+        void (*found)(struct call *c, const struct history_record *record);
         struct wire_task_request request;
+        struct json_faults faults;
+        int parsed; /* how reading the body ended */
+        unsigned tries;
         uint8_t body_hash[32];
         char *key; /* Idempotency-Key */
         struct list health_node;
+        health_answer_fn health_answer;
 };
 
 /* Around callbacks that come later. */
@@ -102,8 +136,21 @@ void call_send(struct call *c, int status, const char *type, struct str *text);
 
 const char *call_query(const struct call *c, const char *name);
 
+/* 503 with Retry-After, where memory for bodies is short. */
+void call_busy(struct call *c);
+void call_retry_after(struct call *c, unsigned seconds);
+/* Charges for memory that is held for the call; false after having answered. */
+bool call_charge(struct call *c, size_t bytes);
+void call_discharge(struct call *c); /* all of it */
+
+/* One line of the access log, of a bounded number. */
+void call_log(struct call *c, int status);
+const char *status_title(int status);
+
 /* Who calls, of what the request's headers say. False after having answered. */
 bool call_identify(struct call *c);
+void call_address(struct call *c);  /* fills it */
+void call_unrefuse(struct call *c); /* a failed authentication waits no longer */
 /* The caller's key; NULL by the unix socket, and where it was revoked meanwhile. A peek. */
 const struct key *call_key(const struct call *c);
 /* Whether the caller may do the route's operation to an object of that owner; if not, the object does not exist to it. */
@@ -114,9 +161,51 @@ const char *call_scope_owner(const struct call *c);
 /* ── routes ────────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 void tasks_create_run(struct call *c);
+
+/* Hands c->request, which is complete, to the tasks, in the caller's name and within its bounds. `ended` is called with the
+ * result, unless the client goes before; what refuses the task is answered. */
+void call_run_task(struct call *c, void (*ended)(struct call *c, const struct wire_task *result));
+/* What a key allows, as the task module takes it. */
+void maxima_of(const struct key *key, struct task_maxima *ret);
+/* The status, reason and text of a refusal of tasks_submit(): answers the status. */
+int submit_problem(const struct tasks *tasks, int r, struct err *err, const char **ret_reason, unsigned *ret_retry_s);
+/* What only the image can tell of a request. */
+void request_check(struct api *a, const struct wire_task_request *r, struct json_faults *faults);
+/* 0: a task that ended so is answered as a task; else as a problem of that status. */
+int outcome_status(enum wire_status status, enum wire_reason reason);
+int record_text(const struct history_record *record, struct str *out);
+/* Answers a task that is in history, as 201 or as the problem that its end is. */
+void answer_record(struct call *c, const struct history_record *record);
+void tasks_call_gone(struct call *c);
+
+/* The task that the path names: a live one, or (NULL) one whose record `found` is called with, later. NULL too after an answer:
+ * it does not exist, at least not to the caller. */
+struct task *task_locate(struct call *c, void (*found)(struct call *c, const struct history_record *record));
+
 void tasks_list_run(struct call *c);
 void tasks_get_run(struct call *c);
-void tasks_call_gone(struct call *c);
+void tasks_wait_run(struct call *c);
+void tasks_cancel_run(struct call *c);
+void tasks_signal_run(struct call *c);
+void tasks_delete_run(struct call *c);
+void tasks_stdout_run(struct call *c);
+void tasks_stderr_run(struct call *c);
+
+void tasks_logs_run(struct call *c);
+void logs_call_drained(struct call *c);
+void logs_call_gone(struct call *c);
+
+void tasks_stream_begin(struct call *c);
+void tasks_stream_run(struct call *c);
+void streams_done(struct api *a);                        /* all connections are closed: forgets them */
+void streams_revoked(struct api *a, const char *key_id); /* ends those of that key */
+
+void keys_create_run(struct call *c);
+void keys_list_run(struct call *c);
+void keys_get_run(struct call *c);
+void keys_revoke_run(struct call *c);
+
+void engines_run(struct call *c);
 
 void images_list_run(struct call *c);
 void images_get_run(struct call *c);
@@ -125,6 +214,7 @@ void images_import_begin(struct call *c);
 void images_load_begin(struct call *c);
 int images_body(struct call *c, const void *piece, size_t len);
 void images_body_run(struct call *c);
+void upload_call_gone(struct call *c);
 
 void health_init(struct health *h);
 void health_done(struct api *a);
@@ -132,6 +222,9 @@ void healthz_run(struct call *c);
 void version_run(struct call *c);
 void health_run(struct call *c);
 void health_call_gone(struct call *c);
+/* fn is called now or later, unless the client goes before. `full` runs a task, or answers how one of the last seconds went. */
+void health_check(struct call *c, bool full, health_answer_fn fn);
+json_t *health_json(const struct call *c, const struct health_report *report); /* NULL: out of memory */
 
 void openapi_run(struct call *c);
 void docs_run(struct call *c);

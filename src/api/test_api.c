@@ -236,6 +236,12 @@ const struct image *image_store_by_digest(struct image_store *s, const char *dig
         return atomic_load(&s->images) > 0 && str_eq(digest, image.digest) ? &image : NULL;
 }
 
+bool image_is_builtin(const struct image *i)
+{
+        (void)i;
+        return false;
+}
+
 const struct image *image_store_next(struct image_store *s, size_t *pos)
 {
         return (*pos)++ < (size_t)atomic_load(&s->images) ? &image : NULL;
@@ -340,6 +346,7 @@ struct fixture {
         struct http_client *client;
         pthread_t thread;
         atomic_int stop, drain;
+        char health_image[16];
 };
 
 static void *serve(void *data)
@@ -371,6 +378,7 @@ static int setup(void **state)
         assert_int_equal(loop_new(&f->loop, &err), 0);
         f->engine.base.ops = &fake_ops;
         list_init(&f->engine.containers);
+        (void)snprintf(f->health_image, sizeof(f->health_image), "health");
         f->engine.loop = f->store.loop = f->loop;
         atomic_store(&f->store.images, 1);
         assert_int_equal(history_open(f->loop, &(struct history_config){ .path = f->db }, &f->history, &err), 0);
@@ -379,7 +387,8 @@ static int setup(void **state)
                                  &(struct api_config){ .tasks = f->tasks,
                                                        .store = &f->store,
                                                        .history = f->history,
-                                                       .engine = &f->engine.base },
+                                                       .engine = &f->engine.base,
+                                                       .health_image = f->health_image },
                                  &f->api, &err),
                          0);
         assert_int_equal(fd_listen_unix(f->path, SOCK_STREAM, (uid_t)-1, (gid_t)-1, 0600, &fd, &err), 0);
@@ -834,14 +843,16 @@ static void test_health(void **state)
         assert_string_equal(text_of(json_object_get(broken, "engine"), "detail"), "the launcher does not answer");
 }
 
-static void test_health_without_image(void **state)
+static void test_health_that_cannot_run(void **state)
 {
         struct fixture *f = *state;
         auto_json v = NULL;
 
-        atomic_store(&f->store.images, 0);
-        v = get(f, "/v1/health?full=1", 200);
-        assert_string_equal(text_of(json_object_get(v, "task"), "status"), "skipped");
+        (void)snprintf(f->health_image, sizeof(f->health_image), "none");
+        v = get(f, "/v1/health?full=1", 503);
+        assert_string_equal(text_of(v, "status"), "failed");
+        assert_string_equal(text_of(json_object_get(v, "task"), "status"), "failed");
+        assert_string_equal(text_of(json_object_get(v, "task"), "detail"), "there is no such image");
         assert_int_equal(atomic_load(&f->engine.started), 0);
 }
 
@@ -902,7 +913,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_images, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_uploads, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_health, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_health_without_image, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_health_that_cannot_run, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_routes, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_too_large, setup, teardown),
         };

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "base/time.h"
+#include "daemon/builtin.h"
 #include "daemon/notify.h"
 #include "engine/native/native.h"
 #include "history/history.h"
@@ -130,6 +131,7 @@ static int serve(struct node *n, struct err *err)
                 .store = n->store,
                 .history = n->history,
                 .engine = n->engine,
+                .health_image = BUILTIN_HEALTH_REF,
         };
         int r;
 
@@ -137,6 +139,34 @@ static int serve(struct node *n, struct err *err)
         if (r == 0)
                 r = api_listen(n->api, TAKE_FD(n->listen_fd), err);
         return r;
+}
+
+static void serve_now(struct node *n)
+{
+        struct err why = ERR_INIT;
+
+        if (n->state != NODE_ADOPTING)
+                return;
+        if (serve(n, &why) < 0) {
+                fail(n, &why);
+                return;
+        }
+        if (image_store_sweep(n->store, swept, n, &why) < 0)
+                log_warn("sweep images: %s", why.text);
+        node_move(n, NODE_SERVING);
+        log_info("serving on %s/mayfly.sock, %zu tasks taken over", n->config->run, tasks_live(n->tasks));
+        notify_send("READY=1");
+        if (n->ready_fd >= 0)
+                (void)!write(n->ready_fd, "ready\n", 6);
+        fd_replace(&n->ready_fd, -EBADF);
+}
+
+/* Without its built-in image a node serves, and health says what is wrong. */
+static void builtin_done(int r, const struct err *err, void *data)
+{
+        if (r < 0)
+                log_warn("the built-in image: %s", err->text);
+        serve_now(data);
 }
 
 /* Every task of an earlier daemon is known: only now may a client ask for one. */
@@ -153,18 +183,9 @@ static void adopted(int r, const struct err *err, void *data)
                 fail(n, &why);
                 return;
         }
-        if (serve(n, &why) < 0) {
-                fail(n, &why);
-                return;
-        }
-        if (image_store_sweep(n->store, swept, n, &why) < 0)
-                log_warn("sweep images: %s", why.text);
-        node_move(n, NODE_SERVING);
-        log_info("serving on %s/mayfly.sock, %zu tasks taken over", n->config->run, tasks_live(n->tasks));
-        notify_send("READY=1");
-        if (n->ready_fd >= 0)
-                (void)!write(n->ready_fd, "ready\n", 6);
-        fd_replace(&n->ready_fd, -EBADF);
+        r = builtin_install(n->store, builtin_done, n, &why);
+        if (r < 0)
+                builtin_done(r, &why, n);
 }
 
 static enum engine_network network_of(const char *mode)

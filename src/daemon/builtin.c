@@ -1,0 +1,111 @@
+#include "daemon/builtin.h"
+
+#include "base/fd.h"
+#include "base/program.h"
+#include "base/str.h"
+#include "base/tar.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define PROGRAM_MAX (1024 * 1024)
+
+struct install {
+        image_done_fn fn;
+        void *data;
+};
+
+static int append(const void *bytes, size_t len, void *data)
+{
+        return str_add(data, bytes, len);
+}
+
+static int read_program(struct str *ret, struct err *err)
+{
+        auto_fd fd = -EBADF;
+        char path[PATH_MAX];
+        struct stat st;
+        int r;
+
+        r = program_find("mayfly-health", path, err);
+        if (r < 0)
+                return r;
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0 || fstat(fd, &st) < 0)
+                return err_sys(err, "open %s", path);
+        if (st.st_size <= 0 || st.st_size > PROGRAM_MAX)
+                return err_set(err, EFBIG, "%s has %lld bytes", path, (long long)st.st_size);
+        if (str_reserve(ret, (size_t)st.st_size) < 0)
+                return err_oom(err);
+        if (pread(fd, ret->data, (size_t)st.st_size, 0) != st.st_size)
+                return err_set(err, EIO, "%s cannot be read whole", path);
+        ret->len = (size_t)st.st_size;
+        return 0;
+}
+
+static int make_archive(struct str *ret, struct err *err)
+{
+        struct tar_member m = { .kind = TAR_KIND_FILE, .path = "health", .target = "", .mode = 0555 };
+        struct tar_writer w = { .fn = append, .data = ret };
+        auto_str program = STR_INIT;
+        int r;
+
+        r = read_program(&program, err);
+        if (r < 0)
+                return r;
+        m.size = program.len;
+        r = tar_write_member(&w, &m);
+        if (r == 0)
+                r = tar_write_content(&w, program.data, program.len);
+        if (r == 0)
+                r = tar_write_end(&w);
+        return r < 0 ? err_set(err, -r, "make the archive of the built-in image: %s", strerror(-r)) : 0;
+}
+
+static void on_loaded(int r, const char *const *digests, size_t n, const struct err *err, void *data)
+{
+        struct install *i = data;
+
+        (void)digests;
+        (void)n;
+        i->fn(r, err, i->data);
+        free(i);
+}
+
+int builtin_install(struct image_store *store, image_done_fn fn, void *data, struct err *err)
+{
+        static const char *const changes[] = { "ENTRYPOINT [\"/health\"]", "USER 65534:65534", NULL };
+        auto_free struct install *i = NULL;
+        auto_str archive = STR_INIT;
+        struct image_sink *sink;
+        int r;
+
+        if (image_store_find(store, BUILTIN_HEALTH_REF, NULL)) {
+                fn(0, NULL, data);
+                return 0;
+        }
+        i = calloc(1, sizeof(*i));
+        if (!i)
+                return err_oom(err);
+        *i = (struct install){ .fn = fn, .data = data };
+        r = make_archive(&archive, err);
+        if (r == 0)
+                r = image_sink_open(store, IMAGE_BUILTIN, BUILTIN_HEALTH_REF, (char *const *)(uintptr_t)changes, &sink,
+                                    err);
+        if (r < 0)
+                return r;
+        r = image_sink_write(sink, archive.data, archive.len, err);
+        if (r < 0) {
+                image_sink_discard(sink);
+                return r;
+        }
+        r = image_sink_finish(sink, on_loaded, i, err);
+        if (r == 0)
+                (void)TAKE_PTR(i);
+        return r;
+}

@@ -1,0 +1,12 @@
+/* The image that is part of Mayfly: one program, by which health is checked. */
+#pragma once
+
+#include "base/err.h"
+#include "image/ref.h"
+#include "image/store.h"
+
+#define BUILTIN_HEALTH_REF IMAGE_BUILTIN_DOMAIN "/health:1" /* another tag when the program changes */
+
+/* Brings it into the store where it is missing. fn: r 0 at the end, also where there was nothing to do. Reads one small file;
+ * before the daemon serves. */
+int builtin_install(struct image_store *store, image_done_fn fn, void *data, struct err *err);
