@@ -18,7 +18,7 @@ mkdir -p "$tree/build/tests"
 git ls-files -z -- . ':!src' ':!bench' | while IFS= read -r -d '' file; do
     [ ! -e "$file" ] || printf '%s\0' "$file"
 done | xargs -0 cp --parents -t "$tree"
-for program in mayfly mayflyd mayfly-supervisor mayfly-launcher mayfly-netd mayfly-worker mayfly-init; do
+for program in mayfly mayflyd mayfly-supervisor mayfly-launcher mayfly-netd mayfly-dns mayfly-worker mayfly-init mayfly-health; do
     [ -x "$build/$program" ] || { echo "not ok - vm: $build/$program is not built"; exit 1; }
     cp "$build/$program" "$tree/build/"
 done
