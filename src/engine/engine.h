@@ -136,6 +136,7 @@ struct engine_output {
 
 struct engine_stats {
         uint64_t memory_now, memory_peak, cpu_ns;
+        uint64_t start_mono_ns; /* the program runs since then; 0: it is still being prepared */
 };
 
 /* Bounds of a copy; each is required. */
@@ -182,7 +183,7 @@ struct engine_ops {
         /* What was produced so far; may be asked at any time until remove(). */
         void (*attach)(struct engine_container *c, enum engine_stream stream, struct engine_output *ret);
         int (*signal)(struct engine_container *c, int signo, struct err *err); /* SIGKILL ends all processes */
-        /* Of one that runs (-ESRCH). One round trip to the launcher, which reads some files: fit to be asked ten times a
+        /* Of one that was started and waits for nothing (-ESRCH). One round trip to the launcher, which reads some files: fit to be asked ten times a
          * second for each container. */
         int (*stats)(struct engine_container *c, engine_stats_fn fn, void *data, struct err *err);
 

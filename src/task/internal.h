@@ -23,6 +23,7 @@ struct task {
         uint64_t cost;   /* memory + disk + shm */
         bool admitted;   /* counts among the running ones */
         bool ensuring;   /* the engine's answer about the image is awaited */
+        bool asking;     /* the engine's answer about when the program started is awaited */
         int image_error; /* -errno: the engine refused to answer that */
         bool orphan;     /* tasks_free() was called meanwhile */
         bool storing;    /* history has the record and will answer */

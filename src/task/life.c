@@ -10,6 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Between two looks at whether a program runs whose time would be over by now. */
+#define STARTED_LOOK_NS (20 * NS_PER_MS)
+
 static void on_output(struct engine_container *c, enum engine_stream stream, void *data);
 static void on_exited(struct engine_container *c, const struct engine_exit *exit, void *data);
 
@@ -193,10 +196,52 @@ void task_cancel(struct task *t)
         }
 }
 
+static void on_timeout(struct loop_timer *timer, void *data);
+
+static void watch_timeout_at(struct task *t, uint64_t at_ns)
+{
+        if (loop_timer_set(t->ts->loop, &t->timer, at_ns, on_timeout, t) < 0)
+                task_kill(t, WIRE_REASON_TIMEOUT, SIGKILL);
+}
+
+static void on_started(int r, const struct engine_stats *stats, const struct err *err, void *data)
+{
+        struct task *t = data;
+        uint64_t now = time_mono_ns(), end = now + STARTED_LOOK_NS;
+
+        (void)err;
+        t->asking = false;
+        if (t->orphan) {
+                task_free(t);
+                return;
+        }
+        if (t->state != WIRE_RUNNING)
+                return;
+        if (r == 0 && stats->start_mono_ns > 0)
+                end = stats->start_mono_ns + (uint64_t)t->rec.limits.timeout_ns;
+        if (end <= now)
+                task_kill(t, WIRE_REASON_TIMEOUT, SIGKILL);
+        else
+                watch_timeout_at(t, end);
+}
+
+/* The time is that of the program: waiting for a network and being prepared, which take long on a busy machine, are not
+ * part of it. When it started is asked for only now, so that most tasks pay nothing for it. */
 static void on_timeout(struct loop_timer *timer, void *data)
 {
+        const struct engine_ops *ops;
+        struct task *t = data;
+        int r;
+
         (void)timer;
-        task_kill(data, WIRE_REASON_TIMEOUT, SIGKILL);
+        ops = t->ts->engine->ops;
+        r = ops->stats(t->container, on_started, t, NULL);
+        if (r == 0)
+                t->asking = true;
+        else if (r == -ESRCH)
+                watch_timeout_at(t, time_mono_ns() + STARTED_LOOK_NS);
+        else
+                task_kill(t, WIRE_REASON_TIMEOUT, SIGKILL);
 }
 
 static void on_output(struct engine_container *c, enum engine_stream stream, void *data)
@@ -215,8 +260,8 @@ static void watch_timeout(struct task *t)
 {
         uint64_t timeout = (uint64_t)t->rec.limits.timeout_ns;
 
-        if (timeout > 0 && loop_timer_set(t->ts->loop, &t->timer, t->rec.started_ns + timeout, on_timeout, t) < 0)
-                task_kill(t, WIRE_REASON_TIMEOUT, SIGKILL);
+        if (timeout > 0)
+                watch_timeout_at(t, t->rec.started_ns + timeout);
 }
 
 static int create_container(struct task *t, const struct str *record, struct err *err)

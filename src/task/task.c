@@ -194,7 +194,7 @@ void task_free(struct task *t)
 {
         if (t->ts)
                 task_detach(t);
-        if (t->ensuring || t->telling) {
+        if (t->ensuring || t->asking || t->telling) {
                 t->orphan = true;
                 return;
         }

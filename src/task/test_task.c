@@ -35,6 +35,11 @@ struct fake_container {
         int signals[8];
         size_t n_signals;
         bool started, removed;
+        bool prepared; /* the program does not run yet */
+        uint64_t runs_ns;
+        engine_stats_fn stats_fn; /* the last stats() that waits */
+        void *stats_data;
+        unsigned n_stats;
 };
 
 struct fake {
@@ -120,6 +125,7 @@ static int fake_start(struct engine_container *base, struct err *err)
         if (f->start_r < 0)
                 return err_set(err, -f->start_r, "cannot start");
         c->started = true;
+        c->runs_ns = time_mono_ns();
         return 0;
 }
 
@@ -177,8 +183,32 @@ static int fake_check(struct engine *e, struct err *err)
         return to_fake(e)->check_r < 0 ? err_set(err, -to_fake(e)->check_r, "down") : 0;
 }
 
+static void answer_stats(struct fake_container *c)
+{
+        const struct engine_stats stats = { .start_mono_ns = c->prepared ? 0 : c->runs_ns };
+        engine_stats_fn fn = c->stats_fn;
+
+        c->stats_fn = NULL;
+        if (fn)
+                fn(0, &stats, NULL, c->stats_data);
+}
+
+static int fake_stats(struct engine_container *base, engine_stats_fn fn, void *data, struct err *err)
+{
+        struct fake_container *c = (struct fake_container *)base;
+
+        c->n_stats++;
+        if (!c->started)
+                return err_set(err, ESRCH, "it waits");
+        assert_null(c->stats_fn);
+        c->stats_fn = fn;
+        c->stats_data = data;
+        return 0;
+}
+
 static const struct engine_ops fake_ops = {
         .name = "fake",
+        .stats = fake_stats,
         .ensure_image = fake_ensure,
         .create = fake_create,
         .start = fake_start,
@@ -279,6 +309,8 @@ static void turn(struct fixture *f)
 {
         if (f->fake.image_fn && !f->fake.hold_images)
                 answer_image(&f->fake);
+        for (size_t i = 0; i < f->fake.n; i++)
+                answer_stats(f->fake.containers[i]);
         assert_true(loop_turn(f->fake.loop, 1, NULL) >= 0);
 }
 
@@ -859,6 +891,56 @@ static void test_drain(void **state)
         wait_stored(f);
 }
 
+/* Preparing it may take longer than it may run. */
+static void test_timeout_of_the_program(void **state)
+{
+        struct fixture *f = *state;
+        struct wire_task_request q = request();
+        struct result r = { .calls = 0 };
+        struct fake_container *c;
+
+        q.limits.timeout_ns = 30 * (int64_t)NS_PER_MS;
+        (void)submit(f, q, &r);
+        c = running(f, 1);
+        c->started = false;
+        while (c->n_stats < 2)
+                turn(f);
+        c->started = c->prepared = true;
+        while (c->n_stats < 4)
+                turn(f);
+        assert_int_equal(c->n_signals, 0);
+        c->runs_ns = time_mono_ns();
+        c->prepared = false;
+        while (c->n_signals == 0)
+                turn(f);
+        assert_true(time_mono_ns() - c->runs_ns >= 30 * NS_PER_MS);
+        assert_int_equal(c->signals[0], SIGKILL);
+        end(c, (struct engine_exit){ .end = ENGINE_END_SIGNALED, .signo = SIGKILL });
+        assert_int_equal(r.t.reason, WIRE_REASON_TIMEOUT);
+}
+
+/* The answer about its start comes after its end. */
+static void test_timeout_meets_the_end(void **state)
+{
+        struct fixture *f = *state;
+        struct wire_task_request q = request();
+        struct result r = { .calls = 0 };
+        struct fake_container *c;
+
+        q.limits.timeout_ns = 1;
+        (void)submit(f, q, &r);
+        c = running(f, 1);
+        while (!c->stats_fn)
+                assert_true(loop_turn(f->fake.loop, 1, NULL) >= 0);
+        end(c, exit_0);
+        assert_int_equal(r.calls, 1);
+        assert_int_equal(r.t.status, WIRE_EXITED);
+        for (int i = 0; i < 200 && !c->removed; i++)
+                assert_true(loop_turn(f->fake.loop, 10, NULL) >= 0);
+        answer_stats(c);
+        assert_int_equal(c->n_signals, 0);
+}
+
 static void test_adoption(void **state)
 {
         struct fixture *f = *state;
@@ -955,6 +1037,8 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_image_errors, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_start_errors, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_timeout, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_timeout_of_the_program, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_timeout_meets_the_end, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_cancel_with_grace, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_cancel_before_it_runs, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_hang_up, setup, teardown),

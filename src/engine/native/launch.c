@@ -185,6 +185,7 @@ static void on_counters(struct native *n, const struct launch_stats *m)
                 .memory_now = m->counters.memory_now,
                 .memory_peak = m->counters.memory_peak,
                 .cpu_ns = m->counters.cpu_ns,
+                .start_mono_ns = m->exec_ns,
         };
 
         if (!p || !p->stats_fn)
