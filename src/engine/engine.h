@@ -36,8 +36,9 @@ enum engine_file_type { ENGINE_FILE_REGULAR, ENGINE_FILE_DIRECTORY, ENGINE_FILE_
 #define ENGINE_FILES_MAX 16384
 #define ENGINE_PATH_MAX 4095 /* bytes of a path or of a link's target */
 
-/* Made in the order given, before the program starts, by the task's user. What is there is replaced, but a directory,
- * which gets the mode. Directories on the way are made where they are missing. */
+/* Made in the order given, before the program starts, owned by the task's user. A file or link replaces what is there but a
+ * directory; a directory that is there gets the mode and keeps its owner. Those on the way are made where they are
+ * missing. */
 struct engine_file {
         char *path; /* relative to the working directory, or absolute; inside the container's root whatever it says */
         void *content; /* SYMLINK: its target, len bytes without NUL; DIRECTORY: nothing */
@@ -212,8 +213,8 @@ struct engine_ops {
          * are named NAME, NAME/…, after the last component ("." for the root). Of a container that runs, or that ended,
          * was made with keep_root and is not removed yet. What it is made of is the container's: treat it as hostile.
          * Other file systems (/proc, /dev/shm below a directory that is asked for), sockets and devices are left out;
-         * FIFOs are archived as such. r: -ENOENT, -ENOTDIR, -ELOOP, -EACCES (secrets, kernel file systems), -EFBIG
-         * (bytes), -E2BIG (entries), -ETIMEDOUT, -ESRCH (never ran, or nothing was kept), -EBUSY (too many at once); of
+         * FIFOs are archived as such. r: -ENOENT, -ENOTDIR, -ELOOP, -ENAMETOOLONG (or too deep), -EACCES (secrets, kernel file systems), -EFBIG
+         * (bytes), -E2BIG (entries), -ETIMEDOUT, -ESRCH (never ran, was removed, or nothing was kept); of
          * what was written until then nothing is valid. */
         int (*copy_out)(struct engine_container *c, const char *path, const struct engine_copy_limits *limits,
                         int tar_fd, engine_done_fn fn, void *data, struct err *err);

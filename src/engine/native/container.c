@@ -107,6 +107,7 @@ void native_container_free(struct native_container *c)
         struct native *n = c->native;
 
         container_stop_waiting(c);
+        native_copies_forget(c);
         list_remove(&c->watch_node);
         list_remove(&c->node);
         (void)map_remove(n->by_id, c->id);

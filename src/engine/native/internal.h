@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define NATIVE_WAIT_NS (30 * UINT64_C(1000000000))    /* for a slot or a namespace; slow machines make them slowly */
+#define NATIVE_WAIT_NS (30 * UINT64_C(1000000000))    /* for the next slot or namespace that anybody gets */
 #define NATIVE_LAUNCHER_NS (5 * UINT64_C(1000000000)) /* for a launcher that is gone, until its containers are lost */
 #define NATIVE_WATCH_NS (3 * UINT64_C(1000000))       /* age at which a container's output is watched */
 #define NATIVE_MODES (NET_INTERNET + 1)
@@ -79,8 +79,11 @@ struct native {
         struct map *by_id;      /* of native_container */
         struct list containers; /* struct native_container, node */
         uint32_t slots_used;
-        struct list slot_waiters; /* struct native_container, wait_node */
-        struct list pending;      /* struct native_pending */
+        struct list slot_waiters;    /* struct native_container, wait_node */
+        struct list pending;         /* struct native_pending */
+        struct list copies, copying; /* struct native_copy: waiting, made by the launcher */
+        unsigned n_copying;
+        struct loop_timer copy_timer;
 
         bool listed; /* list() had its answer */
         engine_found_fn found;
@@ -92,6 +95,7 @@ struct native {
         struct loop_timer watch_timer;
         int devnull;
         char *scratch; /* LAUNCH_MSG_MAX bytes, to build a packet in */
+        char *piece;   /* OUTPUT_PIECE bytes of live output */
         struct image_workers workers;
 };
 
@@ -124,7 +128,7 @@ void native_pending_fail(struct native_pending *p, int error, const char *text);
 void native_work_done(struct native_pending *p, const struct launch_work_done *m);
 void native_work_names(struct native_pending *p, const struct launch_names *m, const char *names);
 
-/* ── containers: container.c, output.c, record.c, spec.c ─────────────────────────────────────────────────────────── */
+/* ── containers: container.c, copy.c, output.c, record.c, spec.c ─────────────────────────────────────────────────────────── */
 
 enum container_state {
         CONTAINER_NEW,
@@ -137,6 +141,7 @@ struct native_output {
         int pipe_r, pipe_w, mem;
         struct loop_io *io;
         uint64_t kept, dropped;
+        bool paused;
 };
 
 struct native_container {
@@ -188,6 +193,14 @@ void native_container_ended(struct native_container *c, const struct launch_exit
 void native_container_failed(struct native_container *c, enum engine_end end, int error, const char *text);
 /* Tells the end of one that list() found. */
 void native_container_tell_end(struct native_container *c);
+
+void native_container_pause(struct engine_container *c, enum engine_stream stream, bool paused);
+#define OUTPUT_PIECE (64 * 1024)
+
+int native_container_copy_out(struct engine_container *c, const char *path, const struct engine_copy_limits *limits,
+                              int tar_fd, engine_done_fn fn, void *data, struct err *err);
+void native_copies_forget(struct native_container *c); /* those that wait are answered later */
+void native_copies_done(struct native *n);             /* none is answered any more */
 
 int native_output_open(struct native_container *c, struct err *err);
 void native_output_close(struct native_output *o);

@@ -122,12 +122,14 @@ static void native_free(struct engine *e)
         struct native_container *c;
 
         native_launch_done(n);
+        native_copies_done(n);
         loop_timer_cancel(&n->watch_timer);
         while ((c = LIST_FIRST(&n->containers, struct native_container, node)))
                 native_container_free(c);
         map_free(n->by_id);
         fd_close(n->devnull);
         free(n->scratch);
+        free(n->piece);
         native_net_done(n);
         free(n);
 }
@@ -135,13 +137,15 @@ static void native_free(struct engine *e)
 static const struct engine_ops native_ops = {
         .name = "native",
         .features = ENGINE_F_SIGNAL_EXACT | ENGINE_F_MEMORY_PEAK | ENGINE_F_CPU_USAGE | ENGINE_F_DISK_LIMIT |
-                    ENGINE_F_SURVIVES_DAEMON,
+                    ENGINE_F_SURVIVES_DAEMON | ENGINE_F_COPY_OUT | ENGINE_F_LIVE | ENGINE_F_SECRETS,
         .ensure_image = native_ensure_image,
         .create = native_container_create,
         .start = native_container_start,
         .attach = native_container_attach,
         .signal = native_container_signal,
         .stats = native_container_stats,
+        .pause = native_container_pause,
+        .copy_out = native_container_copy_out,
         .update_record = native_container_update_record,
         .remove = native_container_remove,
         .list = native_list,
@@ -177,14 +181,17 @@ int engine_native_new(struct loop *loop, const struct engine_native_config *conf
         list_init(&n->containers);
         list_init(&n->slot_waiters);
         list_init(&n->pending);
+        list_init(&n->copies);
+        list_init(&n->copying);
         list_init(&n->unwatched);
         native_workers_init(n);
         n->devnull = open("/dev/null", O_WRONLY | O_CLOEXEC);
         n->by_id = map_new();
         n->scratch = malloc(LAUNCH_MSG_MAX);
+        n->piece = malloc(OUTPUT_PIECE);
         if (n->devnull < 0)
                 r = err_sys(err, "open /dev/null");
-        else if (!n->by_id || !n->scratch)
+        else if (!n->by_id || !n->scratch || !n->piece)
                 r = err_oom(err);
         if (r == 0)
                 r = native_net_init(n, config->netd_path, err);
@@ -196,6 +203,7 @@ int engine_native_new(struct loop *loop, const struct engine_native_config *conf
                 map_free(n->by_id);
                 fd_close(n->devnull);
                 free(n->scratch);
+                free(n->piece);
                 free(n);
                 return r;
         }

@@ -41,6 +41,10 @@ int native_output_open(struct native_container *c, struct err *err)
 
         if (r == 0)
                 r = output_open_one(&c->out[ENGINE_STDERR], "stderr", err);
+        /* Our end only: the container has the other one. */
+        for (int i = 0; r == 0 && c->live && i < NATIVE_STREAMS; i++)
+                if (fd_set_nonblock(c->out[i].pipe_r, true) < 0)
+                        r = err_sys(err, "set a pipe to return at once");
         return r;
 }
 
@@ -53,45 +57,76 @@ void native_output_close(struct native_output *o)
         fd_replace(&o->mem, -EBADF);
 }
 
+static bool is_live(const struct native_container *c)
+{
+        return c->live && c->base.events && c->base.events->data;
+}
+
+/* What is kept goes through the memfd, so that a daemon that dies in between has lost none of it; what comes after, through
+ * memory. As many bytes as moved, 0 at the end, -errno. */
+static ssize_t output_step(struct native_container *c, struct native_output *o, uint64_t room)
+{
+        loff_t at = (loff_t)o->kept;
+        ssize_t n;
+
+        if (is_live(c)) {
+                if (room > 0)
+                        n = splice(o->pipe_r, NULL, o->mem, &at, MIN(room, (uint64_t)OUTPUT_PIECE), SPLICE_F_NONBLOCK);
+                else
+                        n = read(o->pipe_r, c->native->piece, OUTPUT_PIECE);
+        } else if (room > 0) {
+                n = splice(o->pipe_r, NULL, o->mem, &at, MIN(room, (uint64_t)OUTPUT_STEP), SPLICE_F_NONBLOCK);
+        } else {
+                n = splice(o->pipe_r, NULL, c->native->devnull, NULL, OUTPUT_STEP, SPLICE_F_NONBLOCK);
+        }
+        return n < 0 ? -errno : n;
+}
+
+static void output_tell(struct native_container *c, struct native_output *o, size_t len, bool kept)
+{
+        enum engine_stream stream = o == &c->out[ENGINE_STDOUT] ? ENGINE_STDOUT : ENGINE_STDERR;
+        ssize_t n = kept ? pread(o->mem, c->native->piece, len, (off_t)(o->kept - len)) : (ssize_t)len;
+
+        if (n > 0)
+                c->base.events->data(&c->base, stream, c->native->piece, (size_t)n, c->base.data);
+}
+
 /* Moves at most `max` bytes. 1: there may be more; 0: the pipe is empty; -EPIPE: and will remain so. */
-static int output_move(struct native_container *c, struct native_output *o, size_t max)
+static int output_move(struct native_container *c, struct native_output *o, size_t max, bool last)
 {
         size_t moved = 0;
 
-        while (moved < max) {
+        while (moved < max && (last || !o->paused)) {
                 uint64_t room = c->output_limit - MIN(o->kept, c->output_limit);
-                loff_t at = (loff_t)o->kept;
-                ssize_t n;
+                ssize_t n = output_step(c, o, room);
 
-                if (room > 0)
-                        n = splice(o->pipe_r, NULL, o->mem, &at, MIN(room, (uint64_t)OUTPUT_STEP), SPLICE_F_NONBLOCK);
-                else
-                        n = splice(o->pipe_r, NULL, c->native->devnull, NULL, OUTPUT_STEP, SPLICE_F_NONBLOCK);
                 if (n == 0)
                         return -EPIPE;
-                if (n < 0 && errno == EINTR)
+                if (n == -EINTR)
                         continue;
-                if (n < 0 && (errno == ENOMEM || errno == ENOSPC) && room > 0) {
+                if ((n == -ENOMEM || n == -ENOSPC) && room > 0) {
                         /* No memory to keep it: the task goes on, and its answer says that it was cut. */
-                        log_debug("container %s: output: %s", c->id, strerror(errno));
+                        log_debug("container %s: output: %s", c->id, strerror((int)-n));
                         c->output_limit = MIN(c->output_limit, o->kept);
                         continue;
                 }
                 if (n < 0)
-                        return errno == EAGAIN ? 0 : -EPIPE;
+                        return n == -EAGAIN ? 0 : -EPIPE;
                 if (room > 0)
                         o->kept += (uint64_t)n;
                 else
                         o->dropped += (uint64_t)n;
                 moved += (size_t)n;
+                if (is_live(c))
+                        output_tell(c, o, (size_t)n, room > 0);
         }
         return 1;
 }
 
-static int output_pull(struct native_container *c, struct native_output *o, size_t max)
+static int output_pull(struct native_container *c, struct native_output *o, size_t max, bool last)
 {
         uint64_t dropped = o->dropped;
-        int r = output_move(c, o, max);
+        int r = output_move(c, o, max, last);
 
         if (o->dropped != dropped) {
                 const uint64_t both[NATIVE_STREAMS] = { c->out[0].dropped, c->out[1].dropped };
@@ -109,7 +144,7 @@ static void on_readable(struct loop_io *io, uint32_t events, void *data)
         uint64_t before = o->kept + o->dropped;
 
         (void)events;
-        if (output_pull(c, o, OUTPUT_TURN) == -EPIPE) {
+        if (output_pull(c, o, OUTPUT_TURN, false) == -EPIPE) {
                 loop_io_remove(o->io);
                 o->io = NULL;
         }
@@ -126,9 +161,21 @@ void native_output_watch(struct native_container *c)
 
                 if (o->io || o->pipe_r < 0)
                         continue;
-                if (loop_io_add(c->native->loop, o->pipe_r, EPOLLIN, on_readable, c, &o->io, &err) < 0)
+                if (loop_io_add(c->native->loop, o->pipe_r, o->paused ? 0 : EPOLLIN, on_readable, c, &o->io, &err) < 0)
                         log_debug("container %s: %s", c->id, err.text);
         }
+}
+
+void native_container_pause(struct engine_container *base, enum engine_stream stream, bool paused)
+{
+        struct native_container *c = CONTAINER_OF(base, struct native_container, base);
+        struct native_output *o = &c->out[stream];
+
+        if (!c->live || o->paused == paused)
+                return;
+        o->paused = paused;
+        if (o->io)
+                (void)loop_io_set(o->io, paused ? 0 : EPOLLIN);
 }
 
 static void on_watch_timer(struct loop_timer *timer, void *data)
@@ -152,6 +199,10 @@ void native_output_started(struct native_container *c)
 {
         struct native *n = c->native;
 
+        if (c->live) {
+                native_output_watch(c);
+                return;
+        }
         list_append(&n->unwatched, &c->watch_node);
         if (n->watch_timer.heap_index == 0 &&
             loop_timer_set(n->loop, &n->watch_timer, c->start_ns + NATIVE_WATCH_NS, on_watch_timer, n) < 0)
@@ -169,7 +220,7 @@ void native_output_finish(struct native_container *c)
                 loop_io_remove(o->io);
                 o->io = NULL;
                 /* Bounded, because a container whose launcher died may still be writing. */
-                for (int turn = 0; turn < OUTPUT_REST && output_pull(c, o, OUTPUT_TURN) == 1; turn++)
+                for (int turn = 0; turn < OUTPUT_REST && output_pull(c, o, OUTPUT_TURN, true) == 1; turn++)
                         continue;
                 fd_replace(&o->pipe_r, -EBADF);
         }

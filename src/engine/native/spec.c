@@ -209,7 +209,8 @@ static int spec_secrets(struct native_container *c, const struct engine_spec *sp
                         if (str_eq(s->name, spec->secrets[k].name))
                                 return err_set(err, EINVAL, "the secret '%s' is there twice", s->name);
                 if (s->len > LAUNCH_SECRET_MAX)
-                        return err_set(err, EINVAL, "the secret '%s' has more than %d bytes", s->name, LAUNCH_SECRET_MAX);
+                        return err_set(err, EINVAL, "the secret '%s' has more than %d bytes", s->name,
+                                       LAUNCH_SECRET_MAX);
                 r = add_text(&c->tail, s->name, err);
                 if (r == 0)
                         r = add_record(&c->tail, s->value, s->len, err);
