@@ -51,6 +51,7 @@ struct native_net {
         struct list stock[NATIVE_MODES], used, cleaning, idle; /* struct netns */
         unsigned n_stock[NATIVE_MODES], asked[NATIVE_MODES], want[NATIVE_MODES], n_idle;
         struct list waiters[NATIVE_MODES]; /* struct native_container, wait_node */
+        uint64_t came_ns[NATIVE_MODES];    /* when the last one came from netd */
         struct list leaving;               /* struct netns, to be cleaned at the end of the turn */
         bool deferred;                     /* the end of this turn is owed */
         struct str resolv;
@@ -80,6 +81,7 @@ struct native {
         struct list containers; /* struct native_container, node */
         uint32_t slots_used;
         struct list slot_waiters;    /* struct native_container, wait_node */
+        uint64_t slot_ns;            /* when the last of them got one */
         struct list pending;         /* struct native_pending */
         struct list copies, copying; /* struct native_copy: waiting, made by the launcher */
         unsigned n_copying;

@@ -4,6 +4,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/time.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -171,6 +172,7 @@ static void on_netns(struct native *n, const struct net_msg *m, int *fds, size_t
         if (!ns)
                 return;
         ns->known = true;
+        net->came_ns[m->mode] = time_mono_ns();
         net_serve_waiters(n, m->mode);
 }
 
