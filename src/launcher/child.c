@@ -165,10 +165,10 @@ static void make_root(const struct child *c, const struct unpacked *u)
         struct rootfs rootfs = {
                 .upper = fd_of(c, CHILD_UPPER),
                 .store = fd_of(c, CHILD_STORE),
+                .overlay = c->slot->overlay < 0 ? -EBADF : fd_of(c, CHILD_OVERLAY),
                 .pts = fd_of(c, CHILD_PTS),
                 .shm = fd_of(c, CHILD_SHM),
                 .tree = c->start->tree,
-                .idmapped = c->idmapped,
                 .cgroup2 = c->cgroup->kind == LAUNCH_CGROUP_V2,
                 .hostname = u->hostname,
                 .hosts = u->hosts,
@@ -189,7 +189,7 @@ static void make_root(const struct child *c, const struct unpacked *u)
         at_stage(c, LAUNCH_STAGE_SECRETS);
         check(c, rootfs_secrets(&rootfs));
         at_stage(c, LAUNCH_STAGE_PIVOT);
-        check(c, rootfs_pivot());
+        check(c, rootfs_pivot(&rootfs));
 }
 
 /* A reference to the mount namespace, left in the launcher's table, so that the last process does not wait for its mounts

@@ -27,6 +27,7 @@ enum child_fd {
         CHILD_PTS,
         CHILD_SHM,
         CHILD_USERNS,
+        CHILD_OVERLAY,
         CHILD_INIT_REPORT,
         CHILD_ENTER, /* version 1: CGROUP_HIERARCHIES of them */
         CHILD_FDS = CHILD_ENTER + 4,
@@ -42,7 +43,6 @@ struct child {
         int window; /* first descriptor of its window */
         int init;   /* the program of init, below the windows; -EBADF without */
         int proc;   /* of the host, below the windows */
-        bool idmapped;
 };
 
 /* Ends in the program, or tells the slot's report how far it came: stage CGROUP once it has left the launcher's table.

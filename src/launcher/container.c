@@ -169,6 +169,7 @@ static int fill_window(const struct child *child, const int *fds, int init_repor
                 [CHILD_PTS] = slot->pts,
                 [CHILD_SHM] = slot->shm,
                 [CHILD_USERNS] = slot->userns,
+                [CHILD_OVERLAY] = slot->overlay,
                 [CHILD_INIT_REPORT] = init_report,
                 [CHILD_ENTER] = slot->leaf.enter[0],
                 slot->leaf.enter[1],
@@ -323,7 +324,6 @@ static int start(struct containers *cs, struct container *c, const struct launch
                 .cgroup = cs->cgroup,
                 .init = s->flags & LAUNCH_F_INIT ? cs->init : -EBADF,
                 .proc = cs->proc,
-                .idmapped = cs->slots->idmapped,
         };
         uint64_t now = time_mono_ns();
         int r = open_pipes(fds);

@@ -16,6 +16,7 @@
 
 struct place {
         int listener, socket_dir, proc, store;
+        bool detached;
         const char *socket_name;
 };
 
@@ -58,11 +59,8 @@ static int take_place(struct server *s, const struct ceiling *c, struct place *p
         if (r == 0)
                 r = skeleton_make(store, c->id_base, err);
         if (r == 0)
-                r = setup_mounts(c->store, err);
-        if (r < 0)
-                return r;
-        p->store = open("/store", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        return p->store < 0 ? err_sys(err, "open the store") : 0;
+                r = setup_mounts(c->store, &p->store, &p->detached, err);
+        return r;
 }
 
 static int serve(const struct setup *setup, struct err *err)
@@ -79,7 +77,8 @@ static int serve(const struct setup *setup, struct err *err)
                 r = take_place(&server, &ceiling, &place, err);
         if (r < 0)
                 return r;
-        fds = (struct server_fds){ place.listener, place.proc, setup->init, setup->worker, place.store };
+        fds = (struct server_fds){ place.listener, place.proc, setup->init, setup->worker, place.store,
+                                     place.detached };
         r = server_init(&server, &ceiling, &fds, err);
         if (r == 0)
                 r = server_run(&server, err);

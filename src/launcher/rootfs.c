@@ -73,36 +73,59 @@ static int make_target(const struct rootfs *r)
         return 0;
 }
 
-int rootfs_mount(const struct rootfs *r)
+/* On 6.1 an overlay over a detached mount is EINVAL, so both must be attached. */
+static int attach_layers(const struct rootfs *r)
 {
         int e = sys_attach(r->upper, AT_FDCWD, ROOTFS_MOUNT);
 
         if (e < 0)
                 return e;
-        if (chdir(ROOTFS_MOUNT) < 0)
-                return -errno;
-        /* On 6.1 an overlay over a detached mount is EINVAL, so the store must be attached, too. */
-        if (r->idmapped) {
-                e = sys_attach(r->store, AT_FDCWD, "store");
-                if (e < 0)
-                        return e;
-        }
-        e = r->n_secrets > 0 ? make_target(r) : 0;
+        return chdir(ROOTFS_MOUNT) < 0 ? -errno : sys_attach(r->store, AT_FDCWD, "store");
+}
+
+int rootfs_mount(const struct rootfs *r)
+{
+        int e = r->overlay < 0 ? attach_layers(r) : fchdir(r->upper) < 0 ? -errno : 0;
+
+        if (e == 0 && r->n_secrets > 0)
+                e = make_target(r);
         return e < 0 ? e : write_texts(r);
 }
 
-/* Names are relative to the tmpfs, so that nothing has to be quoted. No redirects: a rename of an image's directory is
- * EXDEV, and no file can point to another place of the lower layers. */
-int rootfs_image(const struct rootfs *r)
+/* Names are relative to the tmpfs, so that nothing has to be quoted. The options are those of make_overlay() in slot.c. */
+static int mount_image(const struct rootfs *r)
 {
-        const char *store = r->idmapped ? "store" : ROOTFS_STORE;
         char options[OPTIONS_MAX];
 
         (void)snprintf(options, sizeof(options),
-                       "lowerdir=%s/" SKELETON_NAME ":%s/trees/%.*s,upperdir=upper,workdir=work,xino=off,index=off,"
+                       "lowerdir=store/" SKELETON_NAME ":store/trees/%.*s,upperdir=upper,workdir=work,xino=off,index=off,"
                        "uuid=off,redirect_dir=off,metacopy=off",
-                       store, store, LAUNCH_HEX, r->tree);
+                       LAUNCH_HEX, r->tree);
         return mount("overlay", "root", "overlay", 0, options) < 0 || chdir("root") < 0 ? -errno : 0;
+}
+
+/* The overlay covers the empty root of the launcher, which nothing leads to from there; see rootfs_pivot(). */
+int rootfs_image(const struct rootfs *r)
+{
+        char path[sizeof("trees/") + LAUNCH_HEX];
+        int tree, e, root;
+
+        if (r->overlay < 0)
+                return mount_image(r);
+        (void)snprintf(path, sizeof(path), "trees/%.*s", LAUNCH_HEX, r->tree);
+        tree = openat(r->store, path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (tree < 0)
+                return -errno;
+        e = sys_result(syscall(SYS_fsconfig, r->overlay, FSCONFIG_SET_FD, "lowerdir+", NULL, tree));
+        if (e == 0)
+                e = sys_fsconfig(r->overlay, FSCONFIG_CMD_CREATE, NULL, NULL);
+        if (e < 0)
+                return e;
+        root = sys_fsmount(r->overlay, 0);
+        if (root < 0)
+                return root;
+        e = sys_attach(root, AT_FDCWD, "/");
+        return e < 0 ? e : fchdir(root) < 0 ? -errno : 0;
 }
 
 static int set_readonly(const char *path)
@@ -230,10 +253,17 @@ int rootfs_secrets(const struct rootfs *r)
         return e < 0 ? e : set_readonly("run/secrets");
 }
 
-int rootfs_pivot(void)
+/* A root that covers another one is as final as one that took its place: ".." stops at it, however often a task changes its
+ * root, and only who may unmount in this namespace, which the host's user namespace owns, could uncover the other. That one
+ * is empty. To take its place would mean to look at all processes of the host (pivot_root(2)), and to unmount it, to wait
+ * for all of its processors (synchronize_rcu_expedited()), together a sixth of a short task's time. */
+int rootfs_pivot(const struct rootfs *r)
 {
-        int e = sys_pivot_root(".", ".");
+        int e;
 
+        if (r->overlay >= 0)
+                return chroot(".") < 0 || chdir("/") < 0 ? -errno : 0;
+        e = sys_pivot_root(".", ".");
         if (e < 0)
                 return e;
         return umount2(".", MNT_DETACH) < 0 || chdir("/") < 0 ? -errno : 0;

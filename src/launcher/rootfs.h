@@ -10,8 +10,8 @@
 #include <stdint.h>
 
 /* Directories of the launcher's own root, which it makes read-only. */
-#define ROOTFS_STORE "/store"
-#define ROOTFS_MOUNT "/mnt"   /* where a container's tmpfs goes */
+#define ROOTFS_STORE "/store" /* before Linux 6.15 */
+#define ROOTFS_MOUNT "/mnt"   /* likewise: where a container's tmpfs goes */
 #define ROOTFS_EMPTY "/empty" /* what a masked directory shows */
 
 struct rootfs_text {
@@ -21,8 +21,8 @@ struct rootfs_text {
 
 struct rootfs {
         int upper, store, pts, shm; /* detached mounts of the slot */
+        int overlay;                /* its file system context, -EBADF before Linux 6.15 */
         const char *tree;           /* LAUNCH_HEX digits, no NUL */
-        bool idmapped;
         bool cgroup2;
         struct rootfs_text hostname, hosts, resolv;
         struct payload secrets; /* validated: n_secrets × (name, value), and more behind */
@@ -36,4 +36,4 @@ int rootfs_mount(const struct rootfs *r);   /* the writable layer, with its own 
 int rootfs_image(const struct rootfs *r);   /* -ENOENT: no such tree */
 int rootfs_kernel(const struct rootfs *r);  /* /proc, /sys, /dev/…, masks */
 int rootfs_secrets(const struct rootfs *r); /* /run/secrets, if there are any */
-int rootfs_pivot(void);
+int rootfs_pivot(const struct rootfs *r);

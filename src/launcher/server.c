@@ -524,6 +524,7 @@ static int init_work(struct server *s, const struct server_fds *fds, struct err 
 
 int server_init(struct server *s, const struct ceiling *ceiling, const struct server_fds *fds, struct err *err)
 {
+        struct slots_host host = { fds->proc, fds->store, fds->detached, -EBADF, &s->cgroup };
         sigset_t set;
         int r;
 
@@ -535,6 +536,7 @@ int server_init(struct server *s, const struct ceiling *ceiling, const struct se
         s->epoll = epoll_create1(EPOLL_CLOEXEC);
         if (s->epoll < 0)
                 return err_sys(err, "make an epoll");
+        host.epoll = s->epoll;
         (void)sigemptyset(&set);
         (void)sigaddset(&set, SIGCHLD);
         (void)sigaddset(&set, SIGTERM);
@@ -545,7 +547,7 @@ int server_init(struct server *s, const struct ceiling *ceiling, const struct se
         if (r == 0)
                 r = watch(s, s->listener, EPOLLIN, TAG_LISTENER, err);
         if (r == 0)
-                r = slots_init(&s->slots, ceiling->slots, ceiling->id_base, fds->proc, &s->cgroup, s->epoll, err);
+                r = slots_init(&s->slots, ceiling->slots, ceiling->id_base, &host, err);
         if (r == 0)
                 r = containers_init(&s->containers, 2 * ceiling->slots, &s->slots, &s->cgroup, fds->proc, fds->init,
                                     err);

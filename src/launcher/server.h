@@ -40,6 +40,7 @@ struct server_fds {
         int init;   /* sealed memfd with mayfly-init */
         int worker; /* with mayfly-worker; -EBADF: image work is refused */
         int store;
+        bool detached; /* setup_mounts() */
 };
 
 /* cgroup and host are filled in before (they need the host's mounts). SIGCHLD and SIGTERM are blocked. */

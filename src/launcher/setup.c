@@ -303,16 +303,21 @@ int setup_listener(const struct ceiling *c, int *ret, int *ret_dir, const char *
 
 /* ── mounts ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static int fill_root(int store, struct err *err)
+static int fill_root(struct err *err)
 {
         static const char *const dirs[] = { ROOTFS_STORE, ROOTFS_MOUNT, ROOTFS_EMPTY };
-        int r;
 
         for (size_t i = 0; i < ARRAY_LEN(dirs); i++)
                 if (mkdir(dirs[i] + 1, 0555) < 0)
                         return err_sys(err, "make %s of our root", dirs[i]);
-        r = sys_attach(store, AT_FDCWD, ROOTFS_STORE + 1);
-        return r < 0 ? err_set(err, -r, "mount the store in our root") : 0;
+        return 0;
+}
+
+static bool can_clone(int mount)
+{
+        auto_fd clone = sys_open_tree(mount, "", AT_EMPTY_PATH | OPEN_TREE_CLONE);
+
+        return clone >= 0;
 }
 
 /* All containers share one time namespace that is not the host's: an offset cannot be set any more once a process is in it,
@@ -327,12 +332,13 @@ static void enter_timens(void)
                 (void)setns(ns, CLONE_NEWTIME);
 }
 
-/* Each mount that the launcher sees costs every clone a microsecond or more, so there are two. Its root is read-only: a
- * masked directory of a container is one of its directories. */
-int setup_mounts(const char *store, struct err *err)
+/* Each mount that the launcher sees costs every clone a microsecond or more, so there is one, or two. Its root is read-only:
+ * a masked directory of a container is one of its directories. */
+int setup_mounts(const char *store, int *ret_store, bool *ret_detached, struct err *err)
 {
         struct mount_attr readonly = { .attr_set = MOUNT_ATTR_RDONLY };
         auto_fd tree = -EBADF;
+        bool detached;
         int r;
 
         enter_timens();
@@ -344,14 +350,22 @@ int setup_mounts(const char *store, struct err *err)
         if (mount("tmpfs", store, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755,size=64k,nr_inodes=16") < 0 ||
             chdir(store) < 0)
                 return err_sys(err, "mount our root");
-        r = fill_root(tree, err);
+        r = fill_root(err);
         if (r < 0)
                 return r;
+        detached = can_clone(tree);
+        r = detached ? 0 : sys_attach(tree, AT_FDCWD, ROOTFS_STORE + 1);
+        if (r < 0)
+                return err_set(err, -r, "mount the store in our root");
         r = sys_pivot_root(".", ".");
         if (r < 0)
                 return err_set(err, -r, "pivot into our root");
         if (umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
                 return err_sys(err, "leave the host's root");
         r = sys_mount_setattr(AT_FDCWD, "/", 0, &readonly);
-        return r < 0 ? err_set(err, -r, "make our root read-only") : 0;
+        if (r < 0)
+                return err_set(err, -r, "make our root read-only");
+        *ret_store = TAKE_FD(tree);
+        *ret_detached = detached;
+        return 0;
 }

@@ -28,5 +28,7 @@ int setup_process(const struct setup *setup, struct err *err);
  * it is ours to remove. */
 int setup_listener(const struct ceiling *c, int *ret, int *ret_dir, const char **ret_name, struct err *err);
 
-/* A mount namespace whose root is read-only and holds nothing but the store (rootfs.h); a time namespace for children. */
-int setup_mounts(const char *store, struct err *err);
+/* A mount namespace whose root is read-only and empty (rootfs.h); a time namespace for children. *ret_store: the store's
+ * mount, which can be cloned; the caller owns it, and keeps it. *ret_detached: that mount is in no namespace, and layers can
+ * be given as descriptors, which takes Linux 6.15; on older ones it is attached as ROOTFS_STORE. */
+int setup_mounts(const char *store, int *ret_store, bool *ret_detached, struct err *err);

@@ -3,6 +3,7 @@
 #include "base/fd.h"
 #include "base/str.h"
 #include "launcher/ceiling.h"
+#include "launcher/skeleton.h"
 #include "launcher/sys.h"
 #include "launcher/userns.h"
 
@@ -135,17 +136,46 @@ static int make_upper(struct slot *slot, uint64_t disk, struct err *err)
         return r < 0 ? err_set(err, -r, "fill a writable layer") : 0;
 }
 
-static int make_store(struct slot *slot, struct err *err)
+/* In the ids of `idmap`, or as it is if there are none. */
+static int make_store(const struct slots *s, struct slot *slot, struct err *err)
 {
-        struct mount_attr attr = { .attr_set = MOUNT_ATTR_IDMAP | MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV };
+        struct mount_attr attr = { .attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV };
         int r;
 
-        slot->store = sys_open_tree(AT_FDCWD, "/store", OPEN_TREE_CLONE);
+        slot->store = sys_open_tree(s->host.store, "", AT_EMPTY_PATH | OPEN_TREE_CLONE);
         if (slot->store < 0)
                 return err_set(err, -slot->store, "clone the mount of the store");
-        attr.userns_fd = (unsigned)slot->idmap;
+        if (slot->idmap >= 0) {
+                attr.attr_set |= MOUNT_ATTR_IDMAP;
+                attr.userns_fd = (unsigned)slot->idmap;
+        }
         r = sys_mount_setattr(slot->store, "", AT_EMPTY_PATH, &attr);
         return r < 0 ? err_set(err, -r, "map the store into the ids of slot %u", slot->n) : 0;
+}
+
+static int add_layer(int fs, int dir, const char *name)
+{
+        auto_fd layer = openat(dir, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+
+        return layer < 0 ? -errno : sys_result(syscall(SYS_fsconfig, fs, FSCONFIG_SET_FD, "lowerdir+", NULL, layer));
+}
+
+/* The root file system of a container, but for the image's tree. No redirects: a rename of an image's directory is EXDEV,
+ * and no file can point to another place of the lower layers. Layers as descriptors (Linux 6.13) of mounts that are in no
+ * namespace (6.15) leave no trace of them in the container's. */
+static int make_overlay(struct slot *slot, struct err *err)
+{
+        char options[] = "upperdir=upper,workdir=work,xino=off,index=off,uuid=null,redirect_dir=off,metacopy=off";
+        auto_fd fs = sys_fsopen("overlay");
+        int r = fs < 0 ? fs : fchdir(slot->upper) < 0 ? -errno : set_options(fs, options);
+
+        (void)!chdir("/");
+        if (r == 0)
+                r = add_layer(fs, slot->store, SKELETON_NAME);
+        if (r < 0)
+                return err_set(err, -r, "prepare an overlay");
+        slot->overlay = TAKE_FD(fs);
+        return 0;
 }
 
 static int make_shm(struct slot *slot, uint64_t size, struct err *err)
@@ -171,9 +201,9 @@ static int make_namespaces(struct slots *s, struct slot *slot, struct err *err)
         int r = 0;
 
         if (slot->userns < 0)
-                r = userns_make(s->proc, USERNS_CONTAINER, 0, slot->base, &slot->userns, err);
+                r = userns_make(s->host.proc, USERNS_CONTAINER, 0, slot->base, &slot->userns, err);
         if (r == 0 && s->idmapped && slot->idmap < 0)
-                r = userns_make(s->proc, USERNS_IDMAP, s->id_base, slot->base, &slot->idmap, err);
+                r = userns_make(s->host.proc, USERNS_IDMAP, s->id_base, slot->base, &slot->idmap, err);
         return r;
 }
 
@@ -186,19 +216,22 @@ static int make_leaf(struct slots *s, struct slot *slot, struct err *err)
 
         if (slot->leaf.name[0])
                 return 0;
-        r = cgroup_leaf_make(s->cgroup, CGROUP_TASKS, &limits, &slot->leaf, err);
+        r = cgroup_leaf_make(s->host.cgroup, CGROUP_TASKS, &limits, &slot->leaf, err);
         if (r < 0)
                 return r;
-        if (slot->leaf.oom_event >= 0 && epoll_ctl(s->epoll, EPOLL_CTL_ADD, slot->leaf.oom_event, &event) < 0)
-                return err_sys(err, "watch for OOM");
-        return 0;
+        if (slot->leaf.oom_event < 0 || epoll_ctl(s->host.epoll, EPOLL_CTL_ADD, slot->leaf.oom_event, &event) == 0)
+                return 0;
+        r = err_sys(err, "watch for OOM");
+        /* One that is not watched must not be found here the next time. */
+        cgroup_leaf_remove(s->host.cgroup, &slot->leaf);
+        return r;
 }
 
 static void remove_leaf(struct slots *s, struct slot *slot)
 {
         if (slot->leaf.oom_event >= 0)
-                (void)epoll_ctl(s->epoll, EPOLL_CTL_DEL, slot->leaf.oom_event, NULL);
-        cgroup_leaf_remove(s->cgroup, &slot->leaf);
+                (void)epoll_ctl(s->host.epoll, EPOLL_CTL_DEL, slot->leaf.oom_event, NULL);
+        cgroup_leaf_remove(s->host.cgroup, &slot->leaf);
 }
 
 static void drop_mounts(struct slot *slot)
@@ -206,6 +239,7 @@ static void drop_mounts(struct slot *slot)
         fd_replace(&slot->mntns, -EBADF);
         fd_replace(&slot->upper, -EBADF);
         fd_replace(&slot->store, -EBADF);
+        fd_replace(&slot->overlay, -EBADF);
         fd_replace(&slot->pts, -EBADF);
         fd_replace(&slot->shm, -EBADF);
 }
@@ -213,7 +247,7 @@ static void drop_mounts(struct slot *slot)
 static void clean(struct slots *s, struct slot *slot)
 {
         drop_mounts(slot);
-        if (slot->leaf.name[0] && !cgroup_leaf_reset(s->cgroup, &slot->leaf))
+        if (slot->leaf.name[0] && !cgroup_leaf_reset(s->host.cgroup, &slot->leaf))
                 remove_leaf(s, slot);
         slot->state = SLOT_COLD;
         s->used--;
@@ -227,8 +261,10 @@ static int prepare(struct slots *s, struct slot *slot, struct err *err)
                 r = make_leaf(s, slot, err);
         if (r == 0)
                 r = make_upper(slot, s->limits.disk, err);
-        if (r == 0 && s->idmapped)
-                r = make_store(slot, err);
+        if (r == 0)
+                r = make_store(s, slot, err);
+        if (r == 0 && s->host.detached)
+                r = make_overlay(slot, err);
         if (r == 0)
                 r = make_shm(slot, s->limits.shm, err);
         if (r == 0)
@@ -270,7 +306,7 @@ bool slots_idle(struct slots *s)
 static int fit(struct slots *s, struct slot *slot, const struct launch_limits *l, struct err *err)
 {
         struct cgroup_limits limits = { l->memory + l->disk + l->shm, l->cpu_milli, l->pids };
-        int r = cgroup_leaf_limit(s->cgroup, &slot->leaf, &limits);
+        int r = cgroup_leaf_limit(s->host.cgroup, &slot->leaf, &limits);
 
         if (r < 0)
                 return err_set(err, -r, "set the limits of a container");
@@ -346,11 +382,11 @@ static int try_idmap(struct slots *s, struct err *err)
 {
         struct slot *slot = &s->items[0];
         struct err ignored = ERR_INIT;
-        int r = userns_make(s->proc, USERNS_IDMAP, s->id_base, slot->base, &slot->idmap, err);
+        int r = userns_make(s->host.proc, USERNS_IDMAP, s->id_base, slot->base, &slot->idmap, err);
 
         if (r < 0)
                 return r;
-        s->idmapped = make_store(slot, &ignored) == 0;
+        s->idmapped = make_store(s, slot, &ignored) == 0;
         drop_mounts(slot);
         if (s->idmapped)
                 return 0;
@@ -360,11 +396,11 @@ static int try_idmap(struct slots *s, struct err *err)
         return 0;
 }
 
-int slots_init(struct slots *s, uint32_t n, uint32_t id_base, int proc, struct cgroup *cg, int epoll, struct err *err)
+int slots_init(struct slots *s, uint32_t n, uint32_t id_base, const struct slots_host *host, struct err *err)
 {
         struct slot_report *reports;
 
-        *s = (struct slots){ .n = n, .id_base = id_base, .proc = proc, .cgroup = cg, .epoll = epoll };
+        *s = (struct slots){ .n = n, .id_base = id_base, .host = *host };
         s->limits = (struct launch_limits){
                 .memory = 512 << 20, .disk = 256 << 20, .shm = 64 << 20, .cpu_milli = 1000, .pids = 512
         };
@@ -380,6 +416,7 @@ int slots_init(struct slots *s, uint32_t n, uint32_t id_base, int proc, struct c
                         .idmap = -EBADF,
                         .upper = -EBADF,
                         .store = -EBADF,
+                        .overlay = -EBADF,
                         .pts = -EBADF,
                         .shm = -EBADF,
                         .mntns = -EBADF,

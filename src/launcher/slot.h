@@ -34,6 +34,7 @@ struct slot {
         int userns, idmap;       /* user namespaces: the container's; store's ids to the slot's */
         int upper;               /* detached tmpfs: upper/ work/ store/ root/ */
         int store;               /* detached mount of the store in the slot's ids */
+        int overlay;             /* file system context of the root, all but the image's tree; -EBADF: the child mounts it */
         int pts, shm;            /* detached */
         int mntns;               /* of the container, so that its end does not wait for the mounts to go */
         uint64_t disk, shm_size; /* bytes that upper and shm have */
@@ -43,6 +44,15 @@ struct slot {
 
 #define SLOT_EVENT (UINT64_C(1) << 32)
 
+/* What slots are made of. All borrowed. */
+struct slots_host {
+        int proc;      /* /proc */
+        int store;     /* setup_mounts() */
+        bool detached; /* likewise */
+        int epoll;     /* version 1's OOM events are added here, as SLOT_EVENT | n */
+        struct cgroup *cgroup;
+};
+
 struct slots {
         struct slot *items;
         uint32_t n;
@@ -51,13 +61,11 @@ struct slots {
         uint32_t busy;
         uint32_t id_base;
         bool idmapped;
-        int proc;                    /* borrowed: /proc */
-        struct cgroup *cgroup;       /* borrowed */
+        struct slots_host host;
         struct launch_limits limits; /* of the last container: those made ahead get them */
-        int epoll;                   /* borrowed: version 1's OOM events are added here, as SLOT_EVENT | n */
 };
 
-int slots_init(struct slots *s, uint32_t n, uint32_t id_base, int proc, struct cgroup *cg, int epoll, struct err *err);
+int slots_init(struct slots *s, uint32_t n, uint32_t id_base, const struct slots_host *host, struct err *err);
 
 #define SLOTS_USED_MAX 8 /* used ones that may wait for an idle moment; above, the server does not wait for one */
 
