@@ -60,3 +60,4 @@ make_user() {
 }
 make_user mayfly
 make_user mayfly-net
+make_user mayfly-dns

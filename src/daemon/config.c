@@ -41,6 +41,7 @@ static const struct key keys[] = {
         { "run", KIND_PATH, TEXT(run), "directory of the sockets" },
         { "user", KIND_USER, TEXT(user), "user of mayflyd" },
         { "net_user", KIND_USER, TEXT(net_user), "user of mayfly-netd" },
+        { "dns_user", KIND_USER, TEXT(dns_user), "user of mayfly-dns" },
         { "group", KIND_USER, TEXT(group), "group that may use the API's socket" },
         { "log_level", KIND_WORD, WORD(log_level, log_levels), "error, warn, info or debug" },
         { "ids.base", KIND_U32, NUMBER(id_base, CONFIG_ID_RANGE, UINT32_MAX), "first user id of containers" },
@@ -93,6 +94,7 @@ void config_default(struct config *c)
         copy_text(c->run, sizeof(c->run), "/run/mayfly");
         copy_text(c->user, sizeof(c->user), "mayfly");
         copy_text(c->net_user, sizeof(c->net_user), "mayfly-net");
+        copy_text(c->dns_user, sizeof(c->dns_user), "mayfly-dns");
         copy_text(c->group, sizeof(c->group), "mayfly");
         copy_text(c->log_level, sizeof(c->log_level), "info");
         copy_text(c->network.mode, sizeof(c->network.mode), "nat");
@@ -451,9 +453,11 @@ int config_check(const struct config *c, struct err *err)
                                c->tasks.max_running, c->slots);
         if (is_below(c->run, c->data) || is_below(c->data, c->run))
                 return err_set(err, EINVAL, "run: %s and data: %s may not lie in one another", c->run, c->data);
-        if (str_eq(c->user, "root") || str_eq(c->net_user, "root"))
-                return err_set(err, EINVAL, "user, net_user: may not be root");
+        if (str_eq(c->user, "root") || str_eq(c->net_user, "root") || str_eq(c->dns_user, "root"))
+                return err_set(err, EINVAL, "user, net_user, dns_user: may not be root");
         if (str_eq(c->user, c->net_user))
                 return err_set(err, EINVAL, "net_user: must be another user than user, '%s'", c->user);
+        if (str_eq(c->dns_user, c->user) || str_eq(c->dns_user, c->net_user))
+                return err_set(err, EINVAL, "dns_user: must be another user than user and net_user, '%s'", c->dns_user);
         return 0;
 }

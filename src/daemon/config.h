@@ -19,6 +19,7 @@ struct config {
         char name[16];               /* instance: cgroup, nft table, link prefix; [a-z][a-z0-9-]* */
         char data[108], run[80];     /* directories */
         char user[32], net_user[32]; /* mayfly, mayfly-net */
+        char dns_user[32];           /* mayfly-dns */
         char group[32];              /* who may open the socket: mayfly */
         char log_level[8];           /* error warn info debug */
         uint32_t id_base, slots;     /* ids.base 2013265920, ids.slots 512 */

@@ -26,7 +26,7 @@ struct plan {
         struct sockets sockets;
         struct locks locks;
         bool made_run;
-        char **launcher, **net, **daemon; /* arguments */
+        char **launcher, **net, **dns, **daemon; /* arguments */
 };
 
 static void plan_done(struct plan *p)
@@ -35,6 +35,7 @@ static void plan_done(struct plan *p)
         locks_done(&p->locks);
         strv_free(p->launcher);
         strv_free(p->net);
+        strv_free(p->dns);
         strv_free(p->daemon);
 }
 
@@ -83,6 +84,20 @@ static int plan_net(struct plan *p, struct err *err)
         if (r == 0)
                 r = add_all(&p->net, own, err);
         return r < 0 ? r : add_all(&p->net, more, err);
+}
+
+static int plan_dns(struct plan *p, struct err *err)
+{
+        char *const own[] = { (char[]){ "--die-with-parent" }, NULL };
+        auto_strv more = NULL;
+        int r;
+
+        r = start_args(&p->dns, "mayfly-dns", err);
+        if (r == 0)
+                r = prepare_dns_args(&p->config, &p->users, &more, err);
+        if (r == 0)
+                r = add_all(&p->dns, own, err);
+        return r < 0 ? r : add_all(&p->dns, more, err);
 }
 
 static int plan_daemon(struct plan *p, struct err *err)
@@ -168,6 +183,8 @@ static int supervise(struct plan *p, struct err *err)
                   .fds = { p->sockets.net },
                   .stop_ms = 10000,
                   .death_signal = SIGTERM },
+                /* It binds its port and becomes its user by itself, under a service manager, too. */
+                { .name = "mayfly-dns", .argv = p->dns, .stop_ms = 2000, .death_signal = SIGTERM },
                 { .name = "mayflyd",
                   .argv = p->daemon,
                   .fds = { p->sockets.api },
@@ -180,7 +197,7 @@ static int supervise(struct plan *p, struct err *err)
                   .death_signal = SIGKILL },
         };
         /* Stopped from the end: the daemon, then the launcher with its containers, then the network under them. */
-        static const size_t order[] = { 1, 0, 2 };
+        static const size_t order[] = { 1, 2, 0, 3 };
         struct supervisor s;
         int r;
 
@@ -220,6 +237,8 @@ static int serve(struct plan *p, struct err *err)
                 r = plan_launcher(p, err);
         if (r == 0)
                 r = plan_net(p, err);
+        if (r == 0)
+                r = plan_dns(p, err);
         if (r == 0)
                 r = plan_daemon(p, err);
         if (r == 0)

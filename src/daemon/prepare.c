@@ -68,9 +68,13 @@ int users_find(const struct config *config, struct users *ret, struct err *err)
         if (r == 0)
                 r = user_find("net_user", config->net_user, &u.net_uid, &u.net_gid, err);
         if (r == 0)
+                r = user_find("dns_user", config->dns_user, &u.dns_uid, &u.dns_gid, err);
+        if (r == 0)
                 r = group_find(config->group, &u.api_gid, err);
         if (r == 0 && u.uid == u.net_uid)
                 r = err_set(err, EINVAL, "user and net_user have the same uid %u", u.uid);
+        if (r == 0 && (u.uid == u.dns_uid || u.net_uid == u.dns_uid))
+                r = err_set(err, EINVAL, "dns_user has the uid %u of another one", u.dns_uid);
         if (r == 0)
                 *ret = u;
         return r;
@@ -239,21 +243,41 @@ int prepare_netd_args(const struct config *config, const struct users *users, ch
         return 0;
 }
 
-/* $MAYFLY_NETD_ARGS, which systemd splits at blanks (systemd.exec(5)); no value of the configuration holds one. */
+int prepare_dns_args(const struct config *config, const struct users *users, char ***ret, struct err *err)
+{
+        auto_strv args = NULL;
+
+        if (add_arg(&args, "--pool") < 0 || add_arg(&args, "%s", config->network.pool) < 0 ||
+            add_arg(&args, "--user") < 0 || add_arg(&args, "%u:%u", users->dns_uid, users->dns_gid) < 0)
+                return err_oom(err);
+        *ret = TAKE_PTR(args);
+        return 0;
+}
+
+static int add_line(struct str *text, const char *name, char *const *args)
+{
+        int r = str_addf(text, "%s=", name);
+
+        for (size_t i = 0; r == 0 && args[i]; i++)
+                r = str_addf(text, "%s%s", i ? " " : "", args[i]);
+        return r < 0 ? r : str_addc(text, '\n');
+}
+
+/* $MAYFLY_NETD_ARGS and $MAYFLY_DNS_ARGS, which systemd splits at blanks (systemd.exec(5)); no value of the configuration holds one. */
 int prepare_netd_env(const struct config *config, const struct users *users, struct err *err)
 {
         auto_str text = STR_INIT;
-        auto_strv args = NULL;
+        auto_strv netd = NULL, dns = NULL;
         int r;
 
-        r = prepare_netd_args(config, users, &args, err);
+        r = prepare_netd_args(config, users, &netd, err);
+        if (r == 0)
+                r = prepare_dns_args(config, users, &dns, err);
         if (r < 0)
                 return r;
-        r = str_adds(&text, "MAYFLY_NETD_ARGS=");
-        for (size_t i = 0; r == 0 && args[i]; i++)
-                r = str_addf(&text, "%s%s", i ? " " : "", args[i]);
+        r = add_line(&text, "MAYFLY_NETD_ARGS", netd);
         if (r == 0)
-                r = str_addc(&text, '\n');
+                r = add_line(&text, "MAYFLY_DNS_ARGS", dns);
         return r < 0 ? err_oom(err) : write_run_file(config, "netd.env", 0644, &text, err);
 }
 

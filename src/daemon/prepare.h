@@ -9,8 +9,8 @@
 #include <sys/types.h>
 
 struct users {
-        uid_t uid, net_uid;
-        gid_t gid, net_gid;
+        uid_t uid, net_uid, dns_uid;
+        gid_t gid, net_gid, dns_gid;
         gid_t api_gid; /* of the API's socket */
 };
 
@@ -29,12 +29,14 @@ void sockets_done(struct sockets *s); /* closes */
 /* Data and run directories with their owners. *ret_made_run: the run directory was not there before. */
 int prepare_dirs(const struct config *config, const struct users *users, bool *ret_made_run, struct err *err);
 
-/* <run>/launcher.conf (launcher/ceiling.h), and for service managers <run>/netd.env with the arguments of mayfly-netd. */
+/* <run>/launcher.conf (launcher/ceiling.h), and for service managers <run>/netd.env with the arguments of mayfly-netd and
+ * mayfly-dns. */
 int prepare_ceiling(const struct config *config, const struct users *users, struct err *err);
 int prepare_netd_env(const struct config *config, const struct users *users, struct err *err);
 
-/* Arguments of mayfly-netd after its name, NULL-terminated. The caller owns *ret: strv_free(). */
+/* Arguments of mayfly-netd and mayfly-dns after their names, NULL-terminated. The caller owns *ret: strv_free(). */
 int prepare_netd_args(const struct config *config, const struct users *users, char ***ret, struct err *err);
+int prepare_dns_args(const struct config *config, const struct users *users, char ***ret, struct err *err);
 
 int prepare_sockets(const struct config *config, const struct users *users, struct sockets *ret, struct err *err);
 

@@ -202,7 +202,7 @@ static void test_the_whole(void **state)
         } bad[] = {
                 { "ids.base", "4294901760" },   { "ids.base", "65537" },      { "tasks.max_running", "513" },
                 { "data", "/run/mayfly/data" }, { "run", "/var/lib/mayfly" }, { "user", "root" },
-                { "net_user", "mayfly" },
+                { "net_user", "mayfly" },       { "dns_user", "mayfly-net" }, { "dns_user", "root" },
         };
 
         (void)state;

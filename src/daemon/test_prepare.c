@@ -194,12 +194,16 @@ static void test_users(void **state)
         assert_non_null(strstr(err.text, "useradd --system --user-group --no-create-home"));
         (void)snprintf(f->config.user, sizeof(f->config.user), "daemon");
         (void)snprintf(f->config.net_user, sizeof(f->config.net_user), "bin");
+        (void)snprintf(f->config.dns_user, sizeof(f->config.dns_user), "sys");
         (void)snprintf(f->config.group, sizeof(f->config.group), "no-such-group-here");
         assert_int_equal(users_find(&f->config, &users, &err), -ENOENT);
         assert_non_null(strstr(err.text, "groupadd --system no-such-group-here"));
         (void)snprintf(f->config.group, sizeof(f->config.group), "daemon");
         assert_int_equal(users_find(&f->config, &users, &err), 0);
         assert_true(users.uid != 0 && users.net_uid != 0 && users.uid != users.net_uid);
+        assert_true(users.dns_uid != 0 && users.dns_uid != users.uid && users.dns_uid != users.net_uid);
+        (void)snprintf(f->config.dns_user, sizeof(f->config.dns_user), "bin");
+        assert_int_equal(users_find(&f->config, &users, &err), -EINVAL);
         (void)snprintf(f->config.user, sizeof(f->config.user), "root");
         assert_int_equal(users_find(&f->config, &users, &err), -EINVAL);
 }

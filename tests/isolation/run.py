@@ -568,7 +568,7 @@ def test_sockets(rig):
                              user=65534, group=65534, extra_groups=[]).stdout
         assert out == b"", out
     with report.case("no core file, no dump: our processes are not dumpable"):
-        for name in ("mayfly-launcher", "mayflyd", "mayfly-netd"):
+        for name in ("mayfly-launcher", "mayflyd", "mayfly-netd", "mayfly-dns"):
             pid = rig.instance.pid(name)
             assert os.stat(f"/proc/{pid}/mem").st_uid == 0, f"{name} is dumpable"
 

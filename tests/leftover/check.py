@@ -23,7 +23,8 @@ import sys
 import time
 
 MOST_LINES = 40
-PROGRAMS = ("mayfly", "mayflyd", "mayfly-supervisor", "mayfly-launcher", "mayfly-netd", "mayfly-worker", "mayfly-init")
+PROGRAMS = ("mayfly", "mayflyd", "mayfly-supervisor", "mayfly-launcher", "mayfly-netd", "mayfly-dns", "mayfly-worker",
+            "mayfly-init")
 # What the kernel changes by itself.
 VOLATILE = re.compile(r"random/|/nr_|ns_last_pid|pty/nr|inode-|dentry-|file-nr|file-max|conntrack_count|dropwatch|sched_domain|"
                       r"fs/aio-nr|fs/quota|aio-nr|/lock_|vm/stat_refresh|perf_event_max_sample_rate|kernel/tainted|cad_pid|"

@@ -27,7 +27,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.abspath(os.environ.get("MAYFLY_BUILD", os.path.join(ROOT, "build")))
 SLOW = float(os.environ.get("MAYFLY_SLOW", "1"))
-PROGRAMS = ("mayfly-supervisor", "mayflyd", "mayfly-launcher", "mayfly-netd", "mayfly-worker", "mayfly-init")
+PROGRAMS = ("mayfly-supervisor", "mayflyd", "mayfly-launcher", "mayfly-netd", "mayfly-dns", "mayfly-worker", "mayfly-init")
 
 
 def program(name):
@@ -386,7 +386,7 @@ class Instance:
 
 def users_exist():
     try:
-        pwd.getpwnam("mayfly"), pwd.getpwnam("mayfly-net")
+        pwd.getpwnam("mayfly"), pwd.getpwnam("mayfly-net"), pwd.getpwnam("mayfly-dns")
         return True
     except KeyError:
         return False

@@ -54,7 +54,7 @@ systemd_units() {
     if [ "$(task echo hello)" = hello ]; then ok "systemd: a task"; else bad "systemd: a task" "no hello"; fi
 
     local unit old
-    for unit in mayflyd mayfly-launcher mayfly-netd; do
+    for unit in mayflyd mayfly-launcher mayfly-netd mayfly-dns; do
         old=$(pid_of "$unit")
         kill -9 "$old"
         if eventually other_pid "$unit" "$old" && eventually serves && eventually task true; then
