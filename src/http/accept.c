@@ -62,7 +62,7 @@ static void proxy_wait_end(struct http_conn *c)
         c->proxy = NULL;
 }
 
-void http_conn_end(struct http_conn *c)
+void http_conn_release(struct http_conn *c)
 {
         struct http_server *s = c->server;
 
@@ -81,13 +81,32 @@ void http_conn_end(struct http_conn *c)
         free(c);
 }
 
-/* The descriptor is not the parser's yet. */
-static void conn_drop(struct http_conn *c)
+void http_conn_end(struct http_conn *c)
 {
-        int fd = c->fd;
+        if (!c->link) {
+                http_conn_release(c);
+                return;
+        }
+        list_remove(&c->watch_node);
+        list_remove(&c->hung_node);
+        list_remove(&c->node);
+        list_append(&c->server->links, &c->node);
+        http_link_detach(c->link);
+}
 
-        http_conn_end(c);
-        fd_close(fd);
+void http_conn_drop(struct http_conn *c)
+{
+        fd_replace(&c->fd, -EBADF);
+        if (c->link)
+                http_link_end(c->link);
+        http_conn_release(c);
+}
+
+void http_conn_kill(struct http_conn *c)
+{
+        (void)shutdown(c->fd, SHUT_RDWR);
+        if (c->link)
+                http_link_kill(c->link);
 }
 
 /* False: it shall be closed at once. */
@@ -110,23 +129,30 @@ static bool conn_admit(struct http_conn *c)
         return true;
 }
 
-/* To the parser, which owns the descriptor from here on, and tells of the connection by way of p->added. */
-static void conn_hand_over(struct http_conn *c)
+void http_conn_hand_over(struct http_conn *c)
 {
-        struct http_parser *p = c->listener->current;
         static const struct sockaddr unspecified = { .sa_family = AF_UNSPEC };
+        struct http_parser *p = c->listener->parser;
 
-        if (!conn_admit(c)) {
-                conn_drop(c);
-                return;
-        }
-        proxy_wait_end(c);
         list_remove(&c->node);
         c->parser = p;
         p->added = c;
+        p->dirty = true;
+        http_server_defer(c->server);
+        /* It tells of the connection by way of p->added, and has closed it where it fails. */
         if (MHD_add_connection(p->daemon, c->fd, &unspecified, sizeof(unspecified)) != MHD_YES && p->added)
                 http_conn_end(c);
         p->added = NULL;
+}
+
+/* Its address is known. */
+static void conn_begin(struct http_conn *c)
+{
+        proxy_wait_end(c);
+        if (!conn_admit(c) || (c->listener->tls && http_link_start(c) < 0))
+                http_conn_drop(c);
+        else if (!c->link)
+                http_conn_hand_over(c);
 }
 
 /* ── PROXY ─────────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -164,7 +190,6 @@ static int proxy_read(struct http_conn *c)
 static void on_proxy_io(struct loop_io *io, uint32_t events, void *data)
 {
         struct http_conn *c = data;
-        struct http_parser *p = c->listener->current;
         int r = proxy_read(c);
 
         (void)io;
@@ -173,17 +198,16 @@ static void on_proxy_io(struct loop_io *io, uint32_t events, void *data)
                 return;
         if (r < 0) {
                 log_debug("http: %s: no PROXY header: %s", c->address.text, strerror(-r));
-                conn_drop(c);
+                http_conn_drop(c);
                 return;
         }
-        conn_hand_over(c);
-        http_parser_run(p);
+        conn_begin(c);
 }
 
 static void on_proxy_timer(struct loop_timer *timer, void *data)
 {
         (void)timer;
-        conn_drop(data);
+        http_conn_drop(data);
 }
 
 static void conn_await_proxy(struct http_conn *c)
@@ -193,18 +217,17 @@ static void conn_await_proxy(struct http_conn *c)
 
         c->proxy = calloc(1, sizeof(*c->proxy));
         if (!c->proxy) {
-                conn_drop(c);
+                http_conn_drop(c);
                 return;
         }
-        list_append(&c->listener->proxied, &c->node);
         r = proxy_read(c);
         if (r > 0) {
-                conn_hand_over(c);
+                conn_begin(c);
                 return;
         }
         if (r < 0 || loop_io_add(loop, c->fd, EPOLLIN, on_proxy_io, c, &c->proxy->io, NULL) < 0 ||
             loop_timer_set(loop, &c->proxy->timer, time_mono_ns() + PROXY_TIMEOUT_S * NS_PER_S, on_proxy_timer, c) < 0)
-                conn_drop(c);
+                http_conn_drop(c);
 }
 
 /* ── accepting ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -260,9 +283,10 @@ static void conn_new(struct http_listener *l, int fd, const struct sockaddr_stor
         }
         c->server = s;
         c->listener = l;
-        c->fd = fd;
+        c->fd = c->net_fd = fd;
         c->is_tls = l->tls != NULL;
         list_init(&c->node);
+        list_append(&l->early, &c->node);
         list_init(&c->watch_node);
         list_init(&c->hung_node);
         s->connections++;
@@ -274,7 +298,7 @@ static void conn_new(struct http_listener *l, int fd, const struct sockaddr_stor
         if (l->proxy_protocol && http_network_has(s->trusted, s->n_trusted, &c->address))
                 conn_await_proxy(c);
         else
-                conn_hand_over(c);
+                conn_begin(c);
 }
 
 /* False: no more for now. */
@@ -316,8 +340,8 @@ static void on_accept(struct loop_io *io, uint32_t events, void *data)
         (void)events;
         for (unsigned i = 0; i < ACCEPTS_PER_TURN && accept_one(l); i++)
                 any = true;
-        if (any)
-                http_parser_run(l->current);
+        if (any && l->parser->dirty)
+                http_parser_run(l->parser);
 }
 
 int http_accept_start(struct http_listener *l, struct err *err)
@@ -332,7 +356,7 @@ void http_accept_stop(struct http_listener *l)
         loop_io_remove(l->io);
         l->io = NULL;
         fd_replace(&l->fd, -EBADF);
-        LIST_FOREACH(c, &l->proxied, node) {
-                conn_drop(c);
+        LIST_FOREACH(c, &l->early, node) {
+                http_conn_drop(c);
         }
 }

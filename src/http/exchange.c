@@ -15,7 +15,6 @@
 /* Of the parser's memory of a connection, beside the head: the list of its headers, and the head of the answer. */
 #define POOL_EXTRA (2 * 1024)
 #define EARLY_REST (1024 * 1024)
-#define TLS_PRIORITIES "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"
 
 /* ── connections ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -36,11 +35,10 @@ static void conn_open(struct http_parser *p, struct MHD_Connection *mhd, void **
 static void on_connection(void *data, struct MHD_Connection *mhd, void **context,
                           enum MHD_ConnectionNotificationCode code)
 {
-        struct http_parser *p = data;
         struct http_conn *c = *context;
 
         if (code == MHD_CONNECTION_NOTIFY_STARTED) {
-                conn_open(p, mhd, context);
+                conn_open(data, mhd, context);
                 return;
         }
         if (!c)
@@ -412,7 +410,6 @@ static size_t keep_escaped(void *data, struct MHD_Connection *mhd, char *text)
 struct MHD_Daemon *http_parser_start(struct http_parser *p)
 {
         const struct http_config *c = &p->listener->server->config;
-        struct http_tls *tls = p->listener->tls;
         /* What strictness adds to the lax parser is checked here, too, and answered once: it would answer twice. */
         int strict = parser_is_lax() ? 0 : 1;
         unsigned flags = MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME | MHD_ALLOW_UPGRADE |
@@ -429,14 +426,5 @@ struct MHD_Daemon *http_parser_start(struct http_parser *p)
                 { MHD_OPTION_UNESCAPE_CALLBACK, (intptr_t)keep_escaped, p },
                 { MHD_OPTION_END, 0, NULL },
         };
-        const struct MHD_OptionItem tls_options[] = {
-                { MHD_OPTION_HTTPS_MEM_CERT, 0, tls ? tls->cert : NULL },
-                { MHD_OPTION_HTTPS_MEM_KEY, 0, tls ? tls->key : NULL },
-                { MHD_OPTION_HTTPS_PRIORITIES, 0, (char *)(uintptr_t)TLS_PRIORITIES },
-                { MHD_OPTION_END, 0, NULL },
-        };
-        const struct MHD_OptionItem none[] = { { MHD_OPTION_END, 0, NULL } };
-
-        return MHD_start_daemon(flags | (tls ? MHD_USE_TLS : 0), 0, NULL, NULL, on_request, p, MHD_OPTION_ARRAY,
-                                options, MHD_OPTION_ARRAY, tls ? tls_options : none, MHD_OPTION_END);
+        return MHD_start_daemon(flags, 0, NULL, NULL, on_request, p, MHD_OPTION_ARRAY, options, MHD_OPTION_END);
 }

@@ -9,6 +9,7 @@
 #include "http/tls.h"
 
 #include <microhttpd.h>
+#include <openssl/types.h>
 
 /* What one address (or one uid of a unix socket) holds. */
 struct http_source {
@@ -18,13 +19,12 @@ struct http_source {
         char key[HTTP_ADDRESS_KEY_MAX];
 };
 
-/* A running libmicrohttpd. A listener with TLS has one for each certificate that open connections were made with. */
+/* A running libmicrohttpd, one for each listener. */
 struct http_parser {
         struct http_listener *listener;
         struct MHD_Daemon *daemon;
         struct loop_io *io;
         struct loop_timer timer;
-        struct list node;           /* of listener->parsers */
         struct list conns, hung_up; /* connections; those whose client has ended its side */
         struct http_conn *added;    /* the connection that it is being given */
         bool dirty;                 /* connections were resumed: run before the loop sleeps */
@@ -36,10 +36,9 @@ struct http_listener {
         struct loop_io *io;
         struct http_tls *tls;
         bool proxy_protocol;
-        struct list node;     /* of server->listeners */
-        struct list tls_node; /* of tls->listeners */
-        struct list parsers, proxied;
-        struct http_parser *current;
+        struct list node;  /* of server->listeners */
+        struct list early; /* connections that the parser does not have yet */
+        struct http_parser *parser;
 };
 
 struct http_server {
@@ -53,6 +52,7 @@ struct http_server {
         struct list idle;     /* connections without a request, the one that waits longest first */
         struct list busy;     /* the others, those with a WebSocket excepted */
         struct list ws_dirty; /* WebSockets with something to do before the loop sleeps */
+        struct list links;    /* connections that the parser has closed, and TLS has not */
         struct list hung;     /* requests that wait although their client has gone */
         struct loop_timer idle_timer, busy_timer, accept_timer;
         int hangup_fd; /* epoll: EPOLLRDHUP of every connection, edge-triggered */
@@ -70,17 +70,19 @@ struct http_conn {
         struct http_server *server;
         struct http_listener *listener;
         struct http_parser *parser;
-        struct MHD_Connection *mhd; /* NULL: its PROXY header is being read */
+        struct MHD_Connection *mhd; /* NULL: its PROXY header or TLS handshake is on its way */
         struct http_request *request;
         struct http_ws *ws;         /* NULL: none */
         struct http_source *source; /* NULL: not limited */
-        struct list node;           /* of parser->conns, or of listener->proxied */
+        struct list node;           /* of parser->conns, or of listener->early */
         struct list watch_node;     /* of server->idle or server->busy */
         struct list hung_node;      /* of parser->hung_up */
         uint64_t idle_since_ns;
-        uint64_t progress; /* bytes at the last look */
-        unsigned slow;     /* looks since which it has been too slow */
-        int fd;
+        uint64_t progress;      /* bytes at the last look */
+        unsigned slow;          /* looks since which it has been too slow */
+        int fd;                 /* the parser's; under TLS half of a pair */
+        int net_fd;             /* the client's */
+        struct http_link *link; /* NULL: no TLS */
         uid_t uid;
         struct http_address address;
         bool has_uid, is_hung_up, is_tls;
@@ -94,15 +96,17 @@ struct http_conn {
 
 void http_server_defer(struct http_server *s);
 void http_parser_run(struct http_parser *p);
-/* A parser with the listener's present certificate takes the place of the current one. */
-int http_listener_renew(struct http_listener *l, struct err *err);
 
 /* ── accept.c ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 int http_accept_start(struct http_listener *l, struct err *err);
 void http_accept_stop(struct http_listener *l); /* closes the socket, and what has not been given to a parser */
 void http_accept_wake(struct http_server *s);   /* accepts again, if it rested */
-void http_conn_end(struct http_conn *c);        /* out of all lists, counted no more; frees it */
+void http_conn_hand_over(struct http_conn *c);  /* to the parser, which owns the descriptor from then on */
+void http_conn_drop(struct http_conn *c);       /* one that the parser does not have */
+void http_conn_end(struct http_conn *c);        /* the parser has closed it */
+void http_conn_release(struct http_conn *c);    /* counted no more; frees it */
+void http_conn_kill(struct http_conn *c);       /* its end follows */
 
 struct http_source *http_source_get(struct http_server *s, const char *key); /* counted; NULL: out of memory */
 void http_source_put(struct http_source *source);                            /* accepts NULL */
@@ -189,11 +193,15 @@ void http_ws_end(struct http_ws *ws);     /* at once: tells closed(), and frees 
 void http_ws_orphan(struct http_ws *ws);  /* its request ended before its handshake; closed() follows */
 void http_ws_hung_up(struct http_ws *ws); /* the peer has ended its side */
 
-/* ── tls.c ─────────────────────────────────────────────────────────────────────────────────────────────────────────── */
+/* ── tls.c, link.c ─────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 struct http_tls {
         char *cert_path, *key_path;
-        char *cert, *key; /* PEM */
+        SSL_CTX *ctx;
         char pin[HTTP_TLS_PIN_MAX];
-        struct list listeners;
 };
+
+int http_link_start(struct http_conn *c);   /* calls http_conn_hand_over() later; -errno: drop it */
+void http_link_detach(struct http_link *k); /* the parser has closed; it goes on with what is left, then releases */
+void http_link_kill(struct http_link *k);
+void http_link_end(struct http_link *k); /* at once */

@@ -274,12 +274,6 @@ void http_request_send_early(struct http_request *r)
         auto_str out = STR_INIT;
         int e;
 
-        /* Under TLS nobody but the parser may write, and it answers when the body is complete; unless it is refused. */
-        if (r->conn->is_tls) {
-                if (r->state == HTTP_REFUSED || r->framing.length > HTTP_DROP_MAX)
-                        (void)shutdown(r->conn->fd, SHUT_RDWR);
-                return;
-        }
         r->early_sent = true;
         e = str_addf(&out, "HTTP/1.1 %u %s\r\nConnection: close\r\nContent-Length: %zu\r\n", r->status,
                      MHD_get_reason_phrase_for(r->status), r->reply_len);

@@ -72,9 +72,6 @@ void http_parser_run(struct http_parser *p)
                 parser_set_timer(p, wait);
         if (!has_wait || wait > 0)
                 parser_close_hung_up(p);
-        /* One whose certificate was replaced ends with its last connection. */
-        if (p != p->listener->current && list_empty(&p->conns))
-                http_server_defer(p->listener->server);
 }
 
 static void on_parser_io(struct loop_io *io, uint32_t events, void *data)
@@ -99,7 +96,6 @@ static void parser_free(struct http_parser *p)
                 }
                 MHD_stop_daemon(p->daemon);
         }
-        list_remove(&p->node);
         free(p);
 }
 
@@ -114,7 +110,6 @@ static int parser_new(struct http_listener *l, struct http_parser **ret, struct 
         p->listener = l;
         list_init(&p->conns);
         list_init(&p->hung_up);
-        list_append(&l->parsers, &p->node);
         p->daemon = http_parser_start(p);
         if (!p->daemon) {
                 parser_free(p);
@@ -135,7 +130,6 @@ static void server_deferred(void *data)
 {
         struct http_server *s = data;
         struct http_listener *l;
-        struct http_parser *p;
         struct http_request *r;
 
         s->deferred = false;
@@ -150,12 +144,8 @@ static void server_deferred(void *data)
                 http_request_hung_up(r);
         }
         LIST_FOREACH(l, &s->listeners, node) {
-                LIST_FOREACH(p, &l->parsers, node) {
-                        if (p->dirty)
-                                http_parser_run(p);
-                        if (p != l->current && list_empty(&p->conns))
-                                parser_free(p);
-                }
+                if (l->parser && l->parser->dirty)
+                        http_parser_run(l->parser);
         }
 }
 
@@ -264,6 +254,7 @@ int http_server_new(struct loop *loop, const struct http_config *config, const s
         list_init(&s->busy);
         list_init(&s->hung);
         list_init(&s->ws_dirty);
+        list_init(&s->links);
         r = server_start(s, config, err);
         if (r < 0) {
                 http_server_free(s);
@@ -275,27 +266,11 @@ int http_server_new(struct loop *loop, const struct http_config *config, const s
 
 static void listener_free(struct http_listener *l)
 {
-        struct http_parser *p;
-
         http_accept_stop(l);
-        LIST_FOREACH(p, &l->parsers, node) {
-                parser_free(p);
-        }
+        if (l->parser)
+                parser_free(l->parser);
         list_remove(&l->node);
-        list_remove(&l->tls_node);
         free(l);
-}
-
-int http_listener_renew(struct http_listener *l, struct err *err)
-{
-        struct http_parser *p = NULL;
-        int r = parser_new(l, &p, err);
-
-        if (r < 0)
-                return r;
-        l->current = p;
-        http_server_defer(l->server);
-        return 0;
 }
 
 int http_server_listen_with(struct http_server *s, const struct http_listen *listen, struct err *err)
@@ -312,14 +287,10 @@ int http_server_listen_with(struct http_server *s, const struct http_listen *lis
         l->fd = listen->fd;
         l->tls = listen->tls;
         l->proxy_protocol = listen->proxy_protocol;
-        list_init(&l->tls_node);
-        list_init(&l->parsers);
-        list_init(&l->proxied);
+        list_init(&l->early);
         list_append(&s->listeners, &l->node);
-        if (l->tls)
-                list_append(&l->tls->listeners, &l->tls_node);
         (void)fd_set_nonblock(l->fd, true);
-        r = http_listener_renew(l, err);
+        r = parser_new(l, &l->parser, err);
         if (r == 0)
                 r = http_accept_start(l, err);
         if (r < 0) {
@@ -353,12 +324,16 @@ size_t http_server_open(const struct http_server *s)
 void http_server_free(struct http_server *s)
 {
         struct http_listener *l;
+        struct http_conn *c;
 
         if (!s)
                 return;
         s->closed = true;
         LIST_FOREACH(l, &s->listeners, node) {
                 listener_free(l);
+        }
+        LIST_FOREACH(c, &s->links, node) {
+                http_link_end(c->link);
         }
         loop_timer_cancel(&s->idle_timer);
         loop_timer_cancel(&s->busy_timer);

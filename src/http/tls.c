@@ -12,12 +12,12 @@
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/rand.h>
+#include <openssl/ssl.h>
 #include <openssl/x509.h>
 #include <openssl/x509v3.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define PEM_MAX (256 * 1024)
 #define YEARS 10
 
 /* ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -48,20 +48,6 @@ static int no_password(char *buf, int size, int writing, void *data)
         return -1;
 }
 
-static void wipe(char *text)
-{
-        if (text)
-                OPENSSL_cleanse(text, strlen(text));
-        free(text);
-}
-
-static void pem_cleanup(struct str *pem)
-{
-        if (pem->data)
-                OPENSSL_cleanse(pem->data, pem->len);
-        str_done(pem);
-}
-
 /* RFC 7469 section 2.4: of the key as it stands in the certificate. */
 static int pin_make(X509 *x, char out[HTTP_TLS_PIN_MAX], struct err *err)
 {
@@ -78,52 +64,63 @@ static int pin_make(X509 *x, char out[HTTP_TLS_PIN_MAX], struct err *err)
         return 0;
 }
 
-static int pair_check(const struct str *cert, const struct str *key, char pin[HTTP_TLS_PIN_MAX], struct err *err)
+/* RFC 7301: HTTP/1.1 is all that is spoken. */
+static int on_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_len, const unsigned char *in,
+                   unsigned in_len, void *data)
 {
-        auto_bio *cert_bio = BIO_new_mem_buf(cert->data, (int)cert->len);
-        auto_bio *key_bio = BIO_new_mem_buf(key->data, (int)key->len);
-        auto_pkey *k = NULL;
-        auto_x509 *x = NULL;
+        static const unsigned char ours[] = "\x08http/1.1";
+        unsigned char *found = NULL;
 
-        if (!cert_bio || !key_bio)
-                return err_oom(err);
-        x = PEM_read_bio_X509(cert_bio, NULL, no_password, NULL);
-        k = PEM_read_bio_PrivateKey(key_bio, NULL, no_password, NULL);
-        ERR_clear_error();
-        if (!x)
-                return err_set(err, EINVAL, "the certificate is not in PEM");
-        if (!k)
-                return err_set(err, EINVAL, "the key is not in PEM, or it is encrypted");
-        if (X509_check_private_key(x, k) != 1) {
-                ERR_clear_error();
-                return err_set(err, EINVAL, "the key does not belong to the certificate");
-        }
-        return pin_make(x, pin, err);
+        (void)ssl;
+        (void)data;
+        if (SSL_select_next_proto(&found, out_len, ours, sizeof(ours) - 1, in, in_len) != OPENSSL_NPN_NEGOTIATED)
+                return SSL_TLSEXT_ERR_NOACK;
+        *out = found;
+        return SSL_TLSEXT_ERR_OK;
+}
+
+static int ctx_make(const struct http_tls *t, SSL_CTX *ctx, struct err *err)
+{
+        if (SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION) != 1)
+                return err_set(err, EIO, "TLS 1.2 is not supported");
+        (void)SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_IGNORE_UNEXPECTED_EOF |
+                                               SSL_OP_CIPHER_SERVER_PREFERENCE);
+        (void)SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
+                                            SSL_MODE_RELEASE_BUFFERS);
+        SSL_CTX_set_alpn_select_cb(ctx, on_alpn, NULL);
+        SSL_CTX_set_default_passwd_cb(ctx, no_password);
+        if (SSL_CTX_use_certificate_chain_file(ctx, t->cert_path) != 1)
+                return err_set(err, EINVAL, "%s: no certificate in PEM: %s", t->cert_path,
+                               ERR_reason_error_string(ERR_peek_last_error()) ?: "unknown");
+        if (SSL_CTX_use_PrivateKey_file(ctx, t->key_path, SSL_FILETYPE_PEM) != 1)
+                return err_set(err, EINVAL, "%s: no key in PEM that is not encrypted and belongs to %s", t->key_path,
+                               t->cert_path);
+        return SSL_CTX_check_private_key(ctx) == 1
+                       ? 0
+                       : err_set(err, EINVAL, "%s: the key belongs to another certificate", t->key_path);
 }
 
 static int tls_load(struct http_tls *t, struct err *err)
 {
-        __attribute__((cleanup(pem_cleanup))) struct str key = STR_INIT;
-        auto_str cert = STR_INIT;
+        SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
         char pin[HTTP_TLS_PIN_MAX];
         int r;
 
-        r = fd_read_file(AT_FDCWD, t->cert_path, PEM_MAX, &cert, err);
+        if (!ctx)
+                return err_oom(err);
+        r = ctx_make(t, ctx, err);
         if (r == 0)
-                r = fd_read_file(AT_FDCWD, t->key_path, PEM_MAX, &key, err);
-        if (r < 0)
+                r = pin_make(SSL_CTX_get0_certificate(ctx), pin, err);
+        ERR_clear_error();
+        if (r < 0) {
+                SSL_CTX_free(ctx);
                 return r;
-        if (cert.len == 0 || key.len == 0)
-                return err_set(err, EINVAL, "%s: empty", cert.len == 0 ? t->cert_path : t->key_path);
-        r = pair_check(&cert, &key, pin, err);
-        if (r < 0)
-                return err_wrap(err, "%s, %s", t->cert_path, t->key_path);
-        free(t->cert);
-        wipe(t->key);
-        t->cert = str_take(&cert);
-        t->key = str_take(&key);
+        }
+        /* Open connections hold the old one. */
+        SSL_CTX_free(t->ctx);
+        t->ctx = ctx;
         memcpy(t->pin, pin, sizeof(pin));
-        return t->cert && t->key ? 0 : err_oom(err);
+        return 0;
 }
 
 int http_tls_new_from_files(const char *cert_path, const char *key_path, struct http_tls **ret, struct err *err)
@@ -134,7 +131,6 @@ int http_tls_new_from_files(const char *cert_path, const char *key_path, struct 
         t = calloc(1, sizeof(*t));
         if (!t)
                 return err_oom(err);
-        list_init(&t->listeners);
         t->cert_path = strdup(cert_path);
         t->key_path = strdup(key_path);
         r = t->cert_path && t->key_path ? tls_load(t, err) : err_oom(err);
@@ -148,24 +144,16 @@ int http_tls_new_from_files(const char *cert_path, const char *key_path, struct 
 
 int http_tls_reload(struct http_tls *t, struct err *err)
 {
-        struct http_listener *l;
-        int r = tls_load(t, err);
-
-        LIST_FOREACH(l, &t->listeners, tls_node) {
-                if (r == 0)
-                        r = http_listener_renew(l, err);
-        }
-        return r;
+        return tls_load(t, err);
 }
 
 void http_tls_free(struct http_tls *t)
 {
         if (!t)
                 return;
+        SSL_CTX_free(t->ctx);
         free(t->cert_path);
         free(t->key_path);
-        free(t->cert);
-        wipe(t->key);
         free(t);
 }
 

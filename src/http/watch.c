@@ -31,7 +31,7 @@ static void on_idle_timer(struct loop_timer *timer, void *data)
                         (void)loop_timer_set(s->loop, &s->idle_timer, idle_deadline(c), on_idle_timer, s);
                         return;
                 }
-                (void)shutdown(c->fd, SHUT_RDWR);
+                http_conn_kill(c);
                 list_remove(&c->watch_node);
         }
 }
@@ -61,7 +61,7 @@ static bool conn_progress(const struct http_conn *c, uint64_t *ret)
                 *ret = r->received;
                 return true;
         }
-        if (c->address.family == AF_UNIX || getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0)
+        if (c->address.family == AF_UNIX || getsockopt(c->net_fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0)
                 return false;
         *ret = info.tcpi_bytes_acked;
         return len >= offsetof(struct tcp_info, tcpi_bytes_acked) + sizeof(info.tcpi_bytes_acked);
@@ -79,7 +79,7 @@ static void conn_look(struct http_conn *c)
         c->was_watched = known;
         c->progress = progress;
         if (c->slow >= SLOW_LOOKS)
-                (void)shutdown(c->fd, SHUT_RDWR);
+                http_conn_kill(c);
 }
 
 static void on_busy_timer(struct loop_timer *timer, void *data)
@@ -122,6 +122,6 @@ bool http_server_evict(struct http_server *s)
                 return false;
         /* The parser notices, and tells of its end. */
         list_remove(&slowest->watch_node);
-        (void)shutdown(slowest->fd, SHUT_RDWR);
+        http_conn_kill(slowest);
         return true;
 }

@@ -1,5 +1,4 @@
-/* WebSocket: the parser hands over the connection after the handshake, wslay does the framing, and we read and write. Under
- * TLS the parser goes on between us and the client, behind a pair of sockets. */
+/* WebSocket: the parser hands over the connection after the handshake, wslay does the framing, and we read and write. */
 
 #include "base/time.h"
 #include "http/handshake.h"
@@ -96,10 +95,20 @@ void http_ws_hung_up(struct http_ws *ws)
                 ws_finish(ws);
 }
 
+static void on_timer(struct loop_timer *timer, void *data);
+
+static void ws_set_timer(struct http_ws *ws, uint64_t seconds)
+{
+        (void)loop_timer_set(ws->server->loop, &ws->timer, time_mono_ns() + seconds * NS_PER_S, on_timer, ws);
+}
+
 static void ws_set_state(struct http_ws *ws, enum ws_state state)
 {
+        static const uint64_t looks_s[] = { [WS_OPEN] = PING_S, [WS_CLOSING] = 1, [WS_LINGER] = 1 };
+
         ws->state = state;
         ws->state_ns = time_mono_ns();
+        ws_set_timer(ws, looks_s[state]);
 }
 
 /* ── bytes ─────────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -295,13 +304,6 @@ void http_ws_run_dirty(struct http_server *s)
 
 /* ── time ──────────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static void on_timer(struct loop_timer *timer, void *data);
-
-static void ws_set_timer(struct http_ws *ws, uint64_t seconds)
-{
-        (void)loop_timer_set(ws->server->loop, &ws->timer, time_mono_ns() + seconds * NS_PER_S, on_timer, ws);
-}
-
 static void on_timer(struct loop_timer *timer, void *data)
 {
         struct http_ws *ws = data;
@@ -424,7 +426,6 @@ static void on_upgraded(void *data, struct MHD_Connection *mhd, void *context, c
                 ws->first_len = ws->first ? first_len : 0;
                 ws->end_of_file = !ws->first;
         }
-        ws_set_timer(ws, PING_S);
         (void)loop_io_add(ws->server->loop, fd, EPOLLIN, on_io, ws, &ws->io, NULL);
         /* Not now: the parser is not done with the handshake. */
         ws_touch(ws);
@@ -490,10 +491,8 @@ void http_ws_close(struct http_ws *ws, unsigned code, const char *reason)
 
         (void)wslay_event_queue_close(ws->wslay, (uint16_t)code, (const uint8_t *)reason, MIN(len, (size_t)123));
         /* A peer that neither reads nor answers ends it in time, too. */
-        if (ws->state == WS_OPEN) {
+        if (ws->state == WS_OPEN)
                 ws_set_state(ws, WS_CLOSING);
-                ws_set_timer(ws, 1);
-        }
         ws->paused = false;
         ws_touch(ws);
 }
