@@ -33,12 +33,16 @@ dir=$(mktemp -d /tmp/mayfly-demo.XXXXXX)
 chmod 755 "$dir"
 serve=
 stop() {
+    if [ "${1:-0}" != 0 ] && [ "$1" != 130 ] && [ -s "$dir/log" ]; then
+        echo "demo: the log of mayfly serve ends:" >&2
+        tail -n 20 "$dir/log" >&2
+    fi
     if [ -n "$serve" ] && kill -TERM "$serve" 2>/dev/null; then
         for _ in $(seq 200); do kill -0 "$serve" 2>/dev/null || break; sleep 0.1; done
     fi
     rm -rf "$dir"
 }
-trap stop EXIT
+trap 'stop $?' EXIT
 trap 'exit 130' INT TERM
 
 step "Start"
@@ -50,7 +54,7 @@ socket=$dir/run/mayfly.sock
 export MAYFLY_HOST=unix://$socket
 for _ in $(seq 300); do
     curl -fs --unix-socket "$socket" http://mayfly/healthz >/dev/null 2>&1 && break
-    kill -0 "$serve" 2>/dev/null || { echo "demo: mayfly serve ended:" >&2; cat "$log" >&2; exit 1; }
+    kill -0 "$serve" 2>/dev/null || { echo "demo: mayfly serve ended" >&2; exit 1; }
     sleep 0.1
 done
 curl -fsS --unix-socket "$socket" http://mayfly/v1/version
@@ -73,7 +77,7 @@ request() {
     printf '%s' "$bold$status$plain "
     cat "$dir/answer"
     printf '\n%s%s ms%s\n' "$bold" "$(awk -v s="$seconds" 'BEGIN { printf "%.2f", s * 1000 }')" "$plain"
-    [ "$status" = 201 ] || { echo "demo: that should have been 201" >&2; tail -n 20 "$log" >&2; exit 1; }
+    [ "$status" = 201 ] || { echo "demo: that should have been 201" >&2; exit 1; }
 }
 
 request "The first task" '{"image": "busybox:demo", "cmd": ["echo", "hello from a container"]}'
