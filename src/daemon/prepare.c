@@ -267,7 +267,8 @@ static int add_line(struct str *text, const char *name, char *const *args)
 int prepare_netd_env(const struct config *config, const struct users *users, struct err *err)
 {
         auto_str text = STR_INIT;
-        auto_strv netd = NULL, dns = NULL;
+        auto_strv netd = NULL;
+        auto_strv dns = NULL;
         int r;
 
         r = prepare_netd_args(config, users, &netd, err);

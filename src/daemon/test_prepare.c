@@ -137,6 +137,7 @@ static void test_netd_env(void **state)
         assert_true(str_starts(text.data, "MAYFLY_NETD_ARGS=--socket "));
         assert_non_null(strstr(text.data, " --peer-uid 1001 --peer-gid 1002 --user 1003:1004 --pool 10.213.0.0/16 "));
         assert_non_null(strstr(text.data, " --id-range 2013265920:2046885887 "));
+        assert_non_null(strstr(text.data, "\nMAYFLY_DNS_ARGS=--pool 10.213.0.0/16 --user "));
 }
 
 static void test_sockets(void **state)
