@@ -38,6 +38,9 @@ eventually() { # COMMAND…: within ten seconds
     return 1
 }
 serves() { curl -fs --unix-socket /run/mayfly/mayfly.sock http://mayfly/healthz; }
+live_task() { # its id, as its answer has it
+    curl -fs --unix-socket /run/mayfly/mayfly.sock 'http://mayfly/v1/tasks?status=running' | grep -o '"id":"[^"]*"'
+}
 other_pid() { [ "$(pid_of "$1")" != "$2" ] && [ "$(pid_of "$1")" != 0 ]; }
 
 systemd_units() {
@@ -64,17 +67,20 @@ systemd_units() {
         fi
     done
 
-    # Containers and their results outlive a restart of the daemon.
+    # Containers outlive a restart of the daemon, and longer than it waits for them: the next one has the same task's result.
+    local body='{"image": "busybox:demo", "cmd": ["sh", "-c", "sleep 20; echo survived"]}' before after
     curl -s --unix-socket /run/mayfly/mayfly.sock -H 'Content-Type: application/json' -H 'Idempotency-Key: restart' \
-        -d '{"image": "busybox:demo", "cmd": ["sh", "-c", "sleep 2; echo survived"]}' http://mayfly/v1/tasks >/dev/null &
-    sleep 0.5
+        -d "$body" http://mayfly/v1/tasks >/dev/null &
+    eventually live_task
+    before=$(live_task)
     systemctl restart mayflyd.service
     eventually serves
-    if curl -s --unix-socket /run/mayfly/mayfly.sock -H 'Content-Type: application/json' -H 'Idempotency-Key: restart' \
-        -d '{"image": "busybox:demo", "cmd": ["sh", "-c", "sleep 2; echo survived"]}' http://mayfly/v1/tasks | grep -q survived; then
+    after=$(curl -s --unix-socket /run/mayfly/mayfly.sock -H 'Content-Type: application/json' -H 'Idempotency-Key: restart' \
+        -d "$body" http://mayfly/v1/tasks)
+    if [ -n "$before" ] && grep -qF "$before" <<<"$after" && grep -q survived <<<"$after"; then
         ok "systemd: a task outlives the restart of mayflyd"
     else
-        bad "systemd: a task outlives the restart of mayflyd" "its output is not there"
+        bad "systemd: a task outlives the restart of mayflyd" "$before was running, then came $after"
     fi
     wait
 
