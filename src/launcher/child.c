@@ -28,10 +28,6 @@
 
 #define INIT_PROGRAM_FD (INIT_REPORT_FD + 1)
 
-/* The payload as the child uses it. Not on the stack, and touched in the child only, so it costs the launcher nothing. */
-static char *child_argv[LAUNCH_ARGS_MAX + 1];
-static char *child_envp[LAUNCH_ARGS_MAX + 1];
-
 struct unpacked {
         struct rootfs_text hostname, hosts, resolv;
         char *workdir;
@@ -105,9 +101,9 @@ static int unpack(const struct child *c, struct unpacked *ret)
         int e = reader_start(&r, c);
 
         if (e == 0)
-                e = read_strings(&r, child_argv, c->start->argc);
+                e = read_strings(&r, c->argv, c->start->argc);
         if (e == 0)
-                e = read_strings(&r, child_envp, c->start->envc);
+                e = read_strings(&r, c->envp, c->start->envc);
         if (e == 0)
                 e = read_text(&r, &ret->hostname, false);
         if (e == 0)
@@ -261,21 +257,21 @@ static void set_stdio(const struct child *c)
         check(c, sys_close_range(first, UINT_MAX, 0));
 }
 
-static int search(void)
+static int search(const struct child *c)
 {
-        const char *path = search_path(child_envp);
+        const char *path = search_path(c->envp);
         char name[SEARCH_MAX];
         int report = ENOENT;
 
-        if (child_argv[0][0] == '\0')
+        if (c->argv[0][0] == '\0')
                 return -ENOENT;
-        if (search_has_slash(child_argv[0])) {
-                (void)execve(child_argv[0], child_argv, child_envp);
+        if (search_has_slash(c->argv[0])) {
+                (void)execve(c->argv[0], c->argv, c->envp);
                 return -errno;
         }
         while (path) {
-                path = search_next(path, child_argv[0], name);
-                (void)execve(name, child_argv, child_envp);
+                path = search_next(path, c->argv[0], name);
+                (void)execve(name, c->argv, c->envp);
                 if (!search_goes_on(errno, &report))
                         return -errno;
         }
@@ -305,6 +301,6 @@ _Noreturn void child_run(const void *arg)
         c->slot->report->exec_ns = time_mono_ns();
         at_stage(c, LAUNCH_STAGE_EXEC);
         if (c->init < 0)
-                fail(c, search());
-        fail(c, sys_execveat(INIT_PROGRAM_FD, "", child_argv, child_envp, AT_EMPTY_PATH));
+                fail(c, search(c));
+        fail(c, sys_execveat(INIT_PROGRAM_FD, "", c->argv, c->envp, AT_EMPTY_PATH));
 }

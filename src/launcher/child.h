@@ -33,11 +33,12 @@ enum child_fd {
         CHILD_FDS = CHILD_ENTER + 4,
 };
 
-/* All borrowed from the launcher, of which the child is a copy. */
+/* All borrowed from the launcher, of which the child is a copy, or whose address space it borrows (loan.h). */
 struct child {
         const struct launch_start *start; /* validated */
         uint8_t *payload;                 /* validated; the child's own copy of the page, which it writes to */
         size_t payload_len;
+        char **argv, **envp; /* room for LAUNCH_ARGS_MAX strings and NULL each */
         const struct slot *slot; /* its descriptors are out of reach, but for the window's */
         const struct cgroup *cgroup;
         int window; /* first descriptor of its window */
@@ -46,8 +47,8 @@ struct child {
 };
 
 /* Ends in the program, or tells the slot's report how far it came: stage CGROUP once it has left the launcher's table.
- * arg is a struct child. Allocates nothing and changes no memory but the payload, its own static and what it is given, so
- * that it may run in the launcher's address space while the launcher waits (vfork(2)). */
+ * arg is a struct child. Allocates nothing and changes no memory but what it is given, so that it may run in the
+ * launcher's address space. */
 _Noreturn void child_run(const void *arg);
 
 #define CHILD_STACK_SIZE (128 * 1024)

@@ -5,6 +5,7 @@
 #include "base/time.h"
 #include "launcher/child.h"
 #include "launcher/init/report.h"
+#include "launcher/loan.h"
 #include "launcher/sys.h"
 #include "launcher/validate.h"
 
@@ -13,7 +14,6 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -183,93 +183,43 @@ static int fill_window(const struct child *child, const int *fds, int init_repor
         return 0;
 }
 
-/* Borrowing the launcher's address space saves an eighth of what a short task costs: no page tables are copied, none of
- * its pages are copied at the first write, nothing is torn down at exec. The launcher waits meanwhile, so it is done only
- * where that takes well below a millisecond: what the task itself makes long goes with a copy. And only where no limit can
- * be reached before exec: an OOM kill would take the launcher along (oom_kill_process() of the kernel), and a throttled
- * child would hold it up. */
+/* Who borrows the launcher's address space until it executes must not meet a limit on the way: see loan.h, and who is
+ * throttled there could keep the launcher from its own memory. What is larger than a packet goes with a copy, too. */
 #define BORROW_MEMORY_MIN (UINT64_C(64) << 20)
-#define BORROW_CPU_MIN 1000    /* thousandths: one thread is never throttled */
-#define BORROW_PATH_MAX 512    /* bytes of PATH, which exec is tried along */
-#define BORROW_PATHS_MAX 16    /* directories in it: each may lie behind 40 links of the image */
-#define BORROW_WORKDIR_MAX 128 /* bytes: each directory on the way may have to be made */
-#define BORROW_BUSY_MAX 1      /* several containers are better prepared side by side */
+#define BORROW_CPU_MIN 1000 /* thousandths: one thread is never throttled */
 
-/* The sanitizer keeps books about stacks, of which the borrowed one is none that it knows. */
-#if defined(__SANITIZE_ADDRESS__)
-#define BORROW false
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define BORROW false
-#endif
-#endif
-#ifndef BORROW
-#define BORROW true
-#endif
-
-static bool is_long_path(const uint8_t *text, uint32_t len)
-{
-        unsigned directories = 1;
-
-        for (uint32_t i = 0; i < len; i++)
-                directories += text[i] == ':';
-        return len > BORROW_PATH_MAX || directories > BORROW_PATHS_MAX;
-}
-
-/* What makes the way to exec long: PATH, and the working directory, two records behind the environment. */
-static bool has_long_way(const struct child *child)
-{
-        struct payload p = { .at = child->payload, .end = child->payload + child->payload_len };
-        uint32_t argc = child->start->argc, strings = argc + child->start->envc, len = 0;
-        const uint8_t *text;
-
-        for (uint32_t i = 0; i < strings + 2; i++) {
-                if (payload_next(&p, &text, &len) < 0)
-                        return true;
-                if (i >= argc && i < strings && len >= 5 && memcmp(text, "PATH=", 5) == 0 && is_long_path(text, len))
-                        return true;
-        }
-        return len > BORROW_WORKDIR_MAX;
-}
-
-static bool may_borrow(const struct containers *cs, const struct child *child)
+static bool may_borrow(const struct child *child)
 {
         const struct launch_start *s = child->start;
         const struct launch_limits *l = &s->limits;
 
-        return BORROW && !cs->no_borrowing && s->n_files == 0 && s->n_secrets == 0 && !(s->flags & LAUNCH_F_SPEC) &&
-               l->cpu_milli >= BORROW_CPU_MIN && l->memory + l->disk + l->shm >= BORROW_MEMORY_MIN &&
-               l->memory >= BORROW_MEMORY_MIN / 4 && cs->slots->busy <= BORROW_BUSY_MAX && !has_long_way(child);
+        return s->n_files == 0 && s->n_secrets == 0 && !(s->flags & LAUNCH_F_SPEC) && l->cpu_milli >= BORROW_CPU_MIN &&
+               l->memory + l->disk + l->shm >= BORROW_MEMORY_MIN && l->memory >= BORROW_MEMORY_MIN / 4;
 }
 
 static pid_t clone_child(struct containers *cs, struct child *child, struct slot *slot)
 {
-        static _Alignas(16) char stack[CHILD_STACK_SIZE];
+        /* Touched in the child's copy only, so they cost the launcher nothing. */
+        static char *argv[LAUNCH_ARGS_MAX + 1], *envp[LAUNCH_ARGS_MAX + 1];
         struct clone_args args = {
                 .flags = CLONE_FILES | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS,
                 .exit_signal = SIGCHLD,
         };
-        pid_t pid;
+        struct loan *loan;
+        pid_t pid = -EINVAL;
 
         if (cs->cgroup->kind == LAUNCH_CGROUP_V2) {
                 args.flags |= CLONE_NEWCGROUP | CLONE_INTO_CGROUP;
                 args.cgroup = (uint64_t)slot->leaf.dir[0];
         }
-        if (may_borrow(cs, child)) {
-                args.flags |= CLONE_VM | CLONE_VFORK;
-                args.stack = (uintptr_t)stack;
-                args.stack_size = sizeof(stack);
-        }
-        pid = sys_clone3_call(&args, child_run, child);
-        /* What the child made of its ids made this address space dumpable, as fs.suid_dumpable says. */
-        if (args.flags & CLONE_VM)
-                (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-        if (pid != -EINVAL || !(args.flags & CLONE_VM))
+        loans_settle(&cs->loans);
+        loan = may_borrow(child) ? loan_take(&cs->loans, child) : NULL;
+        if (loan)
+                pid = loan_clone(&cs->loans, loan, &args);
+        if (pid != -EINVAL)
                 return pid;
-        /* A kernel that has something against it (see enter_timens() in setup.c). */
-        cs->no_borrowing = true;
-        args.flags &= ~(uint64_t)(CLONE_VM | CLONE_VFORK);
-        args.stack = args.stack_size = 0;
+        child->argv = argv;
+        child->envp = envp;
         return sys_clone3_call(&args, child_run, child);
 }
 
@@ -479,6 +429,7 @@ bool container_reaped(struct containers *cs, struct container *c, const siginfo_
         bool wanted = c->state == CONTAINER_RUNNING;
 
         c->exit.exit_ns = time_mono_ns();
+        loans_settle(&cs->loans);
         if (wanted) {
                 c->exit.si_code = info->si_code;
                 c->exit.status = info->si_status;

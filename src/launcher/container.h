@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "launcher/cgroup.h"
 #include "launcher/child.h"
+#include "launcher/loan.h"
 #include "launcher/proto.h"
 #include "launcher/slot.h"
 
@@ -46,7 +47,7 @@ struct containers {
         int init;                                       /* the program of init */
         const struct container *windows[CHILD_WINDOWS]; /* whose child may still use it; NULL: empty */
         unsigned next_window;
-        bool no_borrowing; /* of the address space: this kernel refuses it */
+        struct loans loans;
 };
 
 /* n: how many may be remembered, running or not. */
