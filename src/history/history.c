@@ -92,7 +92,8 @@ void history_record_done(struct history_record *r)
         str_done(&r->document);
         for (int i = 0; i < 2 && !r->out_borrowed; i++)
                 str_done(&r->out[i]);
-        str_done(&r->outputs);
+        if (!r->out_borrowed)
+                str_done(&r->outputs);
         strv_free(r->labels);
         memset(r, 0, sizeof(*r));
 }

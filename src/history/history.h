@@ -42,7 +42,7 @@ struct history_record {
         struct str document;
         struct str out[2];
         struct str outputs;    /* the files that were brought back, a JSON array; empty: none */
-        bool out_borrowed;     /* of history_add(): out is the caller's, unchanged until fn was called */
+        bool out_borrowed;     /* of history_add(): out and outputs are the caller's, unchanged until fn was called */
         char **labels;         /* "name=value"; of history_add() only; NULL: none */
         bool accepted;         /* of history_add(): there may be a request of that id, which goes */
         char *idempotency_key; /* NULL: none */

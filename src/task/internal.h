@@ -11,29 +11,85 @@
 #define TASK_HISTORY_TRIES 5
 #define TASK_SAMPLE_NS (100 * UINT64_C(1000000)) /* how long a look at the available memory holds */
 #define TASK_RETRY_NS (50 * UINT64_C(1000000))   /* while nothing can start */
+#define TASK_CPU_LOOK_NS (5 * UINT64_C(1000000)) /* between two looks at the CPU time, at least */
+#define TASK_BACKOFF_NS (500 * UINT64_C(1000000))
+#define TASK_BACKOFF_MAX_NS (30 * UINT64_C(1000000000))
+#define TASK_OUTPUTS_NS (60 * UINT64_C(1000000000)) /* for bringing back all outputs */
+
+/* An owner that has tasks. */
+struct owner {
+        struct list node;  /* of those with a queue, next one first */
+        struct list queue; /* of struct task */
+        char *name;
+        size_t tasks;
+        uint32_t queued, running;
+        uint32_t max_running, max_queued; /* 0: no bound */
+};
+
+struct stored_call {
+        task_stored_fn fn;
+        void *data;
+};
+
+enum task_disk {
+        TASK_UNSTORED,
+        TASK_STORING, /* history will answer */
+        TASK_STORED,
+};
+
+/* The files that are brought back after the end. */
+struct task_outputs {
+        size_t at; /* index of the path in work */
+        int fd;
+        uint64_t deadline_ns, left; /* bytes */
+        struct wire_output *items;
+        size_t n;
+        struct str text; /* when all are there */
+};
+
+/* The caller's end of a live task's stdin. */
+struct task_stdin {
+        int fd, read_fd; /* read_fd: until the container has it */
+        struct loop_io *io;
+        bool ended, short_write;
+};
 
 struct task {
         struct tasks *ts;
+        struct owner *owner;
         struct list node, queue_node;
         char id[ID_LEN + 1];
         enum wire_status state;
         struct task_record rec;
-        struct wire_task_request request; /* until it has started */
+        struct wire_task_request request; /* until it is not needed any more */
+        uint64_t held;                    /* bytes that count for the request */
         enum engine_network network;
-        uint64_t cost;   /* memory + disk + shm */
+        uint64_t cost;   /* memory + disk + shm + output */
+        bool queued;     /* counts among the queued ones */
         bool admitted;   /* counts among the running ones */
-        bool ensuring;   /* the engine's answer about the image is awaited */
-        bool asking;     /* the engine's answer about when the program started is awaited */
+        bool lingering;  /* ended, with a container */
+        unsigned owed;   /* calls that are to come with this task */
         int image_error; /* -errno: the engine refused to answer that */
         bool orphan;     /* tasks_free() was called meanwhile */
         bool storing;    /* history has the record and will answer */
         bool cancel_when_alone;
+        void *durable_waiter;
+        bool nameless; /* durable from the start: there is no task until it is on disk */
+        enum task_disk disk;
+        VEC(struct stored_call) stored_calls;
         VEC(struct task_waiter) waiters;
-        bool telling; /* waiters of an ended task are called at the end of this turn */
+        VEC(struct task_follower) followers;
+        bool telling, following; /* called at the end of this turn */
         struct engine_container *container;
-        struct loop_timer timer; /* queue_timeout, timeout; once ended: another try at history */
-        struct loop_timer grace;
+        struct loop_timer timer; /* queue_timeout, back-off, timeout; once ended: another try at history */
+        struct loop_timer grace, cpu;
+        bool asking_cpu;
         unsigned tries;
+        struct task_live live;
+        bool is_live;
+        struct task_stdin in;
+        struct task_outputs outputs;
+        bool exited; /* its program has ended, and what belongs to the result is being brought back */
 
         /* The result. */
         enum wire_reason reason;
@@ -52,36 +108,78 @@ struct tasks {
         struct engine *engine;
         struct history *history;
         struct tasks_config config;
-        struct map *by_id, *by_key;
-        struct list all, queue;
+        struct map *by_id, *by_key, *owners;
+        struct list all, ring; /* ring: of owners with a queue */
         size_t n_all;
         uint32_t queued, running, lingering; /* lingering: ended, with a container until history has it */
-        uint32_t storing;
-        uint64_t committed, capacity; /* bytes promised to running tasks */
+        uint32_t storing;                    /* answers that history owes */
+        uint64_t committed, capacity;        /* bytes promised to running tasks, and held by lingering ones */
+        uint64_t held;                       /* bytes of requests */
         uint64_t available, sampled_ns;
+        uint64_t ended_ns, pace_ns; /* the last end; how far apart ends are */
         struct loop_timer admit_timer;
         bool draining, freeing, admitting;
         engine_done_fn adopted;
         void *adopted_data;
+        int list_error;
+        struct err list_err;
 };
 
 /* life.c: each moves a task on. */
 void task_admit(struct task *t);
 void task_end(struct task *t, enum wire_status status, enum wire_reason reason, int exit_code, int signo,
               const char *detail);
+/* As task_end() with FAILED, unless its retries let it begin anew. */
+void task_fail(struct task *t, enum wire_reason reason, int exit_code, const char *detail);
 void task_kill(struct task *t, enum wire_reason reason, int signo);
+void task_end_by_exit(struct task *t);
 int task_adopt(struct tasks *ts, struct engine_container *c, const char *id, struct task_record *rec);
+void task_watch_queue(struct task *t);
 /* Calls the waiters of an ended task. */
 void task_tell(struct task *t);
+
+/* A call that is owed to the task has come: false where there is nobody left to hear it, and the task is gone. */
+bool task_settle(struct task *t);
 /* The container is the engine's. A call that is owed to the task ends what is left of it. */
 void task_free(struct task *t);
 void task_remove_container(struct task *t);
+void task_drop_request(struct task *t);
 
-/* task.c: what a task's end leaves room for. */
+/* admit.c: the queue, and what a task's end leaves room for. */
+int meminfo_read(uint64_t *ret_total, uint64_t *ret_available);
 void tasks_admit(struct tasks *ts);
 void tasks_release(struct task *t);
+void tasks_count_queued(struct task *t); /* it will be in the queue, or is */
+void tasks_enqueue(struct task *t);
+int tasks_own(struct task *t, const char *owner); /* -ENOMEM */
+void tasks_disown(struct task *t);
+void tasks_ended(struct tasks *ts);
+
+/* task.c */
 struct task *tasks_add(struct tasks *ts, const char *id); /* NULL: out of memory */
 int tasks_add_key(struct task *t);
+uint64_t task_cost(const struct wire_limits *l); /* bytes of the machine: its output lies in memory, too */
+/* A task of an earlier daemon, out of its accepted request, whose contents it takes on success; it is in no queue yet. */
+int tasks_restore(struct tasks *ts, struct history_request *q, struct wire_task_request *request, struct task **ret);
+
+/* maxima.c */
+int tasks_check(struct tasks *ts, struct wire_task_request *q, const struct task_submit *how, struct err *err);
+
+/* accept.c: requests on disk. */
+int task_accept(struct task *t, struct err *err);
+int tasks_recover(struct tasks *ts, struct err *err);
+
+/* live.c */
+int task_live_open(struct task *t, int *ret_stdin_fd, struct err *err);
+void task_live_started(struct task *t);
+void task_live_close(struct task *t);
+void task_follow_tell(struct task *t); /* at the end of this turn */
+void task_follow_end(struct task *t);
+void task_on_data(struct engine_container *c, enum engine_stream stream, const void *bytes, size_t len, void *data);
+
+/* outputs.c: false where there is nothing to bring back. */
+bool task_collect(struct task *t);
+void task_outputs_done(struct task *t);
 
 /* result.c */
 void task_load_output(struct task *t);

@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 /* Between two looks at whether a program runs whose time would be over by now. */
 #define STARTED_LOOK_NS (20 * NS_PER_MS)
@@ -17,12 +18,13 @@ static void on_output(struct engine_container *c, enum engine_stream stream, voi
 static void on_exited(struct engine_container *c, const struct engine_exit *exit, void *data);
 
 static const struct engine_events events = { .output = on_output, .exited = on_exited };
+static const struct engine_events live_events = { .output = on_output, .exited = on_exited, .data = task_on_data };
 
 /* moves[from][to] */
 static const bool moves[WIRE_KILLED + 1][WIRE_KILLED + 1] = {
         [WIRE_QUEUED] = { [WIRE_PULLING] = true, [WIRE_FAILED] = true, [WIRE_KILLED] = true },
-        [WIRE_PULLING] = { [WIRE_RUNNING] = true, [WIRE_FAILED] = true, [WIRE_KILLED] = true },
-        [WIRE_RUNNING] = { [WIRE_EXITED] = true, [WIRE_FAILED] = true, [WIRE_KILLED] = true },
+        [WIRE_PULLING] = { [WIRE_QUEUED] = true, [WIRE_RUNNING] = true, [WIRE_FAILED] = true, [WIRE_KILLED] = true },
+        [WIRE_RUNNING] = { [WIRE_QUEUED] = true, [WIRE_EXITED] = true, [WIRE_FAILED] = true, [WIRE_KILLED] = true },
 };
 
 static void task_move(struct task *t, enum wire_status to)
@@ -57,6 +59,7 @@ void task_end(struct task *t, enum wire_status status, enum wire_reason reason, 
         task_move(t, status);
         loop_timer_cancel(&t->timer);
         loop_timer_cancel(&t->grace);
+        loop_timer_cancel(&t->cpu);
         t->reason = reason;
         t->exit_code = exit_code;
         t->signo = signo;
@@ -66,11 +69,79 @@ void task_end(struct task *t, enum wire_status status, enum wire_reason reason, 
         if (t->container)
                 task_load_output(t);
         tasks_release(t);
-        wire_task_request_done(&t->request);
+        tasks_ended(ts);
+        task_drop_request(t);
         task_tell(t);
+        task_live_close(t);
+        task_follow_tell(t);
         task_store(t);
         tasks_admit(ts);
 }
+
+/* ── once more ───────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static bool may_begin_anew(const struct task *t, enum wire_reason reason)
+{
+        bool fits = reason == WIRE_REASON_NODE_LOST || reason == WIRE_REASON_REGISTRY_ERROR ||
+                    reason == WIRE_REASON_START_ERROR;
+
+        /* Of a live task the streams have been heard already. */
+        return fits && t->request.image && t->rec.attempts <= t->request.retries && !t->rec.kill_reason &&
+               !t->ts->draining && !(t->is_live && t->state == WIRE_RUNNING);
+}
+
+/* Doubles each time; half of it by chance, so that what failed together does not come back together. */
+static uint64_t backoff_ns(unsigned attempts)
+{
+        uint64_t ns = TASK_BACKOFF_NS << MIN(attempts, 8U);
+        uint32_t chance = 0;
+
+        ns = MIN(ns, TASK_BACKOFF_MAX_NS);
+        if (getrandom(&chance, sizeof(chance), GRND_NONBLOCK) != sizeof(chance))
+                chance = UINT32_MAX / 2;
+        return ns / 2 + (uint64_t)((double)(ns / 2) * chance / UINT32_MAX);
+}
+
+static void on_backoff(struct loop_timer *timer, void *data)
+{
+        struct task *t = data;
+
+        (void)timer;
+        task_remove_container(t);
+        t->cost = task_cost(&t->rec.limits);
+        task_watch_queue(t);
+        tasks_enqueue(t);
+        tasks_admit(t->ts);
+}
+
+static void task_again(struct task *t)
+{
+        struct task_record *r = &t->rec;
+
+        if (t->state != WIRE_QUEUED)
+                task_move(t, WIRE_QUEUED);
+        loop_timer_cancel(&t->grace);
+        loop_timer_cancel(&t->cpu);
+        tasks_release(t);
+        tasks_count_queued(t);
+        r->admitted_ns = r->pulled_ns = r->started_ns = 0;
+        memset(&t->exit, 0, sizeof(t->exit));
+        t->exited = false;
+        if (loop_timer_set(t->ts->loop, &t->timer, time_mono_ns() + backoff_ns(r->attempts), on_backoff, t) < 0)
+                task_end(t, WIRE_FAILED, WIRE_REASON_START_ERROR, -1, 0, "out of memory");
+        else
+                tasks_admit(t->ts);
+}
+
+void task_fail(struct task *t, enum wire_reason reason, int exit_code, const char *detail)
+{
+        if (may_begin_anew(t, reason))
+                task_again(t);
+        else
+                task_end(t, WIRE_FAILED, reason, exit_code, 0, detail);
+}
+
+/* ── how it ended ────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static bool output_exceeded(const struct task *t)
 {
@@ -85,9 +156,10 @@ static bool output_exceeded(const struct task *t)
 }
 
 /* What we did to the task comes before what it did itself, so that the answer does not depend on who was faster. */
-static void end_by_exit(struct task *t, const struct engine_exit *e)
+void task_end_by_exit(struct task *t)
 {
         enum wire_reason reason = t->rec.kill_reason;
+        const struct engine_exit *e = &t->exit;
         int signo = SIGKILL;
 
         if (!reason && e->oom)
@@ -114,10 +186,15 @@ static void on_exited(struct engine_container *c, const struct engine_exit *exit
         if (t->ts->freeing)
                 return; /* the next daemon hears of it again */
         t->exit = *exit;
+        t->exited = true;
+        loop_timer_cancel(&t->timer);
+        loop_timer_cancel(&t->grace);
+        loop_timer_cancel(&t->cpu);
         switch (exit->end) {
         case ENGINE_END_EXITED:
         case ENGINE_END_SIGNALED:
-                end_by_exit(t, exit);
+                if (!task_collect(t))
+                        task_end_by_exit(t);
                 break;
         case ENGINE_END_NOT_FOUND:
                 task_end(t, WIRE_FAILED, WIRE_REASON_COMMAND_NOT_FOUND, 127, 0, exit->text);
@@ -126,10 +203,10 @@ static void on_exited(struct engine_container *c, const struct engine_exit *exit
                 task_end(t, WIRE_FAILED, WIRE_REASON_COMMAND_NOT_EXECUTABLE, 126, 0, exit->text);
                 break;
         case ENGINE_END_START_ERROR:
-                task_end(t, WIRE_FAILED, WIRE_REASON_START_ERROR, -1, 0, exit->text);
+                task_fail(t, WIRE_REASON_START_ERROR, -1, exit->text);
                 break;
         case ENGINE_END_LOST:
-                task_end(t, WIRE_FAILED, WIRE_REASON_NODE_LOST, -1, 0, exit->text);
+                task_fail(t, WIRE_REASON_NODE_LOST, -1, exit->text);
                 break;
         }
 }
@@ -162,7 +239,7 @@ void task_kill(struct task *t, enum wire_reason reason, int signo)
 {
         struct tasks *ts = t->ts;
 
-        if (t->state != WIRE_RUNNING || t->rec.kill_signo == SIGKILL)
+        if (t->state != WIRE_RUNNING || t->exited || t->rec.kill_signo == SIGKILL)
                 return;
         if (!t->rec.kill_reason)
                 t->rec.kill_reason = reason;
@@ -179,6 +256,9 @@ void task_cancel(struct task *t)
 {
         switch (t->state) {
         case WIRE_QUEUED:
+                /* When this daemon stops, what is on disk is the next one's. */
+                if (t->ts->draining && t->disk == TASK_STORED)
+                        break;
                 task_end(t, WIRE_KILLED, WIRE_REASON_CANCELLED, -1, 0, NULL);
                 break;
         case WIRE_PULLING:
@@ -196,6 +276,13 @@ void task_cancel(struct task *t)
         }
 }
 
+int task_signal(struct task *t, int signo, struct err *err)
+{
+        if (t->state != WIRE_RUNNING || t->exited)
+                return err_set(err, ESRCH, "the task does not run");
+        return t->ts->engine->ops->signal(t->container, signo, err);
+}
+
 static void on_timeout(struct loop_timer *timer, void *data);
 
 static void watch_timeout_at(struct task *t, uint64_t at_ns)
@@ -210,12 +297,7 @@ static void on_started(int r, const struct engine_stats *stats, const struct err
         uint64_t now = time_mono_ns(), end = now + STARTED_LOOK_NS;
 
         (void)err;
-        t->asking = false;
-        if (t->orphan) {
-                task_free(t);
-                return;
-        }
-        if (t->state != WIRE_RUNNING)
+        if (!task_settle(t) || t->state != WIRE_RUNNING || t->exited)
                 return;
         if (r == 0 && stats->start_mono_ns > 0)
                 end = stats->start_mono_ns + (uint64_t)t->rec.limits.timeout_ns;
@@ -237,7 +319,7 @@ static void on_timeout(struct loop_timer *timer, void *data)
         ops = t->ts->engine->ops;
         r = ops->stats(t->container, on_started, t, NULL);
         if (r == 0)
-                t->asking = true;
+                t->owed++;
         else if (r == -ESRCH)
                 watch_timeout_at(t, time_mono_ns() + STARTED_LOOK_NS);
         else
@@ -252,6 +334,54 @@ static void on_output(struct engine_container *c, enum engine_stream stream, voi
         (void)stream;
         if (t->state == WIRE_RUNNING && t->rec.kill_on_output_limit && output_exceeded(t))
                 task_kill(t, WIRE_REASON_OUTPUT_LIMIT, SIGKILL);
+        task_follow_tell(t);
+}
+
+/* ── CPU time ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void on_cpu_timer(struct loop_timer *timer, void *data);
+
+/* Its processors together can use up what is left in this time, and no sooner. */
+static void watch_cpu(struct task *t, uint64_t left_ns)
+{
+        uint64_t wait = left_ns / (uint64_t)MAX(t->rec.limits.cpu_milli, 1) * 1000;
+
+        wait = MAX(wait, TASK_CPU_LOOK_NS);
+        if (loop_timer_set(t->ts->loop, &t->cpu, time_mono_ns() + wait, on_cpu_timer, t) < 0)
+                task_kill(t, WIRE_REASON_CPU_TIME, SIGKILL);
+}
+
+static void on_cpu(int r, const struct engine_stats *stats, const struct err *err, void *data)
+{
+        struct task *t = data;
+        uint64_t limit;
+
+        (void)err;
+        t->asking_cpu = false;
+        if (!task_settle(t) || t->state != WIRE_RUNNING || t->exited)
+                return;
+        limit = (uint64_t)t->rec.limits.cpu_time_ns;
+        if (r < 0 || stats->cpu_ns > INT64_MAX)
+                watch_cpu(t, limit);
+        else if (stats->cpu_ns >= limit)
+                task_kill(t, WIRE_REASON_CPU_TIME, SIGKILL);
+        else
+                watch_cpu(t, limit - stats->cpu_ns);
+}
+
+static void on_cpu_timer(struct loop_timer *timer, void *data)
+{
+        struct task *t = data;
+
+        (void)timer;
+        if (t->asking_cpu)
+                return;
+        if (t->ts->engine->ops->stats(t->container, on_cpu, t, NULL) < 0) {
+                watch_cpu(t, 0);
+                return;
+        }
+        t->asking_cpu = true;
+        t->owed++;
 }
 
 /* ── the beginning ───────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -264,10 +394,75 @@ static void watch_timeout(struct task *t)
                 watch_timeout_at(t, t->rec.started_ns + timeout);
 }
 
-static int create_container(struct task *t, const struct str *record, struct err *err)
+/* The files of a request with what its archives hold, in order. */
+struct files {
+        VEC(struct engine_file) items;
+        struct wire_members *members;
+        size_t n_members;
+};
+
+static void files_done(struct files *f)
+{
+        for (size_t i = 0; i < f->n_members; i++)
+                wire_members_done(&f->members[i]);
+        free(f->members);
+        VEC_DONE(&f->items);
+}
+
+static int add_members(const struct wire_file *file, struct files *f, struct err *err)
+{
+        static const enum engine_file_type types[] = {
+                [WIRE_MEMBER_FILE] = ENGINE_FILE_REGULAR,
+                [WIRE_MEMBER_DIRECTORY] = ENGINE_FILE_DIRECTORY,
+                [WIRE_MEMBER_SYMLINK] = ENGINE_FILE_SYMLINK,
+        };
+        struct wire_members *m = &f->members[f->n_members++];
+        int r = wire_members_read(file, WIRE_MEMBERS_MAX, m, err);
+
+        for (size_t i = 0; r == 0 && i < m->len; i++) {
+                const struct engine_file e = {
+                        .path = m->items[i].path,
+                        .content = (void *)m->items[i].data,
+                        .len = m->items[i].len,
+                        .mode = m->items[i].mode,
+                        .type = types[m->items[i].type],
+                };
+
+                if (VEC_ADD(&f->items, e) < 0)
+                        r = err_oom(err);
+        }
+        return r;
+}
+
+static int files_fill(const struct wire_task_request *q, struct files *f, struct err *err)
+{
+        int r = 0;
+
+        f->members = calloc(q->n_files + 1, sizeof(*f->members));
+        if (!f->members)
+                return err_oom(err);
+        for (size_t i = 0; r == 0 && i < q->n_files; i++) {
+                const struct wire_file *file = &q->files[i];
+                const struct engine_file e = {
+                        .path = file->path,
+                        .content = file->content,
+                        .len = file->len,
+                        .mode = file->mode,
+                };
+
+                if (file->tar)
+                        r = add_members(file, f, err);
+                else if (VEC_ADD(&f->items, e) < 0)
+                        r = err_oom(err);
+        }
+        return r;
+}
+
+static int create_with(struct task *t, const struct str *record, const struct files *files, int stdin_fd,
+                       struct err *err)
 {
         struct wire_task_request *q = &t->request;
-        auto_free struct engine_file *files = q->n_files ? calloc(q->n_files, sizeof(*files)) : NULL;
+        struct engine_secret secrets[WIRE_SECRETS_MAX];
         const struct engine_spec spec = {
                 .id = t->id,
                 .owner = t->rec.owner,
@@ -277,11 +472,13 @@ static int create_container(struct task *t, const struct str *record, struct err
                 .env = q->env,
                 .workdir = q->workdir,
                 .user = q->user,
-                .stdin_fd = -EBADF,
+                .stdin_fd = stdin_fd,
                 .stdin_data = q->stdin_data,
                 .stdin_len = q->stdin_len,
-                .files = files,
-                .n_files = q->n_files,
+                .files = files->items.items,
+                .n_files = files->items.len,
+                .secrets = secrets,
+                .n_secrets = q->n_secrets,
                 .limits = {
                         .memory = (uint64_t)q->limits.memory,
                         .disk = (uint64_t)q->limits.disk,
@@ -292,20 +489,30 @@ static int create_container(struct task *t, const struct str *record, struct err
                 },
                 .network = t->network,
                 .init = q->init,
+                .live = t->is_live,
+                .keep_root = t->rec.outputs && t->rec.outputs[0],
                 .record = record->data,
                 .record_len = record->len,
         };
 
-        if (q->n_files && !files)
-                return err_oom(err);
-        for (size_t i = 0; i < q->n_files; i++)
-                files[i] = (struct engine_file){
-                        .path = q->files[i].path,
-                        .content = q->files[i].content,
-                        .len = q->files[i].len,
-                        .mode = q->files[i].mode,
-                };
-        return t->ts->engine->ops->create(t->ts->engine, &spec, &events, t, &t->container, err);
+        for (size_t i = 0; i < q->n_secrets; i++)
+                secrets[i] = (struct engine_secret){ q->secrets[i].name, q->secrets[i].value, q->secrets[i].len };
+        return t->ts->engine->ops->create(t->ts->engine, &spec, t->is_live ? &live_events : &events, t, &t->container,
+                                          err);
+}
+
+static int create_container(struct task *t, const struct str *record, struct err *err)
+{
+        struct files files = { .members = NULL };
+        int stdin_fd = -EBADF;
+        int r = t->is_live ? task_live_open(t, &stdin_fd, err) : 0;
+
+        if (r == 0)
+                r = files_fill(&t->request, &files, err);
+        if (r == 0)
+                r = create_with(t, record, &files, stdin_fd, err);
+        files_done(&files);
+        return r;
 }
 
 static void task_start(struct task *t)
@@ -323,12 +530,50 @@ static void task_start(struct task *t)
         if (r == 0)
                 r = t->ts->engine->ops->start(t->container, &err);
         if (r < 0) {
-                task_end(t, WIRE_FAILED, WIRE_REASON_START_ERROR, -1, 0, err.text);
+                task_fail(t, WIRE_REASON_START_ERROR, -1, err.text);
                 return;
         }
         task_move(t, WIRE_RUNNING);
-        wire_task_request_done(&t->request);
+        if (t->request.retries < t->rec.attempts || t->is_live)
+                task_drop_request(t);
         watch_timeout(t);
+        if (t->rec.limits.cpu_time_ns > 0)
+                watch_cpu(t, (uint64_t)t->rec.limits.cpu_time_ns);
+        task_live_started(t);
+}
+
+static void on_marked(int r, const struct err *err, void *data)
+{
+        struct task *t = data;
+        struct tasks *ts = t->ts;
+
+        ts->storing--;
+        if (!task_settle(t) || ts->freeing)
+                return;
+        if (t->rec.kill_reason)
+                task_end(t, WIRE_KILLED, t->rec.kill_reason, -1, 0, NULL);
+        else if (r < 0)
+                task_fail(t, WIRE_REASON_START_ERROR, -1, err->text);
+        else
+                task_start(t);
+}
+
+/* What is on disk is marked there first, so that no later daemon takes it for one that never started. */
+static void mark_and_start(struct task *t)
+{
+        struct err err = ERR_INIT;
+
+        if (t->disk == TASK_UNSTORED) {
+                task_start(t);
+                return;
+        }
+        t->rec.accepted = true;
+        if (history_started(t->ts->history, t->id, t->rec.attempts, on_marked, t, &err) < 0) {
+                task_fail(t, WIRE_REASON_START_ERROR, -1, err.text);
+                return;
+        }
+        t->owed++;
+        t->ts->storing++;
 }
 
 static void end_by_image(struct task *t, int r, const char *text)
@@ -341,7 +586,7 @@ static void end_by_image(struct task *t, int r, const char *text)
                 reason = WIRE_REASON_IMAGE_UNAUTHORIZED;
         else if (r == -ENOMEM)
                 reason = WIRE_REASON_START_ERROR;
-        task_end(t, WIRE_FAILED, reason, -1, 0, text);
+        task_fail(t, reason, -1, text);
 }
 
 static bool replace_text(char **text, const char *with)
@@ -359,11 +604,8 @@ static void on_image(int r, const struct engine_image *image, const struct err *
 {
         struct task *t = data;
 
-        t->ensuring = false;
-        if (t->orphan) {
-                task_free(t);
+        if (!task_settle(t))
                 return;
-        }
         if (t->rec.kill_reason)
                 task_end(t, WIRE_KILLED, t->rec.kill_reason, -1, 0, NULL);
         else if (r < 0)
@@ -371,7 +613,7 @@ static void on_image(int r, const struct engine_image *image, const struct err *
         else if (!replace_text(&t->rec.image_ref, image->ref) || !replace_text(&t->rec.image_digest, image->digest))
                 task_end(t, WIRE_FAILED, WIRE_REASON_START_ERROR, -1, 0, "out of memory");
         else
-                task_start(t);
+                mark_and_start(t);
 }
 
 static void on_refused(struct loop_timer *timer, void *data)
@@ -385,23 +627,49 @@ static void on_refused(struct loop_timer *timer, void *data)
 
 void task_admit(struct task *t)
 {
-        const struct engine_image_request request = { .ref = t->rec.image_ref, .owner = t->rec.owner };
+        const struct engine_image_request request = {
+                .ref = t->rec.image_ref,
+                .owner = t->rec.owner,
+                .pull = (enum engine_pull)t->request.pull,
+                .username = t->request.registry_username,
+                .password = t->request.registry_password,
+        };
         struct engine *e = t->ts->engine;
         struct err err = ERR_INIT;
         int r;
 
         loop_timer_cancel(&t->timer);
         t->rec.admitted_ns = time_mono_ns();
+        t->rec.attempts++;
         task_move(t, WIRE_PULLING);
         r = e->ops->ensure_image(e, &request, on_image, t, &err);
         if (r == 0) {
-                t->ensuring = true;
+                t->owed++;
                 return;
         }
         /* Nothing ends from within a submit. */
         t->image_error = r;
         t->detail = strdup(err.text);
         if (loop_timer_set(t->ts->loop, &t->timer, time_mono_ns(), on_refused, t) < 0)
+                log_error("task %s: out of memory", t->id);
+}
+_Static_assert((int)WIRE_PULL_MISSING == (int)ENGINE_PULL_MISSING && (int)WIRE_PULL_ALWAYS == (int)ENGINE_PULL_ALWAYS &&
+                       (int)WIRE_PULL_NEVER == (int)ENGINE_PULL_NEVER,
+               "when an image is pulled has the same numbers everywhere");
+
+/* ── the queue ───────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void on_queue_timeout(struct loop_timer *timer, void *data)
+{
+        (void)timer;
+        task_end(data, WIRE_FAILED, WIRE_REASON_QUEUE_TIMEOUT, -1, 0, "it waited too long for room on this node");
+}
+
+void task_watch_queue(struct task *t)
+{
+        uint64_t timeout = (uint64_t)t->rec.limits.queue_timeout_ns;
+
+        if (timeout > 0 && loop_timer_set(t->ts->loop, &t->timer, time_mono_ns() + timeout, on_queue_timeout, t) < 0)
                 log_error("task %s: out of memory", t->id);
 }
 
@@ -415,18 +683,23 @@ int task_adopt(struct tasks *ts, struct engine_container *c, const char *id, str
                 return -ENOMEM;
         t->rec = *rec;
         memset(rec, 0, sizeof(*rec));
-        if (t->rec.key && tasks_add_key(t) < 0) {
+        if (tasks_own(t, t->rec.owner) < 0 || (t->rec.key && tasks_add_key(t) < 0)) {
                 task_free(t);
                 return -ENOMEM;
         }
         t->container = c;
         t->state = WIRE_RUNNING;
-        t->cost = (uint64_t)t->rec.limits.memory + (uint64_t)t->rec.limits.disk + (uint64_t)t->rec.limits.shm;
+        /* If its row is gone, nothing is lost by asking for its removal. */
+        t->disk = t->rec.accepted ? TASK_STORED : TASK_UNSTORED;
+        t->cost = task_cost(&t->rec.limits);
         t->admitted = true;
+        t->owner->running++;
         ts->running++;
         ts->committed += t->cost;
         engine_container_watch(c, &events, t);
         watch_timeout(t);
+        if (t->rec.limits.cpu_time_ns > 0)
+                watch_cpu(t, 0);
         /* The signal may not have gone out before its sender died. */
         if (t->rec.kill_signo)
                 (void)ts->engine->ops->signal(c, t->rec.kill_signo, NULL);

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define RECORD_MAGIC UINT64_C(0x4d46545354415345) /* changes with the layout */
+#define RECORD_MAGIC UINT64_C(0x4d46545354415346) /* changes with the layout */
 #define RECORD_NONE UINT64_MAX                    /* length of a string that is absent */
 
 /* The members that are numbers, in the order in which they are written. */
@@ -12,6 +12,7 @@
         X(limits.timeout_ns)                                                                                           \
         X(limits.queue_timeout_ns)                                                                                     \
         X(limits.grace_ns)                                                                                             \
+        X(limits.cpu_time_ns)                                                                                          \
         X(limits.memory)                                                                                               \
         X(limits.disk)                                                                                                 \
         X(limits.shm)                                                                                                  \
@@ -19,7 +20,6 @@
         X(limits.cpu_milli)                                                                                            \
         X(limits.pids)                                                                                                 \
         X(created_ms)                                                                                                  \
-        X(created_ns)                                                                                                  \
         X(admitted_ns)                                                                                                 \
         X(pulled_ns)                                                                                                   \
         X(started_ns)                                                                                                  \
@@ -41,9 +41,24 @@ static int add_text(struct str *out, const char *text)
         return 0;
 }
 
+static int add_list(struct str *out, char *const *list)
+{
+        size_t n = list ? strv_len(list) : 0;
+        int r = 0;
+
+        if (n > TASK_RECORD_LIST_MAX)
+                return -EFBIG;
+        if (add_u64(out, n) < 0)
+                return -ENOMEM;
+        for (size_t i = 0; r == 0 && i < n; i++)
+                r = add_text(out, list[i]);
+        return r;
+}
+
 int task_record_write(const struct task_record *r, struct str *out)
 {
         const char *texts[] = { r->owner, r->key, r->image_ref, r->image_digest };
+        int k;
 
         if (add_u64(out, RECORD_MAGIC) < 0)
                 return -ENOMEM;
@@ -52,17 +67,19 @@ int task_record_write(const struct task_record *r, struct str *out)
                 return -ENOMEM;
         RECORD_NUMBERS(WRITE_NUMBER)
 #undef WRITE_NUMBER
-        if (add_u64(out, r->kill_on_output_limit) < 0 || add_u64(out, (uint64_t)r->encoding) < 0 ||
-            add_u64(out, (uint64_t)r->kill_reason) < 0 || add_u64(out, (uint64_t)r->kill_signo) < 0 ||
+        if (add_u64(out, r->created_ns) < 0 || add_u64(out, r->kill_on_output_limit) < 0 ||
+            add_u64(out, (uint64_t)r->encoding) < 0 || add_u64(out, (uint64_t)r->kill_reason) < 0 ||
+            add_u64(out, (uint64_t)r->kill_signo) < 0 || add_u64(out, r->attempts) < 0 ||
+            add_u64(out, r->retries) < 0 || add_u64(out, r->accepted) < 0 ||
             str_add(out, r->body_hash, sizeof(r->body_hash)) < 0)
                 return -ENOMEM;
         for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
-                int k = add_text(out, texts[i]);
-
+                k = add_text(out, texts[i]);
                 if (k < 0)
                         return k;
         }
-        return 0;
+        k = add_list(out, r->labels);
+        return k < 0 ? k : add_list(out, r->outputs);
 }
 
 struct cursor {
@@ -111,6 +128,21 @@ static char *take_text(struct cursor *c)
         return text;
 }
 
+static char **take_list(struct cursor *c)
+{
+        uint64_t n = take_u64(c, TASK_RECORD_LIST_MAX);
+        char **list = n > 0 && !c->bad ? calloc(n + 1, sizeof(*list)) : NULL;
+
+        if (n > 0 && !list)
+                c->bad = true;
+        for (uint64_t i = 0; i < n && !c->bad; i++) {
+                list[i] = take_text(c);
+                if (!list[i])
+                        c->bad = true;
+        }
+        return list;
+}
+
 int task_record_read(const void *data, size_t len, struct task_record *ret, struct err *err)
 {
         struct cursor c = { .at = data, .end = len > 0 ? (const uint8_t *)data + len : data };
@@ -121,15 +153,21 @@ int task_record_read(const void *data, size_t len, struct task_record *ret, stru
 #define READ_NUMBER(member) r.member = (__typeof__(r.member))take_u64(&c, INT64_MAX);
         RECORD_NUMBERS(READ_NUMBER)
 #undef READ_NUMBER
+        r.created_ns = take_u64(&c, UINT64_MAX);
         r.kill_on_output_limit = take_u64(&c, 1);
         r.encoding = (enum wire_encoding)take_u64(&c, WIRE_ENC_BASE64);
         r.kill_reason = (enum wire_reason)take_u64(&c, WIRE_REASON_NODE_LOST);
         r.kill_signo = (int)take_u64(&c, 64);
+        r.attempts = (unsigned)take_u64(&c, UINT32_MAX);
+        r.retries = (unsigned)take_u64(&c, WIRE_RETRIES_MAX);
+        r.accepted = take_u64(&c, 1);
         (void)take(&c, r.body_hash, sizeof(r.body_hash));
         r.owner = take_text(&c);
         r.key = take_text(&c);
         r.image_ref = take_text(&c);
         r.image_digest = take_text(&c);
+        r.labels = take_list(&c);
+        r.outputs = take_list(&c);
         if (c.bad || c.at != c.end || !r.owner || !r.image_ref) {
                 task_record_done(&r);
                 return err_set(err, EBADMSG, "the record of a task is damaged");
@@ -144,5 +182,7 @@ void task_record_done(struct task_record *r)
         free(r->key);
         free(r->image_ref);
         free(r->image_digest);
+        strv_free(r->labels);
+        strv_free(r->outputs);
         memset(r, 0, sizeof(*r));
 }

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #define TASK_RECORD_TEXT_MAX (16 * 1024) /* of each string */
+#define TASK_RECORD_LIST_MAX 64          /* strings of each list */
 
 struct task_record {
         char *owner;
@@ -23,6 +24,9 @@ struct task_record {
         uint64_t created_ns, admitted_ns, pulled_ns, started_ns, grace_end_ns; /* CLOCK_MONOTONIC; 0: not yet */
         enum wire_reason kill_reason;
         int kill_signo; /* last signal that we sent for it */
+        unsigned attempts, retries;
+        bool accepted;            /* its request is on disk */
+        char **labels, **outputs; /* NULL: none */
 };
 
 int task_record_write(const struct task_record *r, struct str *out); /* -ENOMEM, -EFBIG */

@@ -73,13 +73,15 @@ void task_unload_output(struct task *t)
 
 static int64_t span(uint64_t from, uint64_t to)
 {
-        return from == 0 || to < from ? -1 : (int64_t)(to - from);
+        return from == 0 || to == 0 || (int64_t)(to - from) < 0 ? -1 : (int64_t)(to - from);
 }
 
 /* Real time of a monotonic one, by the moment at which the task was made: no clock that is set can bend it. */
 static uint64_t real_ms(const struct task *t, uint64_t mono_ns)
 {
-        return mono_ns < t->rec.created_ns ? 0 : t->rec.created_ms + (mono_ns - t->rec.created_ns) / NS_PER_MS;
+        int64_t since = (int64_t)(mono_ns - t->rec.created_ns);
+
+        return since < 0 ? 0 : t->rec.created_ms + (uint64_t)since / NS_PER_MS;
 }
 
 static void describe_times(const struct task *t, struct wire_task *ret)
@@ -123,12 +125,15 @@ void task_describe(struct task *t, struct wire_task *ret)
                 .image_digest = t->rec.image_digest,
                 .engine = t->ts->engine->ops->name,
                 .limits = t->rec.limits,
+                .labels = t->rec.labels,
+                .attempts = t->rec.attempts,
         };
         (void)snprintf(ret->id, sizeof(ret->id), "%s", t->id);
         describe_times(t, ret);
         if (t->state <= WIRE_RUNNING)
                 return;
         ret->has_output = true;
+        ret->outputs_text = &t->outputs.text;
         for (int i = 0; i < 2; i++) {
                 ret->out[i] = t->out[i];
                 ret->out_len[i] = t->out_len[i];
@@ -184,6 +189,7 @@ static void on_stored(int r, const struct err *err, void *data)
                 return;
         /* Who joined on this very turn would come too late. */
         task_tell(t);
+        task_follow_end(t);
         task_remove_container(t);
         task_free(t);
         tasks_admit(ts);
@@ -202,12 +208,17 @@ static int fill_record(struct task *t, struct history_record *rec)
         rec->created_ms = w.created_ms;
         rec->finished_ms = w.finished_ms;
         rec->out_borrowed = true;
+        rec->accepted = t->disk != TASK_UNSTORED;
+        rec->labels = t->rec.labels ? strv_dup(t->rec.labels) : NULL;
+        rec->outputs = t->outputs.text;
         for (int i = 0; i < 2; i++)
                 rec->out[i] = (struct str){ .data = t->out[i], .len = t->out_len[i] };
         if (t->rec.key) {
                 rec->idempotency_key = strdup(t->rec.key);
                 memcpy(rec->body_hash, t->rec.body_hash, sizeof(rec->body_hash));
         }
+        if (t->rec.labels && !rec->labels)
+                return -ENOMEM;
         if (!rec->owner || !rec->status || !rec->image || (t->rec.key && !rec->idempotency_key))
                 return -ENOMEM;
         return wire_task_write(&w, &rec->document);

@@ -1,122 +1,12 @@
 #include "task/task.h"
 
-#include "base/fd.h"
 #include "base/log.h"
 #include "base/time.h"
 #include "task/internal.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-
-#define KIB 1024
-
-/* ── the machine's memory ────────────────────────────────────────────────────────────────────────────────────────── */
-
-/* proc_meminfo(5): "MemAvailable:   12345 kB" */
-static uint64_t meminfo_field(const char *text, const char *name)
-{
-        const char *at = strstr(text, name);
-
-        return at ? strtoull(at + strlen(name), NULL, 10) * KIB : 0;
-}
-
-static int meminfo_read(uint64_t *ret_total, uint64_t *ret_available)
-{
-        auto_fd fd = open("/proc/meminfo", O_RDONLY | O_CLOEXEC);
-        char text[4096];
-        ssize_t n;
-
-        if (fd < 0)
-                return -errno;
-        n = read(fd, text, sizeof(text) - 1);
-        if (n < 0)
-                return -errno;
-        text[n] = '\0';
-        *ret_total = meminfo_field(text, "MemTotal:");
-        *ret_available = meminfo_field(text, "MemAvailable:");
-        return 0;
-}
-
-/* ── admission ───────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-static bool memory_suffices(struct tasks *ts)
-{
-        uint64_t now = time_mono_ns(), total = 0, available = 0;
-
-        if (ts->sampled_ns == 0 || now - ts->sampled_ns >= TASK_SAMPLE_NS) {
-                ts->sampled_ns = now;
-                if (meminfo_read(&total, &available) == 0)
-                        ts->available = available;
-        }
-        return ts->available >= ts->config.reserve;
-}
-
-/* 1: it may start; 0: an end of another task makes room; -EAGAIN: it has to be tried again. */
-static int may_start(struct tasks *ts, const struct task *t)
-{
-        if (ts->running >= ts->config.max_running || ts->committed + t->cost > ts->capacity)
-                return 0;
-        if (ts->running + ts->lingering >= ts->config.max_running) {
-                history_flush(ts->history);
-                return 0;
-        }
-        if (ts->engine->ops->check(ts->engine, NULL) == -ENOTCONN || !memory_suffices(ts))
-                return -EAGAIN;
-        return 1;
-}
-
-static void on_admit_timer(struct loop_timer *timer, void *data)
-{
-        (void)timer;
-        tasks_admit(data);
-}
-
-/* First come, first served: a large task is not starved by small ones behind it. */
-void tasks_admit(struct tasks *ts)
-{
-        struct task *t;
-
-        /* An end within a start comes back here; the loop below goes on in its place. */
-        if (ts->admitting || ts->freeing)
-                return;
-        ts->admitting = true;
-        while ((t = LIST_FIRST(&ts->queue, struct task, queue_node))) {
-                int r = may_start(ts, t);
-
-                if (r == -EAGAIN && ts->admit_timer.heap_index == 0)
-                        (void)loop_timer_set(ts->loop, &ts->admit_timer, time_mono_ns() + TASK_RETRY_NS, on_admit_timer,
-                                             ts);
-                if (r <= 0)
-                        break;
-                list_remove(&t->queue_node);
-                ts->queued--;
-                t->admitted = true;
-                ts->running++;
-                ts->committed += t->cost;
-                task_admit(t);
-        }
-        ts->admitting = false;
-}
-
-void tasks_release(struct task *t)
-{
-        struct tasks *ts = t->ts;
-
-        if (!list_empty(&t->queue_node)) {
-                list_remove(&t->queue_node);
-                ts->queued--;
-        }
-        if (t->admitted) {
-                t->admitted = false;
-                ts->running--;
-                ts->committed -= t->cost;
-                if (t->container)
-                        ts->lingering++;
-        }
-}
 
 /* ── the set of tasks ────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -128,6 +18,7 @@ struct task *tasks_add(struct tasks *ts, const char *id)
                 return NULL;
         t->ts = ts;
         t->exit_code = -1;
+        t->in.fd = t->in.read_fd = t->outputs.fd = -EBADF;
         list_init(&t->queue_node);
         (void)snprintf(t->id, sizeof(t->id), "%s", id);
         if (map_set(ts->by_id, t->id, t) < 0) {
@@ -161,12 +52,36 @@ int tasks_add_key(struct task *t)
 
 void task_remove_container(struct task *t)
 {
+        struct tasks *ts = t->ts;
+
         if (!t->container)
                 return;
-        if (t->state > WIRE_RUNNING)
-                t->ts->lingering--;
-        t->ts->engine->ops->remove(t->container);
+        if (t->lingering) {
+                t->lingering = false;
+                ts->lingering--;
+                ts->committed -= t->cost;
+                t->cost = 0;
+        }
+        ts->engine->ops->remove(t->container);
         t->container = NULL;
+}
+
+void task_drop_request(struct task *t)
+{
+        wire_task_request_done(&t->request);
+        if (t->ts)
+                t->ts->held -= t->held;
+        t->held = 0;
+}
+
+static void forget_key(struct task *t)
+{
+        if (t->rec.key && find_key(t->ts, t->rec.owner, t->rec.key) == t) {
+                auto_free char *name = key_name(t->rec.owner, t->rec.key);
+
+                if (name)
+                        (void)map_remove(t->ts->by_key, name);
+        }
 }
 
 static void task_detach(struct task *t)
@@ -175,33 +90,46 @@ static void task_detach(struct task *t)
 
         loop_timer_cancel(&t->timer);
         loop_timer_cancel(&t->grace);
-        if (t->rec.key && find_key(ts, t->rec.owner, t->rec.key) == t) {
-                auto_free char *name = key_name(t->rec.owner, t->rec.key);
-
-                if (name)
-                        (void)map_remove(ts->by_key, name);
-        }
+        loop_timer_cancel(&t->cpu);
+        task_live_close(t);
+        forget_key(t);
+        tasks_release(t);
         list_remove(&t->node);
-        list_remove(&t->queue_node);
         (void)map_remove(ts->by_id, t->id);
         ts->n_all--;
-        if (t->container && t->state > WIRE_RUNNING)
+        if (t->lingering) {
                 ts->lingering--;
+                ts->committed -= t->cost;
+        }
+        task_drop_request(t);
+        tasks_disown(t);
         t->ts = NULL;
+}
+
+bool task_settle(struct task *t)
+{
+        t->owed--;
+        if (!t->orphan)
+                return true;
+        task_free(t);
+        return false;
 }
 
 void task_free(struct task *t)
 {
         if (t->ts)
                 task_detach(t);
-        if (t->ensuring || t->asking || t->telling) {
+        if (t->owed > 0) {
                 t->orphan = true;
                 return;
         }
         task_unload_output(t);
+        task_outputs_done(t);
         wire_task_request_done(&t->request);
         task_record_done(&t->rec);
         VEC_DONE(&t->waiters);
+        VEC_DONE(&t->followers);
+        VEC_DONE(&t->stored_calls);
         free(t->detail);
         free(t);
 }
@@ -225,18 +153,21 @@ int tasks_new(struct loop *loop, struct engine *engine, struct history *history,
         ts->config.overcommit = config->overcommit > 0 ? config->overcommit : 4;
         ts->config.reserve = config->reserve ? config->reserve : UINT64_C(128) << 20;
         ts->config.network = config->network ? config->network : ENGINE_NET_NAT;
+        ts->config.max_held = config->max_held ? config->max_held : UINT64_C(512) << 20;
         list_init(&ts->all);
-        list_init(&ts->queue);
+        list_init(&ts->ring);
         ts->by_id = map_new();
         ts->by_key = map_new();
+        ts->owners = map_new();
         r = meminfo_read(&total, &ts->available);
         if (r < 0)
                 r = err_set(err, -r, "read /proc/meminfo: %s", strerror(-r));
-        else if (!ts->by_id || !ts->by_key)
+        else if (!ts->by_id || !ts->by_key || !ts->owners)
                 r = err_oom(err);
         if (r < 0) {
                 map_free(ts->by_id);
                 map_free(ts->by_key);
+                map_free(ts->owners);
                 free(ts);
                 return r;
         }
@@ -265,6 +196,7 @@ void tasks_free(struct tasks *ts)
         }
         map_free(ts->by_id);
         map_free(ts->by_key);
+        map_free(ts->owners);
         free(ts);
 }
 
@@ -284,10 +216,18 @@ static void on_found(struct engine_container *c, const char *id, const void *rec
         task_record_done(&rec);
 }
 
+/* Only what has no container is looked for among the accepted requests. */
 static void on_listed(int r, const struct err *err, void *data)
 {
         struct tasks *ts = data;
+        struct err why = ERR_INIT;
 
+        if (r == 0) {
+                r = tasks_recover(ts, &why);
+                if (r == 0)
+                        return;
+                err = &why;
+        }
         if (ts->adopted)
                 ts->adopted(r, err, ts->adopted_data);
 }
@@ -299,9 +239,16 @@ int tasks_adopt(struct tasks *ts, engine_done_fn done, void *data, struct err *e
         return ts->engine->ops->list(ts->engine, on_found, on_listed, ts, err);
 }
 
+/* What is on disk and did not start waits for the next daemon. */
 size_t tasks_live(const struct tasks *ts)
 {
-        return ts->n_all;
+        size_t n = ts->n_all;
+        struct task *t;
+
+        if (ts->draining)
+                LIST_FOREACH(t, &ts->all, node)
+                        n -= t->state == WIRE_QUEUED && t->disk == TASK_STORED;
+        return n;
 }
 
 void tasks_drain(struct tasks *ts)
@@ -316,11 +263,8 @@ static void on_tell(void *data)
         struct task *t = data;
 
         t->telling = false;
-        if (t->orphan) {
-                task_free(t);
-                return;
-        }
-        task_tell(t);
+        if (task_settle(t))
+                task_tell(t);
 }
 
 int task_join(struct task *t, const struct task_waiter *waiter, struct err *err)
@@ -334,8 +278,11 @@ int task_join(struct task *t, const struct task_waiter *waiter, struct err *err)
                 return err_oom(err);
         }
         t->telling = true;
+        t->owed++;
         return 0;
 }
+
+static bool remove_waiter(struct task *t, const void *waiter_data);
 
 static int join_by_key(struct task *t, struct wire_task_request *request, const struct task_submit *how,
                        const struct task_waiter *waiter, struct task **ret, struct err *err)
@@ -345,110 +292,190 @@ static int join_by_key(struct task *t, struct wire_task_request *request, const 
         if (memcmp(t->rec.body_hash, how->body_hash, sizeof(t->rec.body_hash)) != 0)
                 return err_set(err, EEXIST, "the idempotency key belongs to another request");
         r = waiter ? task_join(t, waiter, err) : 0;
+        if (r == 0 && how->stored) {
+                r = task_store_request(t, how->stored, how->stored_data, err);
+                if (r < 0 && waiter)
+                        (void)remove_waiter(t, waiter->data);
+        }
         if (r < 0)
                 return r;
-        if (!how->cancel_when_alone)
+        if (!how->cancel_when_alone || request->detach)
                 t->cancel_when_alone = false;
         wire_task_request_done(request);
         *ret = t;
         return 1;
 }
 
-static int check_room(struct tasks *ts, uint64_t cost, struct err *err)
+uint64_t task_cost(const struct wire_limits *l)
 {
+        return (uint64_t)l->memory + (uint64_t)l->disk + (uint64_t)l->shm + 2 * (uint64_t)l->output;
+}
+
+static uint32_t least(uint32_t a, uint32_t b)
+{
+        return a == 0 || (b != 0 && b < a) ? b : a;
+}
+
+static int check_room(struct tasks *ts, const struct wire_task_request *request, const struct task_submit *how,
+                      struct err *err)
+{
+        const struct owner *o = map_find(ts->owners, how->owner);
+        uint32_t most = least(ts->config.max_queued_owner, how->maxima ? how->maxima->max_queued : 0);
+
         if (ts->draining)
                 return err_set(err, ESHUTDOWN, "this node takes no new tasks: it is being stopped");
-        if (cost > ts->capacity)
+        if (task_cost(&request->limits) > ts->capacity)
                 return err_set(err, EINVAL,
-                               "limits: memory, disk and shm together are more than this node can promise");
+                               "limits: memory, disk, shm and output together are more than this node can promise");
         if (ts->queued >= ts->config.max_queued)
                 return err_set(err, EAGAIN, "%u tasks are waiting already", ts->queued);
+        if (most > 0 && o && o->queued >= most)
+                return err_set(err, EAGAIN, "%u tasks of this owner are waiting already", o->queued);
+        if (ts->held > 0 && ts->held + wire_task_request_size(request) > ts->config.max_held)
+                return err_set(err, EAGAIN, "the tasks that wait hold too much memory already");
+        if (how->stored && !ts->config.seal)
+                return err_set(err, ENOTSUP, "this node has no place for requests");
         return 0;
+}
+
+static int copy_request(struct task *t, const struct wire_task_request *request)
+{
+        t->rec.image_ref = strdup(request->image);
+        t->rec.labels = request->labels ? strv_dup(request->labels) : NULL;
+        t->rec.outputs = request->outputs ? strv_dup(request->outputs) : NULL;
+        t->rec.limits = request->limits;
+        t->rec.retries = request->retries;
+        t->rec.kill_on_output_limit = request->kill_on_output_limit;
+        t->rec.encoding = request->encoding;
+        t->cost = task_cost(&request->limits);
+        return t->rec.image_ref && (!request->labels || t->rec.labels) && (!request->outputs || t->rec.outputs)
+                       ? 0
+                       : -ENOMEM;
+}
+
+static int set_owner(struct task *t, const char *owner, const char *key, const uint8_t *body_hash)
+{
+        t->rec.owner = strdup(owner);
+        if (!t->rec.owner || tasks_own(t, owner) < 0)
+                return -ENOMEM;
+        if (!key)
+                return 0;
+        t->rec.key = strdup(key);
+        if (!t->rec.key)
+                return -ENOMEM;
+        memcpy(t->rec.body_hash, body_hash, sizeof(t->rec.body_hash));
+        return tasks_add_key(t);
+}
+
+/* Takes the request's contents, which cannot fail. */
+static void take_request(struct task *t, struct wire_task_request *request)
+{
+        t->request = *request;
+        memset(request, 0, sizeof(*request));
+        t->held = wire_task_request_size(&t->request);
+        t->ts->held += t->held;
 }
 
 static enum engine_network network_of(const struct tasks *ts, enum wire_network network)
 {
-        switch (network) {
-        case WIRE_NET_NONE:
-                return ENGINE_NET_NONE;
-        case WIRE_NET_NAT:
-                return ENGINE_NET_NAT;
-        case WIRE_NET_INTERNET:
-                return ENGINE_NET_INTERNET;
-        case WIRE_NET_DEFAULT:
-                break;
-        }
-        return ts->config.network;
+        return network == WIRE_NET_DEFAULT ? ts->config.network : (enum engine_network)network;
 }
-
-static void on_queue_timeout(struct loop_timer *timer, void *data)
-{
-        (void)timer;
-        task_end(data, WIRE_FAILED, WIRE_REASON_QUEUE_TIMEOUT, -1, 0, "it waited too long for room on this node");
-}
+_Static_assert((int)WIRE_NET_NONE == (int)ENGINE_NET_NONE && (int)WIRE_NET_NAT == (int)ENGINE_NET_NAT &&
+                       (int)WIRE_NET_INTERNET == (int)ENGINE_NET_INTERNET,
+               "networks have the same numbers everywhere");
 
 static int task_fill(struct task *t, const struct wire_task_request *request, const struct task_submit *how,
                      const struct task_waiter *waiter)
 {
-        t->rec.owner = strdup(how->owner);
-        t->rec.image_ref = strdup(request->image);
-        if (!t->rec.owner || !t->rec.image_ref)
+        if (set_owner(t, how->owner, how->idempotency_key, how->body_hash) < 0 || copy_request(t, request) < 0)
                 return -ENOMEM;
-        if (how->idempotency_key) {
-                t->rec.key = strdup(how->idempotency_key);
-                if (!t->rec.key)
-                        return -ENOMEM;
-                memcpy(t->rec.body_hash, how->body_hash, sizeof(t->rec.body_hash));
-                if (tasks_add_key(t) < 0)
-                        return -ENOMEM;
+        if (how->maxima) {
+                t->owner->max_running = least(t->ts->config.max_running_owner, how->maxima->max_running);
+                t->owner->max_queued = least(t->ts->config.max_queued_owner, how->maxima->max_queued);
         }
-        t->rec.limits = request->limits;
-        t->rec.kill_on_output_limit = request->kill_on_output_limit;
-        t->rec.encoding = request->encoding;
         t->rec.created_ms = time_real_ms();
         t->rec.created_ns = time_mono_ns();
         t->network = network_of(t->ts, request->network);
-        t->cancel_when_alone = how->cancel_when_alone;
+        t->cancel_when_alone = how->cancel_when_alone && !request->detach;
+        if (how->live) {
+                t->live = *how->live;
+                t->is_live = true;
+        }
         return waiter ? VEC_ADD(&t->waiters, *waiter) : 0;
 }
 
-static uint64_t request_cost(const struct wire_task_request *q)
+static int begin(struct task *t, const struct task_submit *how, struct err *err)
 {
-        return (uint64_t)q->limits.memory + (uint64_t)q->limits.disk + (uint64_t)q->limits.shm;
+        struct stored_call call = { .fn = how->stored, .data = how->stored_data };
+
+        task_watch_queue(t);
+        if (!how->stored) {
+                tasks_enqueue(t);
+                return 0;
+        }
+        tasks_count_queued(t);
+        t->nameless = true;
+        if (VEC_ADD(&t->stored_calls, call) < 0)
+                return err_oom(err);
+        return task_accept(t, err);
 }
 
 int tasks_submit(struct tasks *ts, struct wire_task_request *request, const struct task_submit *how,
                  const struct task_waiter *waiter, struct task **ret, struct err *err)
 {
         struct task *t = how->idempotency_key ? find_key(ts, how->owner, how->idempotency_key) : NULL;
-        uint64_t cost = request_cost(request);
         char id[ID_LEN + 1];
         int r;
 
         if (t)
                 return join_by_key(t, request, how, waiter, ret, err);
-        r = check_room(ts, cost, err);
+        r = tasks_check(ts, request, how, err);
+        if (r == 0)
+                r = check_room(ts, request, how, err);
         if (r < 0)
                 return r;
         id_make(id);
         t = tasks_add(ts, id);
         if (!t)
                 return err_oom(err);
-        t->cost = cost;
-        r = task_fill(t, request, how, waiter);
-        if (r == 0 && t->rec.limits.queue_timeout_ns > 0)
-                r = loop_timer_set(ts->loop, &t->timer, t->rec.created_ns + (uint64_t)t->rec.limits.queue_timeout_ns,
-                                   on_queue_timeout, t);
-        if (r < 0) {
+        if (task_fill(t, request, how, waiter) < 0) {
                 task_free(t);
                 return err_oom(err);
         }
-        t->request = *request;
-        memset(request, 0, sizeof(*request));
-        list_append(&ts->queue, &t->queue_node);
-        ts->queued++;
+        take_request(t, request);
+        t->durable_waiter = how->stored && waiter ? waiter->data : NULL;
+        r = begin(t, how, err);
+        if (r < 0) {
+                *request = t->request;
+                memset(&t->request, 0, sizeof(t->request));
+                task_free(t);
+                return r;
+        }
         *ret = t;
         tasks_admit(ts);
+        return 0;
+}
+
+int tasks_restore(struct tasks *ts, struct history_request *q, struct wire_task_request *request, struct task **ret)
+{
+        struct task *t = tasks_add(ts, q->id);
+        uint64_t now = time_real_ms();
+
+        if (!t)
+                return -ENOMEM;
+        if (set_owner(t, q->owner, q->idempotency_key, q->body_hash) < 0 || copy_request(t, request) < 0) {
+                task_free(t);
+                return -ENOMEM;
+        }
+        t->rec.created_ms = q->created_ms;
+        /* Before the machine's start, maybe: differences to it are right all the same. */
+        t->rec.created_ns = time_mono_ns() - (now - MIN(now, q->created_ms)) * NS_PER_MS;
+        t->rec.attempts = q->attempts;
+        t->rec.accepted = true;
+        t->disk = TASK_STORED;
+        t->network = network_of(ts, request->network);
+        take_request(t, request);
+        *ret = t;
         return 0;
 }
 
@@ -462,12 +489,14 @@ static bool remove_waiter(struct task *t, const void *waiter_data)
                 if (t->waiters.items[i].data != waiter_data)
                         t->waiters.items[kept++] = t->waiters.items[i];
         t->waiters.len = kept;
+        if (t->is_live && t->live.data == waiter_data)
+                task_live_close(t);
         return kept < before;
 }
 
 void task_forget(struct task *t, void *waiter_data)
 {
-        if (remove_waiter(t, waiter_data) && t->waiters.len == 0 && t->cancel_when_alone)
+        if (remove_waiter(t, waiter_data) && t->waiters.len == 0 && t->cancel_when_alone && t->disk == TASK_UNSTORED)
                 task_cancel(t);
 }
 

@@ -496,6 +496,8 @@ static void read_outputs(struct json_obj *body, struct wire_task_request *r)
 {
         if (!json_get_strv(body, "outputs", WIRE_OUTPUTS_MAX, &r->outputs))
                 return;
+        if (strv_size(r->outputs) > WIRE_OUTPUTS_PATHS_MAX)
+                fault_text(body, "outputs", "must not have more than %d bytes together", WIRE_OUTPUTS_PATHS_MAX);
         for (size_t i = 0; r->outputs[i]; i++) {
                 const char *why = path_fault(r->outputs[i], true);
                 char name[32];
@@ -639,6 +641,8 @@ static void read_labels(struct json_obj *body, struct wire_task_request *r)
                 else
                         n++;
         }
+        if (strv_size(r->labels) > WIRE_LABELS_BYTES_MAX)
+                fault_text(body, "labels", "must not have more than %d bytes together", WIRE_LABELS_BYTES_MAX);
         if (n > 1)
                 qsort(r->labels, n, sizeof(*r->labels), label_order);
         json_obj_done(&o);

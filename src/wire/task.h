@@ -21,11 +21,13 @@
 #define WIRE_FILES_MAX 1024
 #define WIRE_MEMBERS_MAX 16384 /* of all archives among the files, and the files themselves */
 #define WIRE_OUTPUTS_MAX 64
+#define WIRE_OUTPUTS_PATHS_MAX (16 * 1024)        /* bytes of all their paths */
 #define WIRE_OUTPUTS_BYTES_MAX (32 * 1024 * 1024) /* of all outputs of an answer, before encoding */
 #define WIRE_SECRETS_MAX 64
 #define WIRE_SECRET_NAME_MAX 128
 #define WIRE_SECRET_MAX (64 * 1024)
 #define WIRE_LABELS_MAX 64
+#define WIRE_LABELS_BYTES_MAX (16 * 1024) /* of all of them */
 #define WIRE_LABEL_NAME_MAX 128
 #define WIRE_LABEL_VALUE_MAX 1024
 #define WIRE_CREDENTIAL_MAX 8192 /* tokens of registries are long */
