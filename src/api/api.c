@@ -2,10 +2,13 @@
 
 #include "api/api.h"
 
+#include "api/ecs/ecs.h"
 #include "api/internal.h"
 #include "api/text.h"
 #include "base/id.h"
 #include "base/log.h"
+#include "base/time.h"
+#include "state/seal.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -14,15 +17,28 @@
 static const struct route_handler handlers[ROUTES] = {
         [ROUTE_HEALTHZ] = { .run = healthz_run },
         [ROUTE_VERSION] = { .run = version_run },
+        [ROUTE_ENGINES] = { .run = engines_run },
         [ROUTE_HEALTH] = { .run = health_run },
         [ROUTE_TASK_RUN] = { .run = tasks_create_run },
         [ROUTE_TASK_LIST] = { .run = tasks_list_run },
+        [ROUTE_TASK_STREAM] = { .begin = tasks_stream_begin, .run = tasks_stream_run },
         [ROUTE_TASK_GET] = { .run = tasks_get_run },
+        [ROUTE_TASK_DELETE] = { .run = tasks_delete_run },
+        [ROUTE_TASK_WAIT] = { .run = tasks_wait_run },
+        [ROUTE_TASK_STDOUT] = { .run = tasks_stdout_run },
+        [ROUTE_TASK_STDERR] = { .run = tasks_stderr_run },
+        [ROUTE_TASK_LOGS] = { .run = tasks_logs_run },
+        [ROUTE_TASK_CANCEL] = { .run = tasks_cancel_run },
+        [ROUTE_TASK_SIGNAL] = { .run = tasks_signal_run },
         [ROUTE_IMAGE_LIST] = { .run = images_list_run },
         [ROUTE_IMAGE_IMPORT] = { images_import_begin, images_body, images_body_run },
         [ROUTE_IMAGE_LOAD] = { images_load_begin, images_body, images_body_run },
         [ROUTE_IMAGE_GET] = { .run = images_get_run },
         [ROUTE_IMAGE_DELETE] = { .run = images_delete_run },
+        [ROUTE_KEY_CREATE] = { .run = keys_create_run },
+        [ROUTE_KEY_LIST] = { .run = keys_list_run },
+        [ROUTE_KEY_GET] = { .run = keys_get_run },
+        [ROUTE_KEY_REVOKE] = { .run = keys_revoke_run },
         [ROUTE_OPENAPI] = { .run = openapi_run },
         [ROUTE_DOCS] = { .run = docs_run },
         [ROUTE_DOCS_PAGE] = { .run = docs_run },
@@ -36,7 +52,7 @@ static const struct api_root native_root = {
 };
 
 /* The first whose prefix fits. */
-static const struct api_root *const roots[] = { &native_root };
+static const struct api_root *const roots[] = { &ecs_roots[0], &ecs_roots[1], &native_root };
 
 /* ── routing ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -46,6 +62,18 @@ static const struct api_root *root_find(const char *path)
                 if (str_starts(path, roots[i]->prefix))
                         return roots[i];
         return roots[ARRAY_LEN(roots) - 1];
+}
+
+/* Without the slash at its end, where the root does not mind it; none of its paths is longer than the buffer. */
+static const char *path_plain(const struct api_root *root, const char *path, char buffer[64])
+{
+        size_t len = strlen(path);
+
+        if (!root->lenient || len < 2 || len > 63 || path[len - 1] != '/')
+                return path;
+        memcpy(buffer, path, len - 1);
+        buffer[len - 1] = '\0';
+        return buffer;
 }
 
 static void allow_add(struct str *allow, const char *method)
@@ -109,6 +137,16 @@ static bool params_check(struct call *c)
         return true;
 }
 
+static bool takes_json(const struct call *c)
+{
+        return c->route->body == BODY_JSON || c->route->body == BODY_JSON_OPTIONAL;
+}
+
+static size_t body_max(const struct call *c)
+{
+        return c->route->body_max > 0 ? c->route->body_max : WIRE_BODY_MAX;
+}
+
 /* Only what a page of another origin cannot send without asking is taken. */
 static bool media_check(struct call *c)
 {
@@ -119,7 +157,7 @@ static bool media_check(struct call *c)
                 call_problem(c, 415, "unsupported_media_type", "the body must not be encoded");
                 return false;
         }
-        if (c->route->body == BODY_JSON && (!type || !media_type_is(type, "application/json"))) {
+        if (takes_json(c) && (!type || !media_type_is(type, "application/json"))) {
                 call_problem(c, 415, "unsupported_media_type", "the body must be application/json");
                 return false;
         }
@@ -133,21 +171,36 @@ static bool media_check(struct call *c)
 
 static bool body_check(struct call *c)
 {
-        int64_t length = http_content_length(c->http);
-
         if (c->route->body == BODY_NONE)
                 return true;
-        if (!media_check(c))
-                return false;
-        if (c->route->body == BODY_JSON && length > WIRE_BODY_MAX) {
-                call_problem(c, 413, "payload_too_large", "the body is longer than %d bytes", WIRE_BODY_MAX);
+        if (!http_has_body(c->http)) {
+                if (c->route->body == BODY_JSON_OPTIONAL)
+                        return true;
+                call_problem(c, 411, "length_required", "a body is needed, with its length or chunked");
                 return false;
         }
-        if (c->route->body == BODY_JSON && length > 0 && str_reserve(&c->body, (size_t)length) < 0) {
-                call_oom(c);
+        if (!media_check(c))
+                return false;
+        if (takes_json(c) && http_content_length(c->http) > (int64_t)body_max(c)) {
+                call_problem(c, 413, "payload_too_large", "the body is longer than %zu bytes", body_max(c));
                 return false;
         }
         return true;
+}
+
+static int body_add(struct call *c, const void *piece, size_t len)
+{
+        if (len > body_max(c) - c->body.len) {
+                call_problem(c, 413, "payload_too_large", "the body is longer than %zu bytes", body_max(c));
+                return -EFBIG;
+        }
+        if (!call_charge(c, len))
+                return -ENOBUFS;
+        if (str_add(&c->body, piece, len) < 0) {
+                call_oom(c);
+                return -ENOMEM;
+        }
+        return 0;
 }
 
 /* ── calls ─────────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -156,9 +209,10 @@ static void call_free(struct call *c)
 {
         list_remove(&c->node);
         list_remove(&c->health_node);
-        image_sink_discard(c->sink);
+        loop_timer_cancel(&c->timer);
         wire_task_request_done(&c->request);
-        str_done(&c->body);
+        json_faults_done(&c->faults);
+        seal_wipe(&c->body); /* it may hold secrets */
         free(c->key);
         free(c->subject);
         free(c);
@@ -185,6 +239,8 @@ static struct call *call_new(struct api *a, struct http_request *r)
                 return NULL;
         c->api = a;
         c->http = r;
+        c->begun_ns = time_mono_ns();
+        call_address(c);
         list_init(&c->health_node);
         list_append(&a->calls, &c->node);
         if (given && request_id_valid(given))
@@ -201,17 +257,18 @@ static void on_begin(struct http_request *r, void *data)
 {
         struct call *c = call_new(data, r);
         auto_str allow = STR_INIT;
+        char plain[64];
 
         if (!c) {
                 (void)http_reply(r, 503, NULL, "", 0);
                 return;
         }
         c->root = root_find(http_path(r));
-        if (route_find(c, http_method(r), http_path(r), &allow) < 0) {
+        if (route_find(c, http_method(r), path_plain(c->root, http_path(r), plain), &allow) < 0) {
                 call_oom(c);
                 return;
         }
-        if (!call_identify(c))
+        if (!call_identify(c) || (c->root->admit && !c->root->admit(c)))
                 return;
         if (!c->route && allow.len > 0) {
                 (void)http_add_header(r, "Allow", allow.data);
@@ -228,28 +285,23 @@ static void on_begin(struct http_request *r, void *data)
 static int on_body(struct http_request *r, const void *piece, size_t len, void *data)
 {
         struct call *c = http_data(r);
+        int error;
 
         (void)data;
-        if (c->route->body == BODY_NONE) {
+        if (c->refused || c->route->body == BODY_NONE) {
                 c->dropped += len;
                 if (c->dropped <= API_UNWANTED_MAX)
                         return 0;
+                call_unrefuse(c);
                 call_problem(c, 413, "payload_too_large", "no body is expected here");
                 return -EFBIG;
         }
         if (c->route->body == BODY_STREAM)
                 return c->handler->body(c, piece, len);
-        if (len > WIRE_BODY_MAX - c->body.len) {
-                str_done(&c->body);
-                call_problem(c, 413, "payload_too_large", "the body is longer than %d bytes", WIRE_BODY_MAX);
-                return -EFBIG;
-        }
-        if (str_add(&c->body, piece, len) < 0) {
-                str_done(&c->body);
-                call_oom(c);
-                return -ENOMEM;
-        }
-        return 0;
+        error = body_add(c, piece, len);
+        if (error < 0)
+                seal_wipe(&c->body);
+        return error;
 }
 
 static void on_end(struct http_request *r, void *data)
@@ -257,7 +309,8 @@ static void on_end(struct http_request *r, void *data)
         struct call *c = http_data(r);
 
         (void)data;
-        c->handler->run(c);
+        if (!c->refused)
+                c->handler->run(c);
 }
 
 static void on_gone(struct http_request *r, bool sent, void *data)
@@ -269,24 +322,55 @@ static void on_gone(struct http_request *r, bool sent, void *data)
                 return;
         if (!sent)
                 log_debug("api: %s: the client has gone", c->request_id);
+        call_unrefuse(c);
+        if (c->metered)
+                meters_leave_key(c->api->meters, c->who.key_id);
+        if (c->ecs_metered)
+                meters_leave_key(c->api->ecs_meters, c->who.key_id);
         c->http = NULL;
         call_hold(c);
         tasks_call_gone(c);
+        logs_call_gone(c);
+        upload_call_gone(c);
         health_call_gone(c);
         call_release(c);
 }
 
+static void on_drained(struct http_request *r, void *data)
+{
+        struct call *c = http_data(r);
+
+        (void)data;
+        if (c)
+                logs_call_drained(c);
+}
+
 static void on_bad(struct http_request *r, int status, const char *why, void *data)
 {
-        const char *reason = status == 431 ? "header_too_large" : status == 505 ? "http_version" : "bad_request";
+        const char *reason = status == 431   ? "header_too_large"
+                             : status == 505 ? "http_version"
+                             : status == 503 ? "busy"
+                                             : "bad_request";
         auto_str text = STR_INIT;
         char id[ID_LEN + 1];
 
         (void)data;
         id_make(id);
         (void)http_add_header(r, "X-Request-Id", id);
-        if (wire_problem_write(&text, status, reason, "Bad request", why, id, NULL, NULL) == 0)
+        if (wire_problem_write(&text, status, reason, status_title(status), why, id, NULL, NULL) == 0)
                 (void)http_reply(r, status, "application/problem+json", text.data, text.len);
+}
+
+/* New requests of it are refused anyway; what it follows or runs live ends, too. */
+static void on_revoked(const struct key *key, void *data)
+{
+        struct api *a = data;
+        struct call *c;
+
+        streams_revoked(a, key->id);
+        LIST_FOREACH(c, &a->calls, node)
+                if (c->logs && c->http && str_eq(c->who.key_id, key->id))
+                        http_stream_abort(c->http);
 }
 
 /* ── api ───────────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -299,10 +383,14 @@ int api_new(struct loop *loop, const struct api_config *config, struct api **ret
                 .end = on_end,
                 .gone = on_gone,
                 .bad = on_bad,
+                .drained = on_drained,
         };
         struct http_config http = {
                 .max_connections = config->max_connections,
+                .max_per_address = config->max_per_address,
                 .idle_timeout_s = config->idle_timeout_s,
+                .trusted_proxies = config->trusted_proxies,
+                .body_budget = config->body_budget,
         };
         struct api *a;
         int r;
@@ -313,19 +401,32 @@ int api_new(struct loop *loop, const struct api_config *config, struct api **ret
         a->loop = loop;
         a->config = *config;
         list_init(&a->calls);
+        list_init(&a->streams);
         health_init(&a->health);
-        r = http_server_new(loop, &http, &handler, a, &a->server, err);
+        r = meters_new(&config->meters, &a->meters);
+        if (r == 0 && config->ecs_original_limits)
+                r = meters_new(&ecs_limits, &a->ecs_meters);
+        r = r < 0 ? err_oom(err) : http_server_new(loop, &http, &handler, a, &a->server, err);
         if (r < 0) {
+                meters_free(a->meters);
+                meters_free(a->ecs_meters);
                 free(a);
                 return r;
         }
+        if (config->keys)
+                keys_on_revoke(config->keys, on_revoked, a);
         *ret = a;
         return 0;
 }
 
-int api_listen(struct api *a, int fd, struct err *err)
+int api_listen(struct api *a, const struct http_listen *listen, struct err *err)
 {
-        return http_server_listen(a->server, fd, err);
+        return http_server_listen_with(a->server, listen, err);
+}
+
+void api_configure(struct api *a, const struct meters_config *meters)
+{
+        meters_configure(a->meters, meters);
 }
 
 void api_drain(struct api *a)
@@ -345,12 +446,18 @@ void api_free(struct api *a)
         if (!a)
                 return;
         a->closing = true;
+        if (a->config.keys)
+                keys_on_revoke(a->config.keys, NULL, NULL);
         http_server_free(a->server);
-        /* What is held now belongs to the callback that holds it. */
+        streams_done(a);
+        /* What is held now belongs to the callback that holds it, which finds no client and no API any more. */
         LIST_FOREACH(c, &a->calls, node) {
                 list_remove(&c->node);
                 list_remove(&c->health_node);
+                c->api = NULL;
         }
         health_done(a);
+        meters_free(a->meters);
+        meters_free(a->ecs_meters);
         free(a);
 }

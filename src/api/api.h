@@ -21,6 +21,7 @@ struct api_config {
         struct image_store *store;
         struct history *history;
         struct engine *engine;    /* its name, and check() for health */
+        bool ecs_original_limits; /* of the ECS API: what the original allowed */
         const char *health_image; /* whose task health runs: it exits 0 */
         struct keys *keys;        /* who may call over TCP; NULL: nobody */
         uint64_t max_connections; /* 0: the server's default; these all */
@@ -37,6 +38,9 @@ int api_new(struct loop *loop, const struct api_config *config, struct api **ret
 
 /* Takes a listening stream socket (SOCK_NONBLOCK or not), closed with the API. */
 int api_listen(struct api *a, const struct http_listen *listen, struct err *err);
+
+/* Other rates than api_new() was given; from now on. */
+void api_configure(struct api *a, const struct meters_config *meters);
 
 /* From now on /healthz answers 503 and connections end after their answer. New tasks are tasks_drain()'s to refuse. */
 void api_drain(struct api *a);

@@ -1,10 +1,12 @@
 /* Who calls, and what of. RFC 9110 section 11, RFC 7617 (Basic), RFC 6750 section 2.1 (Bearer). */
 
 #include "api/internal.h"
+#include "base/time.h"
 
 #include <openssl/crypto.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 
 #define CREDENTIALS_MAX 512
 
@@ -45,6 +47,8 @@ static const struct key *key_of(struct call *c)
 
 static void unauthorized(struct call *c)
 {
+        if (!c->http)
+                return;
         (void)http_add_header(c->http, "WWW-Authenticate", "Basic realm=\"mayfly\", charset=\"UTF-8\"");
         (void)http_add_header(c->http, "WWW-Authenticate", "Bearer realm=\"mayfly\"");
         if (http_header(c->http, "Authorization"))
@@ -53,30 +57,108 @@ static void unauthorized(struct call *c)
                 call_problem(c, 401, "unauthorized", "a key is needed: Basic or Bearer, `id:secret`");
 }
 
-bool call_identify(struct call *c)
+static void too_many(struct call *c, unsigned seconds, const char *what)
 {
-        const struct key *key;
+        call_retry_after(c, seconds);
+        call_problem(c, 429, "rate_limited", "%s", what);
+}
+
+void call_unrefuse(struct call *c)
+{
+        loop_timer_cancel(&c->timer);
+        if (c->refused)
+                meters_answered(c->api->meters, c->address);
+        c->refused = false;
+}
+
+static void on_refused(struct loop_timer *timer, void *data)
+{
+        struct call *c = data;
+
+        (void)timer;
+        call_unrefuse(c);
+        unauthorized(c);
+}
+
+/* Who tries secrets gets slower answers; who has a key is not held up by that, not even from the same address. */
+static void refuse(struct call *c)
+{
+        uint64_t now = time_mono_ns();
+        int ms = 0;
+
+        if (http_header(c->http, "Authorization"))
+                ms = meters_failed(c->api->meters, c->address, now);
+        if (ms < 0) {
+                too_many(c, 5, "too many failed authentications from this address");
+                return;
+        }
+        c->refused = ms > 0;
+        if (ms == 0 || loop_timer_set(c->api->loop, &c->timer, now + (uint64_t)ms * NS_PER_MS, on_refused, c) < 0) {
+                call_unrefuse(c);
+                unauthorized(c);
+        }
+}
+
+/* By the unix socket: who could open it administers, and a key has no say there. */
+static bool identify_local(struct call *c)
+{
         uid_t uid;
 
-        /* Who could open the socket administers; a key has no say there. */
-        if (http_peer_uid(c->http, &uid)) {
-                c->who = (struct identity){ .known = true, .role = KEY_ADMIN };
-                (void)snprintf(c->who.owner, sizeof(c->who.owner), "uid:%u", (unsigned)uid);
-                return true;
-        }
-        if (c->route && c->route->op == OP_PING) {
-                c->who = (struct identity){ .role = KEY_READ };
-                return true;
-        }
-        key = key_of(c);
+        if (!http_peer_uid(c->http, &uid))
+                return false;
+        c->who = (struct identity){ .known = true, .role = KEY_ADMIN };
+        (void)snprintf(c->who.owner, sizeof(c->who.owner), "uid:%u", (unsigned)uid);
+        return true;
+}
+
+static bool identify_key(struct call *c)
+{
+        const struct key *key = key_of(c);
+        unsigned wait;
+
         if (!key) {
-                unauthorized(c);
+                refuse(c);
                 return false;
         }
         c->who = (struct identity){ .known = true, .role = key->role };
         (void)snprintf(c->who.owner, sizeof(c->who.owner), "%s", key->owner);
         (void)snprintf(c->who.key_id, sizeof(c->who.key_id), "%s", key->id);
+        wait = meters_enter_key(c->api->meters, key, time_mono_ns());
+        if (wait > 0) {
+                too_many(c, wait, "this key has asked for too much");
+                return false;
+        }
+        c->metered = true;
         return true;
+}
+
+bool call_identify(struct call *c)
+{
+        unsigned wait;
+
+        if (identify_local(c))
+                return true;
+        wait = meters_take_address(c->api->meters, c->address, time_mono_ns());
+        if (wait > 0) {
+                too_many(c, wait, "this address has asked for too much");
+                return false;
+        }
+        if (c->route && c->route->op == OP_PING) {
+                c->who = (struct identity){ .role = KEY_READ };
+                return true;
+        }
+        return identify_key(c);
+}
+
+void call_address(struct call *c)
+{
+        const struct http_address *a = http_peer_address(c->http);
+
+        /* Who has one IPv6 address has 2^64 of them. */
+        if (a->family == AF_INET6)
+                hex_encode(a->bytes, 8, c->address);
+        else
+                (void)snprintf(c->address, sizeof(c->address), "%s", a->text);
 }
 
 const struct key *call_key(const struct call *c)

@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHANGES_MAX 32
-
 /* ── images as JSON ────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static json_t *layers_json(const struct image *i)
@@ -35,7 +33,7 @@ static json_t *names_json(const struct image *i)
 }
 
 /* {"digest", "names", "created", "size", "architecture", "os"}; `whole` adds config_digest, variant, layers, config. */
-static json_t *image_json(const struct image *i, bool whole)
+json_t *image_json(const struct image *i, bool whole)
 {
         auto_json o = json_object();
         bool bad = !o;
@@ -53,16 +51,6 @@ static json_t *image_json(const struct image *i, bool whole)
                 bad |= json_object_set_new(o, "config", i->config ? json_incref(i->config) : json_null()) < 0;
         }
         return bad ? NULL : TAKE_PTR(o);
-}
-
-static void answer_json(struct call *c, int status, json_t *value)
-{
-        auto_str text = STR_INIT;
-
-        if (!value || json_write(value, &text) < 0)
-                call_oom(c);
-        else
-                call_answer(c, status, &text);
 }
 
 /* ── GET, DELETE ───────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -84,7 +72,7 @@ void images_list_run(struct call *c)
                         return;
                 }
         }
-        answer_json(c, 200, answer);
+        call_answer_json(c, 200, answer);
 }
 
 void images_get_run(struct call *c)
@@ -103,10 +91,10 @@ void images_get_run(struct call *c)
                 return;
         }
         value = image_json(i, true);
-        answer_json(c, 200, value);
+        call_answer_json(c, 200, value);
 }
 
-static void refuse_image(struct call *c, int r, const struct err *err)
+void refuse_image(struct call *c, int r, const struct err *err)
 {
         const char *text = err && err->num ? err->text : strerror(-r);
 
@@ -151,7 +139,7 @@ static void on_removed(int r, const struct err *err, void *data)
                 refuse_image(c, r, err);
         } else {
                 answer = json_pack("{s:s}", "removed", c->subject);
-                answer_json(c, 200, answer);
+                call_answer_json(c, 200, answer);
         }
         call_release(c);
 }
@@ -163,97 +151,6 @@ void images_delete_run(struct call *c)
 
         call_hold(c);
         r = image_store_remove(c->api->config.store, c->subject, on_removed, c, &err);
-        if (r < 0) {
-                refuse_image(c, r, &err);
-                call_release(c);
-        }
-}
-
-/* ── import, load ──────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-void images_import_begin(struct call *c)
-{
-        const char *changes[CHANGES_MAX + 1] = { NULL };
-        const char *ref = call_query(c, "ref");
-        struct err err = ERR_INIT;
-        size_t n = 0;
-        int r;
-
-        if (!ref || !*ref) {
-                call_problem(c, 400, "bad_request", "query parameter 'ref' is required: the name to give");
-                return;
-        }
-        while (n <= CHANGES_MAX && (changes[n] = http_query_nth(c->http, "change", n)))
-                n++;
-        if (n > CHANGES_MAX) {
-                call_problem(c, 400, "bad_request", "more than %d changes", CHANGES_MAX);
-                return;
-        }
-        r = image_sink_open(c->api->config.store, IMAGE_IMPORT, ref, (char *const *)(uintptr_t)changes, &c->sink, &err);
-        if (r < 0)
-                refuse_image(c, r, &err);
-}
-
-void images_load_begin(struct call *c)
-{
-        struct err err = ERR_INIT;
-        int r;
-
-        r = image_sink_open(c->api->config.store, IMAGE_LOAD, NULL, NULL, &c->sink, &err);
-        if (r < 0)
-                refuse_image(c, r, &err);
-}
-
-int images_body(struct call *c, const void *piece, size_t len)
-{
-        struct err err = ERR_INIT;
-        int r;
-
-        r = image_sink_write(c->sink, piece, len, &err);
-        if (r == 0)
-                return 0;
-        image_sink_discard(TAKE_PTR(c->sink));
-        refuse_image(c, r, &err);
-        return r;
-}
-
-static json_t *loaded_json(struct image_store *store, const char *const *digests, size_t n)
-{
-        auto_json answer = json_object();
-        json_t *array = json_array();
-
-        if (!answer || json_object_set_new(answer, "images", array) < 0)
-                return NULL;
-        for (size_t i = 0; i < n; i++) {
-                const struct image *image = image_store_by_digest(store, digests[i]);
-
-                if (image && json_array_append_new(array, image_json(image, false)) < 0)
-                        return NULL;
-        }
-        return TAKE_PTR(answer);
-}
-
-static void on_loaded(int r, const char *const *digests, size_t n, const struct err *err, void *data)
-{
-        struct call *c = data;
-        auto_json answer = NULL;
-
-        if (r < 0) {
-                refuse_image(c, r, err);
-        } else if (c->http) {
-                answer = loaded_json(c->api->config.store, digests, n);
-                answer_json(c, 201, answer);
-        }
-        call_release(c);
-}
-
-void images_body_run(struct call *c)
-{
-        struct err err = ERR_INIT;
-        int r;
-
-        call_hold(c);
-        r = image_sink_finish(TAKE_PTR(c->sink), on_loaded, c, &err);
         if (r < 0) {
                 refuse_image(c, r, &err);
                 call_release(c);

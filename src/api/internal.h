@@ -7,6 +7,7 @@
 #include "base/list.h"
 #include "http/server.h"
 #include "image/ref.h"
+#include "wire/task.h"
 
 #include <stdbool.h>
 
@@ -46,6 +47,7 @@ struct api {
         struct list streams; /* tasks that run live over a WebSocket */
         struct health health;
         struct meters *meters;
+        struct meters *ecs_meters; /* NULL: the original's limits are off */
         unsigned uploads; /* archives that are coming or being read, and their bytes */
         uint64_t upload_bytes;
         double log_tokens; /* lines of requests that may be logged now */
@@ -71,6 +73,7 @@ struct api_root {
         /* Answers what is wrong, in its own form (call_send()); NULL: a problem document. */
         void (*problem)(struct call *c, int status, const char *reason, const char *detail, const char *task_id,
                         const struct json_faults *faults);
+        bool (*admit)(struct call *c); /* limits of its own: false after having answered; NULL: none */
 };
 
 /* Who calls. Filled before anything else is looked at. */
@@ -93,6 +96,7 @@ struct call {
         unsigned held;
         bool answered;
         bool metered;      /* counts among what its key has open */
+        bool ecs_metered;  /* the same, by the other API's own limits */
         bool refused;      /* a failed authentication, whose answer is held back by the timer */
         uint64_t begun_ns; /* of the monotonic clock */
         struct loop_timer timer;
@@ -123,6 +127,8 @@ void call_release(struct call *c);
 
 /* Answers JSON; takes the text's memory. Ignored where the client has gone or was answered. */
 void call_answer(struct call *c, int status, struct str *text);
+
+void call_answer_json(struct call *c, int status, const json_t *value); /* NULL: out of memory */
 
 /* Answers a problem document: `reason` as in its type. */
 void call_problem(struct call *c, int status, const char *reason, const char *fmt, ...)
@@ -191,6 +197,9 @@ void tasks_delete_run(struct call *c);
 void tasks_stdout_run(struct call *c);
 void tasks_stderr_run(struct call *c);
 
+/* Appends all that is kept of a live task's stream from an offset on. -ENOBUFS after having answered, -ENOMEM, -errno. */
+int task_read_all(struct call *c, struct task *t, enum engine_stream stream, uint64_t offset, struct str *out);
+
 void tasks_logs_run(struct call *c);
 void logs_call_drained(struct call *c);
 void logs_call_gone(struct call *c);
@@ -207,6 +216,8 @@ void keys_revoke_run(struct call *c);
 
 void engines_run(struct call *c);
 
+json_t *image_json(const struct image *i, bool whole); /* NULL: out of memory */
+void refuse_image(struct call *c, int r, const struct err *err);
 void images_list_run(struct call *c);
 void images_get_run(struct call *c);
 void images_delete_run(struct call *c);

@@ -28,10 +28,7 @@ static const struct param health_params[] = {
 };
 static const struct param task_list_params[] = {
         { .name = "status", .type = PARAM_ENUM, .words = statuses, .help = "tasks in this state" },
-        { .name = "label",
-          .type = PARAM_TEXT,
-          .repeated = true,
-          .help = "NAME or NAME=VALUE; all of them must be there" },
+        { .name = "label", .type = PARAM_TEXT, .repeated = true, .help = "NAME=VALUE; all of them must be there" },
         { .name = "image", .type = PARAM_TEXT, .help = "tasks of this image" },
         { .name = "since", .type = PARAM_TIME, .help = "made at this time or later" },
         { .name = "until", .type = PARAM_TIME, .help = "made before this time" },

@@ -3,6 +3,7 @@
 #include "base/str.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <time.h>
@@ -144,4 +145,61 @@ void slashes_decode(char *s)
                 }
         }
         *out = '\0';
+}
+
+/* -ENOENT where there are no digits, or too many. */
+static int range_number(const char **s, uint64_t *ret)
+{
+        size_t len = strspn(*s, "0123456789");
+        char text[20];
+
+        if (len == 0 || len >= sizeof(text))
+                return -ENOENT;
+        memcpy(text, *s, len);
+        text[len] = '\0';
+        *ret = strtoull(text, NULL, 10);
+        *s += len;
+        return 0;
+}
+
+int range_parse(const char *value, uint64_t size, uint64_t *ret_first, uint64_t *ret_len)
+{
+        uint64_t first, last = UINT64_MAX;
+        bool suffix;
+
+        if (strncasecmp(value, "bytes=", 6) != 0)
+                return -ENOENT;
+        value += 6;
+        suffix = *value == '-';
+        if (suffix)
+                value++;
+        if (range_number(&value, &first) < 0)
+                return -ENOENT;
+        if (!suffix && *value++ != '-')
+                return -ENOENT;
+        if (!suffix && *value && (range_number(&value, &last) < 0 || last < first))
+                return -ENOENT;
+        if (*value)
+                return -ENOENT;
+        if (suffix) {
+                last = UINT64_MAX;
+                if (first == 0)
+                        return -ERANGE;
+                first = first < size ? size - first : 0;
+        }
+        if (first >= size)
+                return -ERANGE;
+        *ret_first = first;
+        *ret_len = MIN(last - first, size - first - 1) + 1;
+        return 0;
+}
+
+int event_id_parse(const char *s, uint64_t ret[2])
+{
+        uint64_t values[2];
+
+        if (range_number(&s, &values[0]) < 0 || *s++ != '.' || range_number(&s, &values[1]) < 0 || *s)
+                return -EINVAL;
+        memcpy(ret, values, sizeof(values));
+        return 0;
 }

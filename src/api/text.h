@@ -22,3 +22,10 @@ int rfc3339_parse(const char *s, uint64_t *ret_ms);
 
 /* %2F, which http_path() keeps, to '/'; in place. */
 void slashes_decode(char *s);
+
+/* RFC 9110 section 14: one range of bytes of a representation of `size` bytes. -ENOENT: the field asks for something else, and is
+ * to be ignored; -ERANGE: nothing of it is there (416). */
+int range_parse(const char *value, uint64_t size, uint64_t *ret_first, uint64_t *ret_len);
+
+/* The id of an event: how many bytes of stdout and stderr were sent with it, "123.45". -EINVAL. */
+int event_id_parse(const char *s, uint64_t ret[2]);

@@ -3,13 +3,28 @@
 #include "base/str.h"
 #include "base/time.h"
 #include "base/units.h"
+#include "daemon/listen.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
 #include <math.h>
 
-enum kind { KIND_NAME, KIND_USER, KIND_PATH, KIND_WORD, KIND_CIDR, KIND_U32, KIND_RATIO, KIND_BYTES, KIND_AGE };
+enum kind {
+        KIND_NAME,
+        KIND_USER,
+        KIND_PATH,
+        KIND_WORD,
+        KIND_CIDR,
+        KIND_U32,
+        KIND_RATIO,
+        KIND_BYTES,
+        KIND_AGE,
+        KIND_FILE,
+        KIND_LISTEN,
+        KIND_PROXIES,
+        KIND_BOOL
+};
 
 struct key {
         const char *name;
@@ -21,6 +36,7 @@ struct key {
 };
 
 static const char *const log_levels[] = { "error", "warn", "info", "debug", NULL };
+static const char *const booleans[] = { "false", "true", NULL };
 static const char *const networks[] = { "none", "nat", "internet", NULL };
 
 #define TEXT(member) offsetof(struct config, member), sizeof(((struct config *)NULL)->member), 0, 0, NULL
@@ -44,12 +60,40 @@ static const struct key keys[] = {
         { "dns_user", KIND_USER, TEXT(dns_user), "user of mayfly-dns" },
         { "group", KIND_USER, TEXT(group), "group that may use the API's socket" },
         { "log_level", KIND_WORD, WORD(log_level, log_levels), "error, warn, info or debug" },
+        { "listen", KIND_LISTEN, TEXT(listen), "list: addresses of the API, as tcp://127.0.0.1:6293, https://*:6293" },
+        { "trusted_proxies", KIND_PROXIES, TEXT(trusted_proxies), "list: proxies that tell who the client is" },
+        { "proxy_protocol", KIND_BOOL, WORD(proxy_protocol, booleans), "trusted proxies send a PROXY header" },
+        { "tls.cert", KIND_FILE, TEXT(tls_cert), "certificate with its chain, PEM; none: one of our own" },
+        { "tls.key", KIND_FILE, TEXT(tls_key), "its key, PEM" },
         { "ids.base", KIND_U32, NUMBER(id_base, CONFIG_ID_RANGE, UINT32_MAX), "first user id of containers" },
         { "ids.slots", KIND_U32, NUMBER(slots, 1, 4096), "ranges of 65,536 ids, one a container" },
         { "tasks.max_running", KIND_U32, NUMBER(tasks.max_running, 1, 4096), "tasks at once" },
         { "tasks.max_queued", KIND_U32, NUMBER(tasks.max_queued, 1, 1000000), "tasks waiting, more are refused" },
         { "tasks.overcommit", KIND_RATIO, NUMBER(tasks.overcommit, 10, 1000000), "sum of limits, in parts of the RAM" },
         { "tasks.reserve", KIND_BYTES, NUMBER(tasks.reserve, 0, TIB), "available memory below which nothing starts" },
+        { "limits.connections", KIND_U32, NUMBER(limits.connections, 16, 1000000), "connections to the API" },
+        { "limits.address_connections", KIND_U32, NUMBER(limits.address_connections, 0, 1000000),
+          "connections of one address, 0: any number" },
+        { "limits.address_rate", KIND_U32, NUMBER(limits.address_rate, 0, 1000000),
+          "requests a second of one address, 0: any number" },
+        { "limits.address_burst", KIND_U32, NUMBER(limits.address_burst, 0, 1000000),
+          "requests of it at once, 0: twice the rate" },
+        { "limits.key_connections", KIND_U32, NUMBER(limits.key_connections, 0, 1000000),
+          "requests of one key that are being answered, 0: any number" },
+        { "limits.key_rate", KIND_U32, NUMBER(limits.key_rate, 0, 1000000),
+          "requests a second of one key, 0: any number" },
+        { "limits.key_burst", KIND_U32, NUMBER(limits.key_burst, 0, 1000000),
+          "requests of it at once, 0: twice the rate" },
+        { "limits.key_running", KIND_U32, NUMBER(limits.key_running, 0, 4096),
+          "tasks of one owner that run, 0: any number" },
+        { "limits.key_queued", KIND_U32, NUMBER(limits.key_queued, 0, 1000000),
+          "tasks of one owner that wait, 0: any number" },
+        { "limits.body_memory", KIND_BYTES, NUMBER(limits.body_memory, 64 * MIB, TIB),
+          "memory for the bodies of all requests" },
+        { "limits.uploads", KIND_U32, NUMBER(limits.uploads, 1, 1024), "archives that come in at once" },
+        { "limits.upload_bytes", KIND_BYTES, NUMBER(limits.upload_bytes, MIB, 64 * TIB), "size of them all together" },
+        { "limits.idle_timeout", KIND_AGE, NUMBER(limits.idle_timeout_ms, SECOND_MS, DAY_MS),
+          "a connection that is silent so long is closed" },
         { "network.default", KIND_WORD, WORD(network.mode, networks), "none, nat or internet" },
         { "network.pool", KIND_CIDR, TEXT(network.pool), "IPv4 addresses of containers" },
         { "network.stock", KIND_U32, NUMBER(network.stock, 0, 1024), "network namespaces kept ready" },
@@ -85,6 +129,20 @@ void config_default(struct config *c)
                 .id_base = UINT32_C(2013265920),
                 .slots = 512,
                 .tasks = { .max_running = 512, .max_queued = 10000, .overcommit = 4, .reserve = 128 * MIB },
+                .limits = {
+                        .connections = 4096,
+                        .address_connections = 1024,
+                        .address_rate = 10000,
+                        .address_burst = 20000,
+                        .key_connections = 2048,
+                        .key_rate = 10000,
+                        .key_burst = 20000,
+                        .key_queued = 5000,
+                        .body_memory = 512 * MIB,
+                        .uploads = 16,
+                        .upload_bytes = 128 * GIB,
+                        .idle_timeout_ms = 60 * SECOND_MS,
+                },
                 .network.stock = 16,
                 .history = { .max_tasks = 100000, .max_bytes = GIB, .max_age_ms = 7 * DAY_MS },
                 .images = { .max_layer_bytes = 64 * GIB, .max_archive_bytes = 64 * GIB },
@@ -97,6 +155,10 @@ void config_default(struct config *c)
         copy_text(c->dns_user, sizeof(c->dns_user), "mayfly-dns");
         copy_text(c->group, sizeof(c->group), "mayfly");
         copy_text(c->log_level, sizeof(c->log_level), "info");
+        copy_text(c->listen, sizeof(c->listen), "none");
+        copy_text(c->trusted_proxies, sizeof(c->trusted_proxies), "none");
+        copy_text(c->tls_cert, sizeof(c->tls_cert), "none");
+        copy_text(c->tls_key, sizeof(c->tls_key), "none");
         copy_text(c->network.mode, sizeof(c->network.mode), "nat");
         copy_text(c->network.pool, sizeof(c->network.pool), "10.213.0.0/16");
 }
@@ -143,6 +205,49 @@ static bool path_valid(const char *s)
                 s = end;
         }
         return true;
+}
+
+static bool file_valid(const char *s)
+{
+        return str_eq(s, "none") || path_valid(s);
+}
+
+static bool proxy_valid(const char *s)
+{
+        unsigned char bytes[16];
+        char text[64];
+        uint32_t bits = 0, most;
+        const char *slash = strchr(s, '/');
+        size_t len = slash ? (size_t)(slash - s) : strlen(s);
+
+        if (len == 0 || len >= sizeof(text))
+                return false;
+        memcpy(text, s, len);
+        text[len] = '\0';
+        most = strchr(text, ':') ? 128 : 32;
+        if (inet_pton(most == 128 ? AF_INET6 : AF_INET, text, bytes) != 1)
+                return false;
+        return !slash || (parse_u32(slash + 1, &bits) == 0 && bits <= most);
+}
+
+static bool proxies_valid(const char *s)
+{
+        if (str_eq(s, "none"))
+                return true;
+        for (;;) {
+                size_t len = strcspn(s, ",");
+                char text[64];
+
+                if (len >= sizeof(text))
+                        return false;
+                memcpy(text, s, len);
+                text[len] = '\0';
+                if (!proxy_valid(text))
+                        return false;
+                if (!s[len])
+                        return true;
+                s += len + 1;
+        }
 }
 
 /* Private space only (RFC 1918, RFC 6598): netd answers for the whole range. */
@@ -206,6 +311,8 @@ static int set_text(const struct key *k, void *to, const char *value, struct err
                 [KIND_USER] = { user_valid, "a user or group name" },
                 [KIND_PATH] = { path_valid, "an absolute path without ., .., blanks and the bytes \"'\\$%:," },
                 [KIND_CIDR] = { cidr_valid, "a private IPv4 range of /8 to /24, as 10.213.0.0/16" },
+                [KIND_FILE] = { file_valid, "none, or an absolute path without ., .., blanks and the bytes \"'\\$%:," },
+                [KIND_PROXIES] = { proxies_valid, "none, or addresses and CIDRs separated by commas" },
         };
 
         if (!grammar[k->kind].valid(value))
@@ -213,6 +320,29 @@ static int set_text(const struct key *k, void *to, const char *value, struct err
         if (strlen(value) >= k->size)
                 return err_set(err, EINVAL, "'%s' is longer than %zu bytes", value, k->size - 1);
         copy_text(to, k->size, value);
+        return 0;
+}
+
+static int set_listen(const struct key *k, void *to, const char *value, struct err *err)
+{
+        struct listen_address addresses[LISTEN_MAX];
+        size_t n;
+        int r;
+
+        r = listen_parse_list(value, addresses, &n, err);
+        if (r < 0)
+                return r;
+        if (strlen(value) >= k->size)
+                return err_set(err, EINVAL, "longer than %zu bytes", k->size - 1);
+        copy_text(to, k->size, n > 0 ? value : "none");
+        return 0;
+}
+
+static int set_bool(bool *to, const char *value, struct err *err)
+{
+        if (!str_eq(value, "true") && !str_eq(value, "false"))
+                return err_set(err, EINVAL, "'%s' is not true or false", value);
+        *to = str_eq(value, "true");
         return 0;
 }
 
@@ -287,6 +417,10 @@ static int key_set(const struct key *k, struct config *c, const char *value, str
 
         if (k->kind == KIND_WORD)
                 r = set_word(k, to, value, err);
+        else if (k->kind == KIND_LISTEN)
+                r = set_listen(k, to, value, err);
+        else if (k->kind == KIND_BOOL)
+                r = set_bool(to, value, err);
         else if (k->kind == KIND_RATIO)
                 r = set_ratio(k, to, value, err);
         else if (k->kind == KIND_U32 || k->kind == KIND_BYTES || k->kind == KIND_AGE)
@@ -299,6 +433,11 @@ static int key_set(const struct key *k, struct config *c, const char *value, str
 /* ── names ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 #define KEY_MAX 64 /* longer than any key with its section */
+
+bool config_is_list(size_t i)
+{
+        return i < ARRAY_LEN(keys) && (keys[i].kind == KIND_LISTEN || keys[i].kind == KIND_PROXIES);
+}
 
 bool config_is_section(const char *name)
 {
@@ -416,6 +555,8 @@ int config_format(const struct config *c, size_t i, struct str *out)
                 return format_age(out, *(const uint64_t *)value);
         case KIND_RATIO:
                 return format_ratio(out, *(const double *)value);
+        case KIND_BOOL:
+                return str_adds(out, *(const bool *)value ? "true" : "false");
         default:
                 return str_adds(out, at);
         }
@@ -453,6 +594,10 @@ int config_check(const struct config *c, struct err *err)
                                c->tasks.max_running, c->slots);
         if (is_below(c->run, c->data) || is_below(c->data, c->run))
                 return err_set(err, EINVAL, "run: %s and data: %s may not lie in one another", c->run, c->data);
+        if (str_eq(c->tls_cert, "none") != str_eq(c->tls_key, "none"))
+                return err_set(err, EINVAL, "tls.cert, tls.key: both or none");
+        if (c->proxy_protocol && str_eq(c->trusted_proxies, "none"))
+                return err_set(err, EINVAL, "proxy_protocol: needs trusted_proxies");
         if (str_eq(c->user, "root") || str_eq(c->net_user, "root") || str_eq(c->dns_user, "root"))
                 return err_set(err, EINVAL, "user, net_user, dns_user: may not be root");
         if (str_eq(c->user, c->net_user))

@@ -16,18 +16,30 @@
 #define CONFIG_ID_RANGE 65536u /* ids of one slot */
 
 struct config {
-        char name[16];               /* instance: cgroup, nft table, link prefix; [a-z][a-z0-9-]* */
-        char data[108], run[80];     /* directories */
-        char user[32], net_user[32]; /* mayfly, mayfly-net */
-        char dns_user[32];           /* mayfly-dns */
-        char group[32];              /* who may open the socket: mayfly */
-        char log_level[8];           /* error warn info debug */
-        uint32_t id_base, slots;     /* ids.base 2013265920, ids.slots 512 */
+        char name[16];                    /* instance: cgroup, nft table, link prefix; [a-z][a-z0-9-]* */
+        char data[108], run[80];          /* directories */
+        char user[32], net_user[32];      /* mayfly, mayfly-net */
+        char dns_user[32];                /* mayfly-dns */
+        char group[32];                   /* who may open the socket: mayfly */
+        char log_level[8];                /* error warn info debug */
+        char listen[512];                 /* addresses beside the unix socket (listen.h), by commas; "none" */
+        char trusted_proxies[512];        /* addresses and CIDRs, by commas; "none" */
+        bool proxy_protocol;              /* on the network's listeners, from trusted proxies */
+        char tls_cert[108], tls_key[108]; /* PEM files; "none": our own in <data>/state/tls */
+        uint32_t id_base, slots;          /* ids.base 2013265920, ids.slots 512 */
         struct {
                 uint32_t max_running, max_queued;
                 double overcommit;
                 uint64_t reserve;
         } tasks;
+        struct {
+                uint32_t connections, address_connections, key_connections; /* at once */
+                uint32_t address_rate, address_burst, key_rate, key_burst;  /* requests a second; 0: no bound */
+                uint32_t key_running, key_queued;                           /* tasks of one key; 0: no bound */
+                uint32_t uploads;
+                uint64_t upload_bytes, body_memory;
+                uint64_t idle_timeout_ms;
+        } limits;
         struct {
                 char mode[12];  /* network.default: nat */
                 char pool[20];  /* network.pool: 10.213.0.0/16 */
@@ -57,9 +69,13 @@ int config_from_args(struct config *c, int argc, char **argv, bool *ret_check, s
  * to read the file. The caller owns *ret: strv_free(). */
 int config_to_args(const struct config *c, char ***ret, struct err *err);
 
+/* The file that config_from_args() read: what --config named, or the default's; "" where there is none. */
+const char *config_path(int argc, char **argv);
+
 /* The table of keys. */
 const char *config_key(size_t i); /* NULL after the last */
 const char *config_key_help(size_t i);
 int config_key_find(const char *name, struct err *err);               /* its index; -ENOENT, err names the nearest */
+bool config_is_list(size_t i);                                        /* takes a list */
 bool config_is_section(const char *name);                             /* "tasks" */
 int config_format(const struct config *c, size_t i, struct str *out); /* a value as a file has it; -ENOMEM */

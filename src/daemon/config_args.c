@@ -101,6 +101,17 @@ static int read_config_flag(struct config *c, int argc, char **argv, struct err 
         return read_file(c, path ? path : CONFIG_DEFAULT_PATH, path != NULL, err);
 }
 
+const char *config_path(int argc, char **argv)
+{
+        const char *path = access(CONFIG_DEFAULT_PATH, F_OK) == 0 ? CONFIG_DEFAULT_PATH : "", *value;
+        char name[FLAG_MAX];
+
+        for (int i = 0; i < argc; i++)
+                if (take_flag(argc, argv, &i, name, &value, NULL) == 0 && str_eq(name, "config") && value)
+                        path = value;
+        return path;
+}
+
 int config_from_args(struct config *c, int argc, char **argv, bool *ret_check, struct err *err)
 {
         struct config made;

@@ -71,8 +71,8 @@ static int next_event(struct reader *r, yaml_event_t *e, struct err *err)
         else if ((e->type == YAML_SCALAR_EVENT && e->data.scalar.tag) ||
                  (e->type == YAML_MAPPING_START_EVENT && e->data.mapping_start.tag))
                 refused = "tags are not allowed here";
-        else if (e->type == YAML_SEQUENCE_START_EVENT)
-                refused = "no key takes a list";
+        else if (e->type == YAML_SEQUENCE_START_EVENT && (e->data.sequence_start.anchor || e->data.sequence_start.tag))
+                refused = "anchors and tags are not allowed here";
         if (!refused)
                 return 0;
         line = event_line(e);
@@ -98,24 +98,65 @@ static bool is_null(const yaml_event_t *e)
         return e->data.scalar.style == YAML_PLAIN_SCALAR_STYLE && (!*text || str_eq(text, "~") || str_eq(text, "null"));
 }
 
+/* The entries of a list, whose start was read, joined by commas. */
+static int read_list(struct reader *r, const char *key, struct str *out, struct err *err)
+{
+        for (;;) {
+                const char *text = NULL;
+                yaml_event_t e;
+                int rc;
+
+                rc = next_event(r, &e, err);
+                if (rc < 0)
+                        return rc;
+                if (e.type == YAML_SEQUENCE_END_EVENT) {
+                        yaml_event_delete(&e);
+                        return out->len > 0 ? 0 : str_adds(out, "none");
+                }
+                if (e.type != YAML_SCALAR_EVENT || is_null(&e))
+                        rc = fault(r, event_line(&e), err, "%s: takes a list of plain values", key);
+                else
+                        text = scalar_text(r, &e, err);
+                if (rc == 0 && !text)
+                        rc = -EINVAL;
+                if (rc == 0 && (strchr(text, ',') || out->len > CONFIG_FILE_MAX))
+                        rc = fault(r, event_line(&e), err, "%s: '%.40s' is not one value", key, text);
+                if (rc == 0 && str_addf(out, "%s%s", out->len > 0 ? "," : "", text) < 0)
+                        rc = err_oom(err);
+                yaml_event_delete(&e);
+                if (rc < 0)
+                        return rc;
+        }
+}
+
 static int set_value(struct reader *r, const char *key, size_t key_line, const yaml_event_t *e, struct err *err)
 {
         struct err why = ERR_INIT;
+        auto_str list = STR_INIT;
         const char *value;
-        int i;
+        int i, rc;
 
         i = config_key_find(key, &why);
         if (i < 0)
                 return fault(r, key_line, err, "%s", why.text);
         if (r->lines[i])
                 return fault(r, key_line, err, "%s: set twice, first in line %zu", key, r->lines[i]);
-        if (e->type != YAML_SCALAR_EVENT)
+        if (e->type == YAML_SEQUENCE_START_EVENT && config_is_list((size_t)i)) {
+                rc = read_list(r, key, &list, err);
+                if (rc < 0)
+                        return rc;
+                value = list.data;
+        } else if (e->type == YAML_SEQUENCE_START_EVENT) {
+                return fault(r, event_line(e), err, "%s: takes one value, not a list", key);
+        } else if (e->type != YAML_SCALAR_EVENT) {
                 return fault(r, key_line, err, "%s: takes one value, not a mapping", key);
-        value = scalar_text(r, e, err);
-        if (!value)
-                return -EINVAL;
-        if (is_null(e))
-                return fault(r, key_line, err, "%s: has no value", key);
+        } else {
+                value = scalar_text(r, e, err);
+                if (!value)
+                        return -EINVAL;
+                if (is_null(e))
+                        return fault(r, key_line, err, "%s: has no value", key);
+        }
         if (config_set(&r->config, key, value, &why) < 0)
                 return fault(r, event_line(e), err, "%s", why.text);
         r->lines[i] = key_line;
@@ -228,6 +269,9 @@ static int read_stream(struct reader *r, struct err *err)
                         break;
                 case YAML_MAPPING_START_EVENT:
                         rc = read_mapping(r, "", err);
+                        break;
+                case YAML_SEQUENCE_START_EVENT:
+                        rc = fault(r, event_line(&e), err, "expected keys, not a list");
                         break;
                 case YAML_SCALAR_EVENT:
                         if (!is_null(&e))

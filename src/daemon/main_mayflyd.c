@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "daemon/config.h"
+#include "daemon/listen.h"
 #include "daemon/node.h"
 
 #include <errno.h>
@@ -21,7 +22,9 @@
 
 /* Flags of this program alone; the rest is the configuration's. */
 struct own_flags {
-        int listen_fd, ready_fd;
+        int listen_fds[LISTEN_MAX + 1], ready_fd;
+        size_t n_listen_fds;
+        const char *reload_config;
         bool end_tasks;
 };
 
@@ -44,6 +47,8 @@ static int take_own_flags(int *argc, char **argv, struct own_flags *ret, struct 
         for (int i = 1; i < *argc && r == 0; i++) {
                 if (str_starts(argv[i], "--ready-fd="))
                         r = take_fd_flag(argv[i] + strlen("--ready-fd="), &ret->ready_fd, err);
+                else if (str_starts(argv[i], "--reload-config="))
+                        ret->reload_config = argv[i] + strlen("--reload-config=");
                 else if (str_eq(argv[i], "--end-tasks"))
                         ret->end_tasks = true;
                 else
@@ -57,11 +62,22 @@ static int take_own_flags(int *argc, char **argv, struct own_flags *ret, struct 
 static int take_listen_fds(struct own_flags *flags, struct err *err)
 {
         const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
-        uint32_t n;
+        uint32_t of, n;
+        int r = 0;
 
-        if (!pid || !count || parse_u32(pid, &n) < 0 || (pid_t)n != getpid() || !str_eq(count, "1"))
+        if (!pid || !count || parse_u32(pid, &of) < 0 || (pid_t)of != getpid() || parse_u32(count, &n) < 0 || n < 1)
                 return err_set(err, EINVAL, "no listening socket was passed: start it by `mayfly serve` or by systemd");
-        return take_fd_flag("3", &flags->listen_fd, err);
+        if (n > ARRAY_LEN(flags->listen_fds))
+                return err_set(err, EINVAL, "more than %zu listening sockets were passed",
+                               ARRAY_LEN(flags->listen_fds));
+        for (uint32_t i = 0; i < n && r == 0; i++) {
+                char fd[16];
+
+                (void)snprintf(fd, sizeof(fd), "%u", (unsigned)LISTEN_FDS_START + i);
+                r = take_fd_flag(fd, &flags->listen_fds[i], err);
+                flags->n_listen_fds = i + 1;
+        }
+        return r;
 }
 
 /* What we know is not for core files, nor for other processes of our uid. */
@@ -94,7 +110,9 @@ static int run(const struct config *config, const struct own_flags *flags, struc
 {
         const struct node_config nc = {
                 .config = config,
-                .listen_fd = flags->listen_fd,
+                .listen_fds = flags->listen_fds,
+                .n_listen_fds = flags->n_listen_fds,
+                .reload_config = flags->reload_config,
                 .ready_fd = flags->ready_fd,
                 .end_tasks = flags->end_tasks,
         };
@@ -111,7 +129,7 @@ static int run(const struct config *config, const struct own_flags *flags, struc
 
 int main(int argc, char **argv)
 {
-        struct own_flags flags = { .listen_fd = -EBADF, .ready_fd = -EBADF };
+        struct own_flags flags = { .ready_fd = -EBADF };
         struct err err = ERR_INIT;
         struct config config;
         bool check = false;
@@ -122,6 +140,8 @@ int main(int argc, char **argv)
         r = take_own_flags(&argc, argv, &flags, &err);
         if (r == 0)
                 r = config_from_args(&config, argc - 1, argv + 1, &check, &err);
+        if (!flags.reload_config)
+                flags.reload_config = config_path(argc - 1, argv + 1);
         if (r > 0)
                 return EXIT_SUCCESS;
         if (r == 0 && check) {

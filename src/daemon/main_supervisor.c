@@ -22,6 +22,7 @@
 
 struct plan {
         struct config config;
+        const char *config_file; /* "": none */
         struct users users;
         struct sockets sockets;
         struct locks locks;
@@ -100,12 +101,26 @@ static int plan_dns(struct plan *p, struct err *err)
         return r < 0 ? r : add_all(&p->dns, more, err);
 }
 
+/* Where the daemon looks when it is to read its configuration again: as a path that means the same there. */
+static char *reload_flag(const struct plan *p)
+{
+        char *path = *p->config_file ? realpath(p->config_file, NULL) : NULL, *flag;
+
+        flag = str_printf("--reload-config=%s", path ? path : "");
+        free(path);
+        return flag;
+}
+
 static int plan_daemon(struct plan *p, struct err *err)
 {
-        char *const own[] = { (char[]){ "--ready-fd=4" }, (char[]){ "--end-tasks" }, NULL };
+        auto_free char *ready = str_printf("--ready-fd=%zu", 4 + p->sockets.n_tcp);
+        auto_free char *reload = reload_flag(p);
+        char *const own[] = { ready, reload, (char[]){ "--end-tasks" }, NULL };
         auto_strv more = NULL;
         int r;
 
+        if (!ready || !reload)
+                return err_oom(err);
         r = start_args(&p->daemon, "mayflyd", err);
         if (r == 0)
                 r = config_to_args(&p->config, &more, err);
@@ -172,7 +187,7 @@ static void announce(void *data)
 
 static int supervise(struct plan *p, struct err *err)
 {
-        const struct child_spec specs[] = {
+        struct child_spec specs[] = {
                 { .name = "mayfly-launcher",
                   .argv = p->launcher,
                   .fds = { p->sockets.launcher },
@@ -190,6 +205,7 @@ static int supervise(struct plan *p, struct err *err)
                   .fds = { p->sockets.api },
                   .stop_ms = 20000,
                   .ready_pipe = true,
+                  .reload = true,
                   .drop = true,
                   .uid = p->users.uid,
                   .gid = p->users.gid,
@@ -198,9 +214,12 @@ static int supervise(struct plan *p, struct err *err)
         };
         /* Stopped from the end: the daemon, then the launcher with its containers, then the network under them. */
         static const size_t order[] = { 1, 2, 0, 3 };
+        struct child_spec *daemon = &specs[ARRAY_LEN(specs) - 1];
         struct supervisor s;
         int r;
 
+        for (size_t i = 0; i < p->sockets.n_tcp; i++)
+                daemon->fds[1 + i] = p->sockets.tcp[i];
         r = supervisor_init(&s, err);
         if (r < 0)
                 return r;
@@ -258,6 +277,7 @@ int main(int argc, char **argv)
         log_set_name("mayfly-supervisor");
         (void)umask(022);
         r = config_from_args(&p.config, argc - skip, argv + skip, &check, &err);
+        p.config_file = config_path(argc - skip, argv + skip);
         if (r > 0)
                 return EXIT_SUCCESS;
         if (r == 0 && check) {

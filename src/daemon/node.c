@@ -1,12 +1,12 @@
 #include "daemon/node.h"
 
-#include "api/api.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/str.h"
 #include "base/time.h"
 #include "daemon/builtin.h"
 #include "daemon/notify.h"
+#include "daemon/serve.h"
 #include "engine/native/native.h"
 #include "history/history.h"
 #include "image/store.h"
@@ -26,7 +26,7 @@ enum node_state { NODE_STARTING, NODE_ADOPTING, NODE_SERVING, NODE_DRAINING, NOD
 struct node {
         const struct config *config;
         enum node_state state;
-        int listen_fd, ready_fd;
+        int ready_fd;
         bool end_tasks, cancelled;
 
         struct loop *loop;
@@ -34,7 +34,7 @@ struct node {
         struct engine *engine;
         struct image_store *store;
         struct tasks *tasks;
-        struct api *api;
+        struct serve serve;
 
         struct loop_timer drain_timer;
         uint64_t drain_until_ns;
@@ -81,7 +81,7 @@ static void drain_look(struct loop_timer *timer, void *data)
 {
         struct node *n = data;
         uint64_t now = time_mono_ns();
-        bool done = api_open(n->api) == 0 && (!n->end_tasks || tasks_live(n->tasks) == 0);
+        bool done = api_open(n->serve.api) == 0 && (!n->end_tasks || tasks_live(n->tasks) == 0);
 
         if (!done && now >= n->drain_until_ns && n->end_tasks && !n->cancelled) {
                 n->cancelled = true;
@@ -103,10 +103,18 @@ static void on_stop_signal(int signo, void *data)
         log_info("signal %d: draining", signo);
         notify_send("STOPPING=1");
         node_move(n, NODE_DRAINING);
-        api_drain(n->api);
+        api_drain(n->serve.api);
         tasks_drain(n->tasks);
         n->drain_until_ns = time_mono_ns() + DRAIN_NS;
         drain_look(&n->drain_timer, n);
+}
+
+static void on_reload_signal(int signo, void *data)
+{
+        struct node *n = data;
+
+        (void)signo;
+        serve_reload(&n->serve);
 }
 
 static void fail(struct node *n, const struct err *why)
@@ -126,19 +134,15 @@ static void swept(int r, const struct err *err, void *data)
 
 static int serve(struct node *n, struct err *err)
 {
-        const struct api_config config = {
+        struct api_config config = {
                 .tasks = n->tasks,
                 .store = n->store,
                 .history = n->history,
                 .engine = n->engine,
                 .health_image = BUILTIN_HEALTH_REF,
         };
-        int r;
 
-        r = api_new(n->loop, &config, &n->api, err);
-        if (r == 0)
-                r = api_listen(n->api, TAKE_FD(n->listen_fd), err);
-        return r;
+        return serve_start(&n->serve, n->loop, &config, err);
 }
 
 static void serve_now(struct node *n)
@@ -253,6 +257,9 @@ static int make_tasks(struct node *n, struct err *err)
                 .overcommit = n->config->tasks.overcommit,
                 .reserve = n->config->tasks.reserve,
                 .network = network_of(n->config->network.mode),
+                .seal = n->serve.seal,
+                .max_running_owner = n->config->limits.key_running,
+                .max_queued_owner = n->config->limits.key_queued,
         };
 
         return tasks_new(n->loop, n->engine, n->history, &config, &n->tasks, err);
@@ -266,6 +273,10 @@ static int wire(struct node *n, struct err *err)
         r = loop_new(&n->loop, err);
         for (size_t i = 0; i < ARRAY_LEN(signals) && r == 0; i++)
                 r = loop_signal_add(n->loop, signals[i], on_stop_signal, n, err);
+        if (r == 0)
+                r = loop_signal_add(n->loop, SIGHUP, on_reload_signal, n, err);
+        if (r == 0)
+                r = serve_open(&n->serve, n->loop, err);
         if (r == 0)
                 r = open_history(n, err);
         if (r == 0)
@@ -286,7 +297,11 @@ int node_new(const struct node_config *config, struct node **ret, struct err *er
         if (!n)
                 return err_oom(err);
         n->config = config->config;
-        n->listen_fd = config->listen_fd;
+        n->serve.config = config->config;
+        n->serve.reload_path = config->reload_config;
+        n->serve.n_fds = MIN(config->n_listen_fds, ARRAY_LEN(n->serve.fds));
+        for (size_t i = 0; i < n->serve.n_fds; i++)
+                n->serve.fds[i] = config->listen_fds[i];
         n->ready_fd = config->ready_fd;
         n->end_tasks = config->end_tasks;
         r = wire(n, err);
@@ -316,7 +331,7 @@ void node_free(struct node *n)
         if (!n)
                 return;
         loop_timer_cancel(&n->drain_timer);
-        api_free(n->api);
+        api_free(n->serve.api);
         if (n->tasks)
                 tasks_free(n->tasks);
         if (n->store)
@@ -325,8 +340,8 @@ void node_free(struct node *n)
                 n->engine->ops->free(n->engine);
         if (n->history)
                 history_close(n->history);
+        serve_done(&n->serve);
         loop_free(n->loop);
-        fd_replace(&n->listen_fd, -EBADF);
         fd_replace(&n->ready_fd, -EBADF);
         free(n);
 }

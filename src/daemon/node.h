@@ -8,14 +8,17 @@
 #include "daemon/config.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 
 struct node;
 
 struct node_config {
         const struct config *config; /* borrowed until node_free() */
-        int listen_fd;               /* of the API; adopted */
-        int ready_fd;                /* a line is written to it once the API answers; adopted; -EBADF: none */
-        bool end_tasks;              /* a stop cancels the tasks that drain does not wait for */
+        const int *listen_fds;       /* of the API; adopted */
+        size_t n_listen_fds;
+        const char *reload_config; /* the file that SIGHUP reads again, borrowed; NULL or "": none */
+        int ready_fd;              /* a line is written to it once the API answers; adopted; -EBADF: none */
+        bool end_tasks;            /* a stop cancels the tasks that drain does not wait for */
 };
 
 /* Opens history and images; blocks. */

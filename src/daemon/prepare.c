@@ -289,6 +289,9 @@ void sockets_done(struct sockets *s)
         fd_replace(&s->api, -EBADF);
         fd_replace(&s->launcher, -EBADF);
         fd_replace(&s->net, -EBADF);
+        for (size_t i = 0; i < s->n_tcp; i++)
+                fd_replace(&s->tcp[i], -EBADF);
+        s->n_tcp = 0;
 }
 
 static int bind_in_run(const struct config *config, const char *name, int type, uid_t uid, gid_t gid, mode_t mode,
@@ -297,6 +300,21 @@ static int bind_in_run(const struct config *config, const char *name, int type, 
         auto_free char *path = str_printf("%s/%s", config->run, name);
 
         return path ? fd_listen_unix(path, type, uid, gid, mode, ret, err) : err_oom(err);
+}
+
+static int bind_tcp(const struct config *config, struct sockets *s, struct err *err)
+{
+        struct listen_address addresses[LISTEN_MAX];
+        size_t n = 0;
+        int r;
+
+        r = listen_parse_list(config->listen, addresses, &n, err);
+        for (size_t i = 0; i < n && r == 0; i++) {
+                r = listen_bind(&addresses[i], &s->tcp[s->n_tcp], err);
+                if (r == 0)
+                        s->n_tcp++;
+        }
+        return r;
 }
 
 int prepare_sockets(const struct config *config, const struct users *users, struct sockets *ret, struct err *err)
@@ -309,6 +327,8 @@ int prepare_sockets(const struct config *config, const struct users *users, stru
                 r = bind_in_run(config, "netd.sock", SOCK_SEQPACKET, users->uid, users->gid, 0600, &s.net, err);
         if (r == 0)
                 r = bind_in_run(config, "mayfly.sock", SOCK_STREAM, users->uid, users->api_gid, 0660, &s.api, err);
+        if (r == 0)
+                r = bind_tcp(config, &s, err);
         if (r < 0)
                 sockets_done(&s);
         else

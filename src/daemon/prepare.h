@@ -4,6 +4,7 @@
 
 #include "base/err.h"
 #include "daemon/config.h"
+#include "daemon/listen.h"
 
 #include <stdbool.h>
 #include <sys/types.h>
@@ -19,6 +20,8 @@ int users_find(const struct config *config, struct users *ret, struct err *err);
 
 struct sockets {
         int api, launcher, net; /* listening */
+        int tcp[LISTEN_MAX];    /* of the API, in the configuration's order */
+        size_t n_tcp;
 };
 #define SOCKETS_INIT                                                                                                   \
         {                                                                                                              \

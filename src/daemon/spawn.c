@@ -96,20 +96,21 @@ static void set_limits(void)
         (void)setrlimit(RLIMIT_NOFILE, &files);
 }
 
-/* What the service manager told the supervisor is not the child's. The listener comes as systemd passes one
+/* What the service manager told the supervisor is not the child's. Listeners come as systemd passes them
  * (sd_listen_fds(3)), so that the programs know one way only. */
-static int set_environment(bool listens)
+static int set_environment(size_t listeners)
 {
         static const char *const names[] = { "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",
                                              "WATCHDOG_USEC" };
-        char pid[16];
+        char pid[16], count[16];
 
         for (size_t i = 0; i < ARRAY_LEN(names); i++)
                 (void)unsetenv(names[i]);
-        if (!listens)
+        if (listeners == 0)
                 return 0;
         (void)snprintf(pid, sizeof(pid), "%d", getpid());
-        return setenv("LISTEN_FDS", "1", 1) < 0 ? -1 : setenv("LISTEN_PID", pid, 1);
+        (void)snprintf(count, sizeof(count), "%zu", listeners);
+        return setenv("LISTEN_FDS", count, 1) < 0 ? -1 : setenv("LISTEN_PID", pid, 1);
 }
 
 static void become(const struct child_spec *spec, int *fds, size_t n, pid_t parent, int report)
@@ -124,7 +125,7 @@ static void become(const struct child_spec *spec, int *fds, size_t n, pid_t pare
         set_limits();
         if (place_fds(fds, n, &report) < 0)
                 give_up(report, "pass descriptors");
-        if (set_environment(spec->fds[0] >= FIRST_FD) < 0)
+        if (set_environment(n - (spec->ready_pipe ? 1 : 0)) < 0)
                 give_up(report, "set the environment");
         /* While we may still look: the way to the program may lead through somebody's home. */
         program = open(spec->argv[0], O_PATH | O_CLOEXEC);

@@ -193,6 +193,13 @@ static int timeout_ms(const struct supervisor *s)
         return next <= now ? 0 : (int)MIN((next - now) / NS_PER_MS + 1, 60000);
 }
 
+static void pass_hangup(const struct supervisor *s)
+{
+        for (size_t i = 0; i < s->n; i++)
+                if (s->children[i].spec.reload && s->children[i].state == CHILD_UP)
+                        (void)kill(s->children[i].pid, SIGHUP);
+}
+
 /* Waits for one thing to happen and deals with it. *ret_stop: somebody asked for the end. */
 static int turn(struct supervisor *s, bool *ret_stop, struct err *err)
 {
@@ -204,7 +211,9 @@ static int turn(struct supervisor *s, bool *ret_stop, struct err *err)
         if (poll(fds, s->n + 1, timeout_ms(s)) < 0 && errno != EINTR)
                 return err_sys(err, "poll");
         while (read(s->signal_fd, &info, sizeof(info)) == sizeof(info))
-                if (info.ssi_signo != SIGCHLD)
+                if (info.ssi_signo == SIGHUP && info.ssi_code != SI_KERNEL)
+                        pass_hangup(s);
+                else if (info.ssi_signo != SIGCHLD)
                         *ret_stop = true;
         /* Readiness before death: who served and died at once has served. */
         for (size_t i = 0; i < s->n; i++)

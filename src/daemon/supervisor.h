@@ -16,7 +16,7 @@
 #include <sys/types.h>
 
 #define SUPERVISOR_CHILDREN_MAX 8
-#define SUPERVISOR_FDS_MAX 4
+#define SUPERVISOR_FDS_MAX 12
 
 enum child_state { CHILD_DOWN, CHILD_UP, CHILD_WAITING, CHILD_STOPPING, CHILD_STOPPED };
 
@@ -24,7 +24,8 @@ enum child_state { CHILD_DOWN, CHILD_UP, CHILD_WAITING, CHILD_STOPPING, CHILD_ST
 struct child_spec {
         const char *name;            /* for messages, and of the file of its executable */
         char **argv;                 /* argv[0] is the path */
-        int fds[SUPERVISOR_FDS_MAX]; /* become 3, 4…; one below 3 ends; the first is its listener (LISTEN_FDS) */
+        int fds[SUPERVISOR_FDS_MAX]; /* become 3, 4…; one below 3 ends; its listeners (LISTEN_FDS) */
+        bool reload;                 /* gets our SIGHUP */
         bool ready_pipe;             /* one more descriptor: it writes a line to it once it serves */
         bool drop;                   /* to these ids, without capabilities, with no_new_privs */
         uid_t uid;
@@ -55,7 +56,8 @@ struct supervisor {
         void *data;
 };
 
-/* Blocks SIGTERM, SIGINT, SIGCHLD (SIGHUP too unless it is ignored), becomes a subreaper. */
+/* Blocks SIGTERM, SIGINT, SIGCHLD (SIGHUP too unless it is ignored), becomes a subreaper. A SIGHUP that somebody sends is
+ * passed on; one of the kernel, whose terminal has gone, is a stop. */
 int supervisor_init(struct supervisor *s, struct err *err);
 int supervisor_add(struct supervisor *s, const struct child_spec *spec, struct err *err); /* before run */
 

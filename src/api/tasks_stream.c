@@ -1,0 +1,422 @@
+/* GET /v1/tasks/stream: one task, live, over a WebSocket. The frames are those of wire/stream.h.
+ *
+ *     WAITING ──request──▶ RUNNING ──result──▶ CLOSING
+ *        └────────────────────────────────────────▲  a problem, or the client has gone
+ *
+ * Back pressure, both ways: where the client does not read, the task's output stops, as on a full pipe; where the task does not
+ * read its stdin, nothing more is read of the connection. */
+
+#include "api/internal.h"
+#include "base/time.h"
+#include "state/seal.h"
+#include "wire/stream.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STREAM_WAIT_NS (30 * NS_PER_S) /* for the request */
+#define STREAMS_WAITING_MAX 64         /* connections whose request has not come */
+
+enum stream_state { STREAM_WAITING, STREAM_RUNNING, STREAM_CLOSING };
+
+struct stream {
+        struct api *api;
+        struct list node; /* of api->streams */
+        enum stream_state state;
+        struct http_ws *ws; /* NULL: gone */
+        struct task *task;  /* until its end was told */
+        struct identity who;
+        char request_id[API_REQUEST_ID_MAX + 1];
+        bool metered;
+        struct loop_timer timer;
+        struct str in; /* stdin that the task has not taken yet */
+        bool in_end;   /* to be told after it */
+        bool stopped;  /* the task's output rests */
+};
+
+static void stream_free(struct stream *s)
+{
+        list_remove(&s->node);
+        loop_timer_cancel(&s->timer);
+        if (s->metered)
+                meters_leave_key(s->api->meters, s->who.key_id);
+        seal_wipe(&s->in);
+        free(s);
+}
+
+static void stream_release(struct stream *s)
+{
+        if (!s->ws && !s->task)
+                stream_free(s);
+}
+
+/* ── to the client ─────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void close_with(struct stream *s, unsigned code, const char *reason)
+{
+        loop_timer_cancel(&s->timer);
+        s->state = STREAM_CLOSING;
+        if (s->ws)
+                http_ws_close(s->ws, code, reason);
+}
+
+static void send_text(struct stream *s, int r, const struct str *text)
+{
+        if (!s->ws)
+                return;
+        if (r < 0 || http_ws_send_text(s->ws, text->data, text->len) < 0)
+                close_with(s, 1011, "out of memory");
+}
+
+static void send_problem(struct stream *s, int status, const char *reason, const char *detail,
+                         const struct json_faults *faults)
+{
+        auto_str problem = STR_INIT, text = STR_INIT;
+        int r;
+
+        r = wire_problem_write(&problem, status, reason, status_title(status), detail, s->request_id, NULL, faults);
+        if (r == 0)
+                r = wire_frame_problem(problem.data, problem.len, &text);
+        send_text(s, r, &text);
+        close_with(s, status >= 500 ? 1011 : 1008, reason);
+}
+
+static void send_output(struct stream *s, enum wire_channel channel, const void *bytes, size_t len)
+{
+        const char *at = bytes;
+
+        while (len > 0 && s->ws && s->state == STREAM_RUNNING) {
+                char frame[WIRE_FRAME_MAX];
+                size_t n = MIN(len, sizeof(frame) - 1);
+
+                frame[0] = (char)channel;
+                memcpy(frame + 1, at, n);
+                if (http_ws_send_binary(s->ws, frame, n + 1) < 0) {
+                        close_with(s, 1011, "the client is too slow");
+                        task_forget(TAKE_PTR(s->task), s);
+                        return;
+                }
+                at += n;
+                len -= n;
+        }
+}
+
+/* ── from the task ─────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void rest_output(struct stream *s, bool rest)
+{
+        s->stopped = rest;
+        task_pause(s->task, ENGINE_STDOUT, rest);
+        task_pause(s->task, ENGINE_STDERR, rest);
+}
+
+static void on_output(struct task *t, enum engine_stream stream, const void *bytes, size_t len, void *data)
+{
+        struct stream *s = data;
+
+        (void)t;
+        send_output(s, stream == ENGINE_STDERR ? WIRE_STDERR : WIRE_STDOUT, bytes, len);
+        if (s->task && s->ws && !s->stopped && http_ws_pending(s->ws) >= HTTP_WS_LOW)
+                rest_output(s, true);
+}
+
+static void on_started(struct task *t, void *data)
+{
+        struct stream *s = data;
+        auto_str text = STR_INIT;
+
+        if (s->state == STREAM_RUNNING)
+                send_text(s, wire_frame_started(task_id(t), &text), &text);
+}
+
+/* What the task takes of its stdin now; the connection is read again when it took all. */
+static void feed(struct stream *s)
+{
+        ssize_t n;
+
+        if (!s->task)
+                return;
+        n = s->in.len > 0 ? task_stdin_write(s->task, s->in.data, s->in.len) : 0;
+        if (n < 0 || (size_t)n == s->in.len) {
+                seal_wipe(&s->in); /* who does not read any more never will */
+        } else {
+                memmove(s->in.data, s->in.data + n, s->in.len - (size_t)n);
+                s->in.len -= (size_t)n;
+        }
+        if (s->in.len > 0) {
+                http_ws_pause(s->ws);
+                return;
+        }
+        if (s->in_end)
+                task_stdin_end(s->task);
+        s->in_end = false;
+        http_ws_resume(s->ws);
+}
+
+static void on_stdin_ready(struct task *t, void *data)
+{
+        struct stream *s = data;
+
+        (void)t;
+        if (s->ws)
+                feed(s);
+}
+
+/* The streams were sent as they came; what else there is to tell follows. */
+static void on_ended(struct task *t, const struct wire_task *result, void *data)
+{
+        struct wire_task told = *result;
+        auto_str document = STR_INIT, text = STR_INIT;
+        struct stream *s = data;
+        int r;
+
+        (void)t;
+        s->task = NULL;
+        if (s->ws && s->state == STREAM_RUNNING) {
+                told.out_len[0] = told.out_len[1] = 0;
+                r = wire_task_write(&told, &document);
+                if (r == 0)
+                        r = wire_frame_result(document.data, document.len, &text);
+                send_text(s, r, &text);
+                if (s->state == STREAM_RUNNING)
+                        close_with(s, 1000, NULL);
+        }
+        stream_release(s);
+}
+
+/* ── from the client ───────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void submit(struct stream *s, struct wire_task_request *request, struct json_faults *faults)
+{
+        const struct key *key = *s->who.key_id ? keys_find(s->api->config.keys, s->who.key_id) : NULL;
+        const struct task_waiter waiter = { .ended = on_ended, .data = s };
+        const struct task_live live = {
+                .output = on_output, .started = on_started, .stdin_ready = on_stdin_ready, .data = s
+        };
+        struct task_maxima maxima;
+        struct task_submit how = {
+                .owner = s->who.owner,
+                .cancel_when_alone = true,
+                .unlimited = true,
+                .live = &live,
+                .faults = faults,
+        };
+        struct err err = ERR_INIT;
+        const char *reason;
+        unsigned retry_s;
+        int r, status;
+
+        if (key) {
+                maxima_of(key, &maxima);
+                how.maxima = &maxima;
+        }
+        r = tasks_submit(s->api->config.tasks, request, &how, &waiter, &s->task, &err);
+        if (r == 0) {
+                *request = (struct wire_task_request){ .image = NULL };
+                s->state = STREAM_RUNNING;
+                return;
+        }
+        status = submit_problem(s->api->config.tasks, r, &err, &reason, &retry_s);
+        send_problem(s, status, reason, err.text, faults->len > 0 ? faults : NULL);
+}
+
+static void on_request(struct stream *s, const void *data, size_t len)
+{
+        struct wire_task_request request = { .image = NULL };
+        struct json_faults faults = { .items = NULL };
+        struct err err = ERR_INIT;
+        auto_json body = NULL;
+
+        loop_timer_cancel(&s->timer);
+        if (json_read(data, len, &body, &err) < 0)
+                json_faults_add(&faults, "", "%s", err.text);
+        else if (wire_task_request_read(body, &request, &faults) == 0)
+                request_check(s->api, &request, &faults);
+        if (faults.len > 0)
+                send_problem(s, 400, "bad_request", "the first message is not a valid task", &faults);
+        else if (!request.image)
+                send_problem(s, 503, "out_of_memory", "out of memory", NULL);
+        else
+                submit(s, &request, &faults);
+        wire_task_request_done(&request);
+        json_faults_done(&faults);
+}
+
+/* One that does not run yet ends by what would have ended it. */
+static void pass_signal(struct stream *s, int signo)
+{
+        struct err err = ERR_INIT;
+
+        if (task_signal(s->task, signo, &err) == -ESRCH &&
+            (signo == SIGINT || signo == SIGTERM || signo == SIGQUIT || signo == SIGHUP || signo == SIGKILL))
+                task_cancel(s->task);
+}
+
+static void on_frame(struct stream *s, const char *data, size_t len)
+{
+        struct wire_frame frame = { .body = NULL };
+        struct err err = ERR_INIT;
+
+        if (wire_frame_read(data, len, false, &frame, &err) < 0) {
+                send_problem(s, 400, "bad_request", err.text, NULL);
+                task_forget(TAKE_PTR(s->task), s);
+                return;
+        }
+        if (frame.type == WIRE_FRAME_SIGNAL)
+                pass_signal(s, frame.signo);
+        else if (frame.type == WIRE_FRAME_CANCEL)
+                task_cancel(s->task);
+        else if (frame.type == WIRE_FRAME_STDIN_END)
+                s->in_end = true;
+        wire_frame_done(&frame);
+        if (s->in_end)
+                feed(s);
+}
+
+static void on_stdin(struct stream *s, const char *data, size_t len)
+{
+        if (len == 0 || data[0] != WIRE_STDIN || s->in_end) {
+                send_problem(s, 400, "bad_request",
+                             "a binary message must begin with 0, and come before the end of stdin", NULL);
+                task_forget(TAKE_PTR(s->task), s);
+                return;
+        }
+        if (str_add(&s->in, data + 1, len - 1) < 0) {
+                close_with(s, 1011, "out of memory");
+                task_forget(TAKE_PTR(s->task), s);
+                return;
+        }
+        feed(s);
+}
+
+static void on_message(struct http_ws *ws, bool text, const void *data, size_t len, void *arg)
+{
+        struct stream *s = arg;
+
+        (void)ws;
+        if (s->state == STREAM_WAITING && text)
+                on_request(s, data, len);
+        else if (s->state == STREAM_WAITING)
+                send_problem(s, 400, "bad_request", "the first message must be the request, as text", NULL);
+        else if (s->state == STREAM_RUNNING && s->task && text)
+                on_frame(s, data, len);
+        else if (s->state == STREAM_RUNNING && s->task)
+                on_stdin(s, data, len);
+}
+
+static void on_drained(struct http_ws *ws, void *arg)
+{
+        struct stream *s = arg;
+
+        (void)ws;
+        if (s->task && s->stopped)
+                rest_output(s, false);
+}
+
+/* The client has gone: as its request says, the task is cancelled or runs on. */
+static void on_closed(struct http_ws *ws, unsigned code, void *arg)
+{
+        struct stream *s = arg;
+        struct task *t;
+
+        (void)ws;
+        (void)code;
+        if (s->task && s->stopped)
+                rest_output(s, false);
+        t = TAKE_PTR(s->task);
+        s->ws = NULL;
+        s->state = STREAM_CLOSING;
+        if (t && s->api->closing)
+                task_leave(t, s);
+        else if (t)
+                task_forget(t, s);
+        stream_release(s);
+}
+
+/* ── begin ─────────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static size_t streams_waiting(const struct api *a)
+{
+        struct stream *s;
+        size_t n = 0;
+
+        LIST_FOREACH(s, (struct list *)(uintptr_t)&a->streams, node)
+                n += s->state == STREAM_WAITING;
+        return n;
+}
+
+void tasks_stream_begin(struct call *c)
+{
+        const char *why = NULL;
+        int status = http_websocket_check(c->http, &why);
+
+        if (status != 0) {
+                call_problem(c, status,
+                             status == 426   ? "upgrade_required"
+                             : status == 403 ? "forbidden"
+                                             : "bad_request",
+                             "%s", why);
+        } else if (c->api->draining) {
+                call_retry_after(c, 1);
+                call_problem(c, 503, "draining", "the daemon is stopping");
+        } else if (streams_waiting(c->api) >= STREAMS_WAITING_MAX) {
+                call_busy(c);
+        }
+}
+
+static void on_wait_over(struct loop_timer *timer, void *data)
+{
+        (void)timer;
+        close_with(data, 1008, "no request came");
+}
+
+void tasks_stream_run(struct call *c)
+{
+        static const struct http_ws_handler handler = {
+                .message = on_message,
+                .drained = on_drained,
+                .closed = on_closed,
+                .max_message = WIRE_BODY_MAX,
+        };
+        struct stream *s = calloc(1, sizeof(*s));
+
+        if (!s) {
+                call_oom(c);
+                return;
+        }
+        s->api = c->api;
+        s->who = c->who;
+        memcpy(s->request_id, c->request_id, sizeof(s->request_id));
+        list_append(&c->api->streams, &s->node);
+        (void)http_add_header(c->http, "X-Request-Id", c->request_id);
+        if (http_websocket_accept(c->http, &handler, s, &s->ws) < 0) {
+                stream_free(s);
+                call_oom(c);
+                return;
+        }
+        call_log(c, 101);
+        c->answered = true;
+        /* The key has the stream open from here on, and not the request. */
+        s->metered = c->metered;
+        c->metered = false;
+        (void)loop_timer_set(c->api->loop, &s->timer, time_mono_ns() + STREAM_WAIT_NS, on_wait_over, s);
+}
+
+void streams_revoked(struct api *a, const char *key_id)
+{
+        struct stream *s;
+
+        LIST_FOREACH(s, &a->streams, node)
+                if (str_eq(s->who.key_id, key_id))
+                        close_with(s, 1008, "the key was revoked");
+}
+
+void streams_done(struct api *a)
+{
+        struct stream *s;
+
+        LIST_FOREACH(s, &a->streams, node)
+                stream_free(s);
+}
