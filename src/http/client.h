@@ -77,7 +77,7 @@ int http_ws_client_open(struct http_client *c, const char *path, const char *con
                         struct http_answer *refused, struct err *err);
 void http_ws_client_free(struct http_ws_client *w); /* accepts NULL */
 
-/* For poll(2): wait for these events on it, then pump, which does not block. */
+/* For poll(2): pump once at first, then wait for these events on it, then pump again. It does not block. */
 int http_ws_client_fd(const struct http_ws_client *w);
 short http_ws_client_events(const struct http_ws_client *w);
 /* 1 while it is open; 0 after an orderly close; -ECONNRESET without one; -errno. */
