@@ -9,6 +9,8 @@
 #include "base/path.h"
 #include "base/str.h"
 #include "base/time.h"
+#include "net/docker.h"
+#include "net/firewall.h"
 #include "net/forward.h"
 #include "net/names.h"
 #include "net/pool.h"
@@ -32,6 +34,7 @@
 #define STOCK_MAX 1024
 #define QUIET_MS 5        /* without a message before the stock is filled */
 #define CHECK_MS 5000     /* between looks at what nobody announces */
+#define PROBE_MS 300      /* between sending the first datagram and looking for it */
 #define RETRY_MS 1000     /* after something failed */
 #define IN_USE_MS 3000
 #define RESTORE_GAP_MS 20 /* between two restorations, if somebody fights for the rules */
@@ -48,13 +51,15 @@ struct options {
 struct netd {
         struct options opt;
         int state_dir, signals, lock;
-        struct nl route;
+        struct nl route, nft;
         struct pool *pool;
         struct rules *rules;
         struct resolv *resolv;
         struct server *server;
         struct route_uplinks uplinks;
-        uint64_t check_at, fill_after, restore_after;
+        uint64_t check_at, probe_at, fill_after, restore_after;
+        uint32_t probed;   /* the address from which a datagram was sent; 0: none */
+        struct str notice; /* what a firewall does to tasks */
         bool rules_due, stop;
 };
 
@@ -206,6 +211,8 @@ static int start_network(struct netd *d, struct err *err)
 
         r = nl_init(&d->route, NETLINK_ROUTE, err);
         if (r == 0)
+                r = nl_init(&d->nft, NETLINK_NETFILTER, err);
+        if (r == 0)
                 r = route_check(&d->route, &routes, err);
         if (r == 0)
                 r = pool_new(&d->opt.pool, &d->pool, err);
@@ -258,6 +265,25 @@ static uint64_t now_ms(void)
         return time_mono_ns() / NS_PER_MS;
 }
 
+static int log_failure(int r, struct err *err)
+{
+        if (r < 0)
+                log_error("%s", err->text);
+        err->num = 0;
+        return r < 0;
+}
+
+/* Docker's chain comes with it, and whenever somebody flushes the rules and Docker makes its own again. */
+static void keep_docker(struct netd *d)
+{
+        struct err err = ERR_INIT;
+        int r = docker_keep(&d->nft, d->opt.prefix, &err);
+
+        (void)log_failure(r, &err);
+        if (r > 0)
+                log_info("Docker is here: its chain " DOCKER_CHAIN " accepts the traffic of tasks");
+}
+
 static void restore_rules(struct netd *d)
 {
         struct err err = ERR_INIT;
@@ -266,6 +292,7 @@ static void restore_rules(struct netd *d)
                 return;
         d->rules_due = false;
         rules_drain(d->rules);
+        keep_docker(d);
         if (rules_whole(d->rules))
                 return;
         log_warn("the rules of table inet %s were changed: they are restored", d->opt.name);
@@ -310,16 +337,58 @@ static void update_uplinks(struct netd *d)
         apply_changes(d);
 }
 
+static int send_probe(void *data, struct err *err)
+{
+        (void)err;
+        firewall_send(*(const uint32_t *)data);
+        return 0;
+}
+
+/* What became of the last datagram; then the next one. */
+static void probe_firewalls(struct netd *d)
+{
+        uint32_t dns = own_routes(d).dns, from = d->probed;
+        auto_str notice = STR_INIT;
+        bool known = false;
+
+        for (int way = FIREWALL_FORWARD; way <= FIREWALL_DNS && from > 0; way++) {
+                enum firewall_state state = FIREWALL_UNKNOWN;
+
+                if (way == FIREWALL_FORWARD || resolv_get(d->resolv)->forwarded)
+                        state = firewall_result(&d->nft, d->opt.name, from, (enum firewall_way)way);
+                known |= state != FIREWALL_UNKNOWN;
+                if (state != FIREWALL_CLOSED)
+                        continue;
+                if (notice.len > 0)
+                        (void)str_adds(&notice, ". And ");
+                (void)firewall_describe(&d->nft, d->opt.name, dns, (enum firewall_way)way, &notice);
+        }
+        if (known && !str_eq(notice.data ? notice.data : "", d->notice.data ? d->notice.data : "")) {
+                if (notice.len > 0)
+                        log_warn("%s", notice.data);
+                else
+                        log_info("no firewall stands in the way of tasks any more");
+                str_clear(&d->notice);
+                (void)str_add(&d->notice, notice.data ? notice.data : "", notice.len);
+                server_notice(d->server, d->notice.data ? d->notice.data : "");
+        }
+        d->probed = pool_from_stock(d->pool, send_probe, &dns);
+        d->probe_at = now_ms() + (from > 0 ? CHECK_MS : PROBE_MS);
+}
+
 static void check(struct netd *d)
 {
         struct err err = ERR_INIT;
         int r = forward_keep(d->state_dir, &err);
 
-        if (r < 0)
-                log_error("%s", err.text);
+        (void)log_failure(r, &err);
         if (r > 0)
                 log_warn("ip_forward was switched off: it is on again");
         d->rules_due = true;
+        r = docker_legacy_keep(d->opt.prefix, &err); /* which nobody announces */
+        (void)log_failure(r, &err);
+        if (r > 0)
+                log_info("Docker is here: iptables-legacy's " DOCKER_CHAIN " accepts the traffic of tasks");
         update_resolv(d);
         update_uplinks(d);
         d->check_at = now_ms() + CHECK_MS;
@@ -339,6 +408,7 @@ static int time_to_wait(const struct netd *d, int lacks)
 {
         uint64_t now = now_ms(), until = d->check_at;
 
+        until = MIN(until, d->probe_at);
         if (d->rules_due && d->restore_after < until)
                 until = d->restore_after;
         if (lacks > 0 && now < d->fill_after)
@@ -375,6 +445,8 @@ static void turn(struct netd *d)
                 update_resolv(d);
         if (now_ms() >= d->check_at)
                 check(d);
+        if (now_ms() >= d->probe_at)
+                probe_firewalls(d);
         if ((lacks > 1 || (lacks > 0 && n == 0)) && now_ms() >= d->fill_after)
                 fill(d);
 }
@@ -393,14 +465,6 @@ static bool is_in_use(struct netd *d)
         return false;
 }
 
-static int log_failure(int r, struct err *err)
-{
-        if (r < 0)
-                log_error("%s", err->text);
-        err->num = 0;
-        return r < 0;
-}
-
 /* Everything as it was. The links go first: without rules they would be open. */
 static int stop(struct netd *d)
 {
@@ -415,6 +479,8 @@ static int stop(struct netd *d)
                 return 0;
         }
         failed |= log_failure(pool_remove_links(d->pool, &err), &err);
+        failed |= log_failure(docker_remove(&d->nft, d->opt.prefix, &err), &err);
+        failed |= log_failure(docker_legacy_remove(d->opt.prefix, &err), &err);
         failed |= log_failure(forward_restore(d->state_dir, &err), &err);
         failed |= log_failure(rules_remove(d->rules, &err), &err);
         failed |= log_failure(route_release(&d->route, &routes, &err), &err);
@@ -424,10 +490,12 @@ static int stop(struct netd *d)
 static void netd_done(struct netd *d)
 {
         server_free(d->server);
+        str_done(&d->notice);
         rules_free(d->rules);
         resolv_free(d->resolv);
         pool_free(d->pool);
         nl_done(&d->route);
+        nl_done(&d->nft);
         fd_close(d->lock);
         fd_close(d->signals);
         fd_close(d->state_dir);
@@ -435,7 +503,7 @@ static void netd_done(struct netd *d)
 
 int main(int argc, char **argv)
 {
-        struct netd d = { .state_dir = -EBADF, .signals = -EBADF, .lock = -EBADF, .route.fd = -EBADF };
+        struct netd d = { .state_dir = -EBADF, .signals = -EBADF, .lock = -EBADF, .route.fd = -EBADF, .nft.fd = -EBADF };
         struct err err = ERR_INIT;
         int code = 1;
 

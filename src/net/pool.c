@@ -483,6 +483,13 @@ static int remove_links(struct pool *p, bool all, struct err *err)
         return r < 0 ? err_set(err, -r, "remove links: %s", strerror(-r)) : 0;
 }
 
+uint32_t pool_from_stock(struct pool *p, int (*fn)(void *data, struct err *err), void *data)
+{
+        struct member *m = LIST_FIRST(stock_of(p, NET_NAT), struct member, stock);
+
+        return m && ns_inside(&p->home, m->fds.ns, fn, data, NULL) == 0 ? m->ns.address : 0;
+}
+
 unsigned pool_in_use(struct pool *p)
 {
         auto_link_list host = { .found.items = NULL };

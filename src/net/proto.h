@@ -4,6 +4,7 @@
  *
  *     HELLO ──▶ ◀── HELLO, RESOLV (again whenever it changes)
  *     ADOPT × n ──▶ ◀── CLEANED each (ok 1: it is ours again)   namespaces in use from before a restart of either side
+ *               ◀── NOTICE                  again whenever it changes: what stands in the way of tasks
  *     SYNCED ──▶                            links and addresses that nobody adopted are removed
  *     ACQUIRE ──▶ ◀── NETNS × count         fresh ones, from the pool or made now; FAILED stands for the last `count`
  *     CLEAN ──▶ ◀── CLEANED                 after the last process: fit for its owner's next task, or gone
@@ -16,8 +17,9 @@
 
 #include <stdint.h>
 
-#define NET_VERSION 1
+#define NET_VERSION 2
 #define NET_RESOLV_MAX 2048
+#define NET_NOTICE_MAX 1024
 #define NET_ACQUIRE_MAX 64
 
 enum net_mode { NET_NONE = 1, NET_NAT, NET_INTERNET };
@@ -33,10 +35,11 @@ enum net_op {
         NET_OP_NETNS,
         NET_OP_CLEANED,
         NET_OP_FAILED,
+        NET_OP_NOTICE,
 };
 
 /* Every packet is one of these; unused members are 0. RESOLV is followed by `len` bytes: the resolv.conf of a task that
- * has a network. NETNS carries one descriptor, ADOPT likewise (CLOEXEC). */
+ * has a network; NOTICE likewise by a text for people, one line; without one all is well. NETNS carries one descriptor, ADOPT likewise (CLOEXEC). */
 struct net_msg {
         uint32_t op;
         uint32_t seq;     /* the daemon's; repeated in the answer */
@@ -47,5 +50,5 @@ struct net_msg {
         uint32_t address; /* IPv4 inside, network byte order; 0 for NET_NONE */
         uint32_t ok;      /* CLEANED: 1 if it may be used again, 0 if it is gone (close the descriptor) */
         int32_t error;    /* FAILED: positive errno */
-        uint32_t len;     /* RESOLV */
+        uint32_t len;     /* RESOLV, NOTICE */
 };

@@ -81,6 +81,7 @@ static const struct chain {
         { "input",
           "type filter hook input priority filter - 1; policy accept;",
           {
+                  "iifname $nat ip daddr $dns udp sport 9 add @probe_input { ip saddr }",
                   "iifname $nat jump task_input",
                   "iifname $internet jump task_input",
                   "ip daddr $dns drop",
@@ -88,10 +89,22 @@ static const struct chain {
         { "forward",
           "type filter hook forward priority filter - 1; policy accept;",
           {
+                  "iifname $nat ip daddr 192.0.2.1 udp sport 9 add @probe_forward { ip saddr }",
                   "iifname $nat jump task_forward",
                   "iifname $internet jump task_forward",
                   "oifname $nat jump task_in",
                   "oifname $internet jump task_in",
+          } },
+        /* net/firewall.h: our datagrams that nobody dropped on their way. */
+        { "probe_in",
+          "type filter hook input priority 300; policy accept;",
+          {
+                  "iifname $nat ip daddr $dns udp sport 9 add @probe_accepted { ip saddr } drop",
+          } },
+        { "probe_out",
+          "type filter hook postrouting priority srcnat - 1; policy accept;",
+          {
+                  "ip saddr $pool ip daddr 192.0.2.1 udp sport 9 add @probe_postrouting { ip saddr } drop",
           } },
         { "postrouting",
           "type nat hook postrouting priority srcnat; policy accept;",
@@ -107,6 +120,9 @@ static const char never[] = "0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/3
 static const char private[] = "10.0.0.0/8, 100.64.0.0/10, 172.16.0.0/12, 192.0.0.0/24, 192.168.0.0/16, 198.18.0.0/15";
 
 static const char *const sets[] = { "resolvers", "uplinks", "never", "private" };
+
+/* Filled by the rules themselves, so that they are not compared. */
+static const char *const probe_sets[] = { "probe_forward", "probe_postrouting", "probe_input", "probe_accepted" };
 
 struct rules {
         struct rules_conf conf;
@@ -160,6 +176,9 @@ static int add_sets(struct str *s, const struct rules_input *in)
                              "\tset private {\n\t\ttype ipv4_addr\n\t\tflags interval\n\t\tauto-merge\n"
                              "\t\telements = { %s }\n\t}\n",
                              private);
+        for (size_t i = 0; i < ARRAY_LEN(probe_sets) && r == 0; i++)
+                r = str_addf(s, "\tset %s {\n\t\ttype ipv4_addr\n\t\tflags dynamic,timeout\n\t\ttimeout 10s\n\t\tsize 65536\n\t}\n",
+                             probe_sets[i]);
         return r;
 }
 
@@ -278,7 +297,7 @@ bool rules_whole(struct rules *r)
 
 /* ── applying ────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static int run_nft(const char *text, struct err *err)
+int rules_run(const char *text, struct err *err)
 {
         static const char *const places[] = { "/usr/sbin/nft", "/sbin/nft", NULL };
         static const char *const argv[] = { "nft", "-f", "-", NULL };
@@ -296,7 +315,7 @@ int rules_restore(struct rules *r, struct err *err)
         e = rules_text(&r->conf, &r->input, &text, &rules);
         if (e < 0)
                 return err_oom(err);
-        e = run_nft(text.data, err);
+        e = rules_run(text.data, err);
         if (e < 0)
                 return e;
         e = view(r, &v);
@@ -322,7 +341,7 @@ int rules_remove(struct rules *r, struct err *err)
         auto_free char *text = str_printf("table inet %s\ndelete table inet %s\n", r->conf.instance, r->conf.instance);
 
         r->print = 0;
-        return text ? run_nft(text, err) : err_oom(err);
+        return text ? rules_run(text, err) : err_oom(err);
 }
 
 /* ── events ──────────────────────────────────────────────────────────────────────────────────────────────────── */

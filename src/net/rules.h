@@ -38,6 +38,8 @@ int rules_apply(struct rules *r, const struct rules_input *input, struct err *er
 int rules_restore(struct rules *r, struct err *err); /* applies them again with the same input */
 int rules_remove(struct rules *r, struct err *err);
 
+int rules_run(const char *text, struct err *err); /* a batch for nft; blocks */
+
 /* Readable when somebody changed any rule set; rules_drain() reads that away. */
 int rules_fd(const struct rules *r);
 void rules_drain(struct rules *r);

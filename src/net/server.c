@@ -24,7 +24,8 @@ struct server {
         uid_t peer_uid;
         struct pool *pool;
         const struct resolv *resolv;
-        bool greeted, resolv_due;
+        bool greeted, resolv_due, notice_due;
+        char notice[NET_NOTICE_MAX];
         struct answer queue[SERVER_QUEUE_MAX];
         size_t first, n;
 };
@@ -34,21 +35,37 @@ static void hang_up(struct server *s, const char *why)
         log_info("peer: %s", why);
         fd_replace(&s->peer, -EBADF);
         s->first = s->n = 0;
-        s->greeted = s->resolv_due = false;
+        s->greeted = s->resolv_due = s->notice_due = false;
         pool_forget(s->pool);
 }
 
 /* ── answers ─────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static int send_resolv(struct server *s)
+static int send_text(struct server *s, uint32_t op, const char *text, size_t len)
 {
-        const struct resolv_conf *conf = resolv_get(s->resolv);
-        char packet[sizeof(struct net_msg) + NET_RESOLV_MAX];
-        struct net_msg msg = { .op = NET_OP_RESOLV, .len = (uint32_t)conf->len };
+        char packet[sizeof(struct net_msg) + MAX(NET_RESOLV_MAX, NET_NOTICE_MAX)];
+        struct net_msg msg = { .op = op, .len = (uint32_t)len };
 
         memcpy(packet, &msg, sizeof(msg));
-        memcpy(packet + sizeof(msg), conf->text, conf->len);
-        return fd_send(s->peer, packet, sizeof(msg) + conf->len, NULL, 0);
+        memcpy(packet + sizeof(msg), text, len);
+        return fd_send(s->peer, packet, sizeof(msg) + len, NULL, 0);
+}
+
+/* What is due, and is not an answer. */
+static int send_news(struct server *s)
+{
+        const struct resolv_conf *conf = resolv_get(s->resolv);
+        int r = 0;
+
+        if (s->resolv_due) {
+                r = send_text(s, NET_OP_RESOLV, conf->text, conf->len);
+                s->resolv_due = r != 0;
+        }
+        if (r == 0 && s->notice_due) {
+                r = send_text(s, NET_OP_NOTICE, s->notice, strlen(s->notice));
+                s->notice_due = r != 0;
+        }
+        return r;
 }
 
 static int send_answer(struct server *s, const struct answer *a)
@@ -68,10 +85,8 @@ static void flush(struct server *s)
                         s->n--;
                 }
         }
-        if (r == 0 && s->greeted && s->resolv_due) {
-                r = send_resolv(s);
-                s->resolv_due = r != 0;
-        }
+        if (r == 0 && s->greeted)
+                r = send_news(s);
         if (r < 0 && r != -EAGAIN)
                 hang_up(s, strerror(-r));
 }
@@ -156,6 +171,7 @@ static int handle(struct server *s, const struct net_msg *m, int fd)
                 if (m->op != NET_OP_HELLO || m->version != NET_VERSION)
                         return -EBADMSG;
                 s->greeted = s->resolv_due = true;
+                s->notice_due = *s->notice != '\0';
                 answer(s, hello, -EBADF);
                 return 0;
         }
@@ -232,7 +248,7 @@ struct pollfd server_poll(const struct server *s)
 {
         if (s->peer < 0)
                 return (struct pollfd){ .fd = s->listener, .events = POLLIN };
-        return (struct pollfd){ .fd = s->peer, .events = s->n > 0 || (s->greeted && s->resolv_due) ? POLLOUT : POLLIN };
+        return (struct pollfd){ .fd = s->peer, .events = s->n > 0 || (s->greeted && (s->resolv_due || s->notice_due)) ? POLLOUT : POLLIN };
 }
 
 void server_ready(struct server *s, short revents)
@@ -254,6 +270,15 @@ void server_resolv_changed(struct server *s)
         if (s->peer < 0 || !s->greeted)
                 return;
         s->resolv_due = true;
+        flush(s);
+}
+
+void server_notice(struct server *s, const char *text)
+{
+        (void)snprintf(s->notice, sizeof(s->notice), "%s", text);
+        if (s->peer < 0 || !s->greeted)
+                return;
+        s->notice_due = true;
         flush(s);
 }
 

@@ -19,3 +19,4 @@ void server_free(struct server *s); /* accepts NULL */
 struct pollfd server_poll(const struct server *s);  /* what it waits for now */
 void server_ready(struct server *s, short revents); /* never blocks */
 void server_resolv_changed(struct server *s);
+void server_notice(struct server *s, const char *text); /* "": none; the peer, and later ones, are told */

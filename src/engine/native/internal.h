@@ -55,6 +55,7 @@ struct native_net {
         struct list leaving;               /* struct netns, to be cleaned at the end of the turn */
         bool deferred;                     /* the end of this turn is owed */
         struct str resolv;
+        struct str notice; /* of netd: what stands in the way of tasks */
 };
 
 /* ── the engine: native.c, launch.c, work.c ──────────────────────────────────────────────────────────────────────── */

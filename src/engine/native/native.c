@@ -217,6 +217,13 @@ void engine_native_set_store(struct engine *e, struct image_store *store)
         to_native(e)->store = store;
 }
 
+const char *engine_native_notice(const struct engine *e)
+{
+        const struct native *n = to_native((struct engine *)e);
+
+        return n->net.notice.len > 0 ? n->net.notice.data : NULL;
+}
+
 const struct image_workers *engine_native_workers(struct engine *e)
 {
         return &to_native(e)->workers;

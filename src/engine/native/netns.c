@@ -225,6 +225,14 @@ static void on_packet(struct peer *p, const void *packet, size_t len, int *fds, 
                 str_clear(&net->resolv);
                 (void)str_add(&net->resolv, (const char *)packet + sizeof(m), m.len);
                 break;
+        case NET_OP_NOTICE:
+                if (m.len > NET_NOTICE_MAX || len != sizeof(m) + m.len) {
+                        peer_drop(p);
+                        return;
+                }
+                str_clear(&net->notice);
+                (void)str_add(&net->notice, (const char *)packet + sizeof(m), m.len);
+                break;
         case NET_OP_NETNS:
                 on_netns(n, &m, fds, n_fds);
                 break;
@@ -267,6 +275,7 @@ static void on_closed(struct peer *p, void *data)
 
         (void)p;
         net->greeted = net->synced = false;
+        str_clear(&net->notice); /* the next netd tells its own */
         while ((ns = LIST_FIRST(&net->cleaning, struct netns, node)))
                 netns_free(net, ns);
         net_forget(&net->used);
@@ -345,6 +354,7 @@ void native_net_done(struct native *n)
                 while ((ns = LIST_FIRST(lists[i], struct netns, node)))
                         netns_free(net, ns);
         str_done(&net->resolv);
+        str_done(&net->notice);
         /* A deferred call cannot be taken back. */
         net->synced = false;
         while (net->deferred && loop_turn(n->loop, 0, NULL) >= 0)
