@@ -5,8 +5,8 @@
 set -euo pipefail
 
 declare -A packages=(
-    [run]="libmicrohttpd12 libsystemd0 libjansson4 libyaml-0-2 libsqlite3-0 libcurl4 libwslay1 libssl3 libmnl0 nftables"
-    [build]="gcc libc6-dev make meson ninja-build pkg-config libmicrohttpd-dev libsystemd-dev libseccomp-dev
+    [run]="libmicrohttpd12 libjansson4 libyaml-0-2 libsqlite3-0 libcurl4 libwslay1 libssl3 libmnl0 nftables"
+    [build]="gcc libc6-dev make meson ninja-build pkg-config libmicrohttpd-dev libseccomp-dev
         libmnl-dev libjansson-dev libyaml-dev libarchive-dev libsqlite3-dev libcurl4-openssl-dev libwslay-dev libssl-dev
         zlib1g-dev libzstd-dev libcmocka-dev nftables python3"
     [demo]="busybox-static curl"

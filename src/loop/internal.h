@@ -6,7 +6,6 @@
 
 #include <stddef.h>
 #include <stdint.h>
-#include <systemd/sd-event.h>
 
 /* Binary heap, the earliest at the root; zero-initialised is empty. Timers are borrowed and know their index. */
 struct loop_heap {

@@ -38,8 +38,6 @@ struct signal_handler {
 };
 
 struct loop {
-        sd_event *event;
-        sd_event_source *source;
         int epoll, timerfd, signalfd;
         struct loop_heap heap;
         uint64_t armed_ns;
@@ -48,7 +46,6 @@ struct loop {
         VEC(struct deferred) deferred;
         struct signal_handler signals[SIGNAL_NUMBERS];
         sigset_t mask;
-        int failure;
         int code;
         bool stopped;
         bool signal_ready, timer_ready, work_ready;
@@ -56,8 +53,6 @@ struct loop {
 
 /* What an event of the loop's own descriptors points to. */
 static char mark_timer, mark_signal, mark_work;
-
-static int on_epoll(sd_event_source *source, int fd, uint32_t revents, void *data);
 
 static int watch_own(struct loop *loop, int fd, uint32_t events, void *mark)
 {
@@ -83,13 +78,7 @@ static int loop_init(struct loop *loop)
         r = loop_pool_new(&loop->pool);
         if (r < 0)
                 return r;
-        r = watch_own(loop, loop_pool_fd(loop->pool), EPOLLIN | EPOLLET, &mark_work);
-        if (r < 0)
-                return r;
-        r = sd_event_new(&loop->event);
-        if (r < 0)
-                return r;
-        return sd_event_add_io(loop->event, &loop->source, loop->epoll, EPOLLIN, on_epoll, loop);
+        return watch_own(loop, loop_pool_fd(loop->pool), EPOLLIN | EPOLLET, &mark_work);
 }
 
 int loop_new(struct loop **ret, struct err *err)
@@ -131,8 +120,6 @@ void loop_free(struct loop *loop)
         free_removed(loop);
         loop_heap_done(&loop->heap);
         VEC_DONE(&loop->deferred);
-        sd_event_source_unref(loop->source);
-        sd_event_unref(loop->event);
         fd_close(loop->signalfd);
         fd_close(loop->timerfd);
         fd_close(loop->epoll);
@@ -348,21 +335,16 @@ static void dispatch_io(struct loop_io *io, uint32_t events)
                 io->fn(io, events, io->data);
 }
 
-static int on_epoll(sd_event_source *source, int fd, uint32_t revents, void *data)
+/* 0 or -errno. */
+static int run_events(struct loop *loop, int timeout_ms)
 {
         struct epoll_event events[BATCH];
-        struct loop *loop = data;
         int n = BATCH;
 
-        (void)source;
-        (void)fd;
-        (void)revents;
         for (int i = 0; i < BATCHES_MAX && n == BATCH; i++) {
-                n = epoll_wait(loop->epoll, events, BATCH, 0);
-                if (n < 0) {
-                        loop->failure = errno == EINTR ? 0 : -errno;
-                        break;
-                }
+                n = epoll_wait(loop->epoll, events, BATCH, i == 0 ? timeout_ms : 0);
+                if (n < 0)
+                        return -errno;
                 note_own(loop, events, n);
                 if (loop->signal_ready)
                         run_signals(loop);
@@ -381,14 +363,11 @@ static int on_epoll(sd_event_source *source, int fd, uint32_t revents, void *dat
 
 int loop_turn(struct loop *loop, int timeout_ms, struct err *err)
 {
-        uint64_t wait_us = timeout_ms < 0 ? UINT64_MAX : (uint64_t)timeout_ms * 1000;
         int r;
 
         r = arm_timer(loop);
         if (r == 0)
-                r = sd_event_run(loop->event, loop->deferred.len > 0 ? 0 : wait_us);
-        if (r >= 0)
-                r = loop->failure;
+                r = run_events(loop, loop->deferred.len > 0 ? 0 : timeout_ms);
         if (r < 0 && r != -EINTR) {
                 errno = -r;
                 return err_sys(err, "event loop");

@@ -1,8 +1,8 @@
 /* The event loop: one thread owns the state. Callbacks never block and never free their own watcher's memory; removal is
  * deferred to the end of the turn, and events of a removed watcher are dropped.
  *
- * One turn: signals, descriptors, timers, finished work, deferred calls. Outside stands sd-event; all descriptors are
- * on one nested epoll, because sd-event alone costs ten times more per event with many ready descriptors. */
+ * One turn: signals, descriptors, timers, finished work, deferred calls. All descriptors are on one epoll:
+ * sd-event costs ten times more per event where many are ready, and one system call more per turn around another epoll. */
 #pragma once
 
 #include "base/err.h"
