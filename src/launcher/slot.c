@@ -9,15 +9,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/fsuid.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
@@ -91,37 +88,37 @@ static int resize_fs(int mount, const char *format, ...)
 }
 
 /* The files that each container gets are there already, empty, so that only their content is left to write. */
-static int fill_upper(int upper)
+static int fill_upper(int upper, uid_t base, bool attached)
 {
-        static const char *const dirs[] = { "upper", "work", "store", "root", "upper/etc" };
-        static const char *const files[] = { "upper/etc/hostname", "upper/etc/hosts", "upper/etc/resolv.conf" };
+        static const struct {
+                const char *name;
+                mode_t mode;
+                bool attached; /* only where layers are attached (rootfs.c) */
+        } entries[] = {
+                { "upper", S_IFDIR | 0755, false },
+                { "work", S_IFDIR | 0755, false },
+                { "store", S_IFDIR | 0755, true },
+                { "root", S_IFDIR | 0755, true },
+                { "upper/etc", S_IFDIR | 0755, false },
+                { "upper/etc/hostname", S_IFREG | 0644, false },
+                { "upper/etc/hosts", S_IFREG | 0644, false },
+                { "upper/etc/resolv.conf", S_IFREG | 0644, false },
+        };
 
-        for (size_t i = 0; i < ARRAY_LEN(dirs); i++)
-                if (mkdirat(upper, dirs[i], 0755) < 0)
+        for (size_t i = 0; i < ARRAY_LEN(entries); i++) {
+                const char *name = entries[i].name;
+                mode_t mode = entries[i].mode;
+
+                if (entries[i].attached && !attached)
+                        continue;
+                if ((S_ISDIR(mode) ? mkdirat(upper, name, mode & 07777) : mknodat(upper, name, mode, 0)) < 0 ||
+                    fchownat(upper, name, base, base, AT_SYMLINK_NOFOLLOW) < 0)
                         return -errno;
-        for (size_t i = 0; i < ARRAY_LEN(files); i++)
-                if (mknodat(upper, files[i], S_IFREG | 0644, 0) < 0)
-                        return -errno;
+        }
         return 0;
 }
 
-/* A change of ids makes a process dumpable as fs.suid_dumpable says, and clears its death signal (prctl(2)). Both are put
- * back; if the parent died meanwhile, the signal comes from here. */
-static void own_files_as(uid_t id)
-{
-        pid_t parent = getppid();
-        int death = 0;
-
-        (void)prctl(PR_GET_PDEATHSIG, &death, 0, 0, 0);
-        (void)setfsgid(id);
-        (void)setfsuid(id); /* cannot fail here, and says nothing if it did */
-        (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-        (void)prctl(PR_SET_PDEATHSIG, death, 0, 0, 0);
-        if (death && getppid() != parent)
-                (void)kill(getpid(), death);
-}
-
-static int make_upper(struct slot *slot, uint64_t disk, struct err *err)
+static int make_upper(const struct slots *s, struct slot *slot, uint64_t disk, struct err *err)
 {
         int r;
 
@@ -130,9 +127,7 @@ static int make_upper(struct slot *slot, uint64_t disk, struct err *err)
         if (slot->upper < 0)
                 return err_set(err, -slot->upper, "mount the tmpfs of a writable layer");
         slot->disk = disk;
-        own_files_as(slot->base); /* without a chown each */
-        r = fill_upper(slot->upper);
-        own_files_as(0);
+        r = fill_upper(slot->upper, slot->base, !s->host.detached);
         return r < 0 ? err_set(err, -r, "fill a writable layer") : 0;
 }
 
@@ -260,7 +255,7 @@ static int prepare(struct slots *s, struct slot *slot, struct err *err)
         if (r == 0)
                 r = make_leaf(s, slot, err);
         if (r == 0)
-                r = make_upper(slot, s->limits.disk, err);
+                r = make_upper(s, slot, s->limits.disk, err);
         if (r == 0)
                 r = make_store(s, slot, err);
         if (r == 0 && s->host.detached)

@@ -1,7 +1,7 @@
 /* Writes the seccomp program of containers as a C header, for each architecture that Mayfly runs on, so that a build for
  * another machine gets its own. libseccomp knows the numbers; the program itself is a binary search over ranges of
  * numbers with the same answer, which loads several times faster than a comparison per call: the kernel runs a new filter
- * once for every number (seccomp_cache_prepare()).
+ * once for every number (seccomp_cache_prepare()). Answers stand once, at the end: each instruction is compiled per task.
  *
  * What is allowed is what Docker's default profile allows with its default capabilities, and no more (hardening.md). */
 #include <errno.h>
@@ -10,6 +10,7 @@
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <seccomp.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -356,9 +357,18 @@ static const struct arch arches[] = {
 
 #define LEN(a) (sizeof(a) / sizeof((a)[0]))
 
+/* A branch that ends in one of the answers at the end of the program. */
+struct exit {
+        size_t at;
+        bool taken;
+        enum answer answer;
+};
+
 struct program {
         struct sock_filter code[PROGRAM_MAX];
         size_t n;
+        struct exit exits[PROGRAM_MAX];
+        size_t n_exits;
 };
 
 struct range {
@@ -462,6 +472,36 @@ static void answer_range(struct program *p, enum answer answer)
         }
 }
 
+/* The branch of the instruction `at` goes to what is added next. */
+static void land(struct program *p, size_t at, bool taken)
+{
+        size_t distance = p->n - at - 1;
+
+        if (distance > UINT8_MAX)
+                fail("a jump is too far", "program");
+        if (taken)
+                p->code[at].jt = (uint8_t)distance;
+        else
+                p->code[at].jf = (uint8_t)distance;
+}
+
+static bool stands_once(enum answer answer)
+{
+        return answer == DENY || answer == ALLOW || answer == UNKNOWN;
+}
+
+static void search(struct program *p, const struct range *ranges, size_t n);
+
+static void branch(struct program *p, size_t at, bool taken, const struct range *ranges, size_t n)
+{
+        if (n == 1 && stands_once(ranges[0].answer)) {
+                p->exits[p->n_exits++] = (struct exit){ at, taken, ranges[0].answer };
+                return;
+        }
+        land(p, at, taken);
+        search(p, ranges, n);
+}
+
 static void search(struct program *p, const struct range *ranges, size_t n)
 {
         size_t at = p->n, half = n / 2;
@@ -471,11 +511,18 @@ static void search(struct program *p, const struct range *ranges, size_t n)
                 return;
         }
         add(p, BPF_JMP | BPF_JGE | BPF_K, 0, 0, ranges[half].first);
-        search(p, ranges, half);
-        if (p->n - at - 1 > UINT8_MAX)
-                fail("a jump is too far", "program");
-        p->code[at].jt = (uint8_t)(p->n - at - 1);
-        search(p, ranges + half, n - half);
+        branch(p, at, false, ranges, half);
+        branch(p, at, true, ranges + half, n - half);
+}
+
+static void add_exits(struct program *p)
+{
+        for (enum answer answer = DENY; stands_once(answer); answer++) {
+                for (size_t i = 0; i < p->n_exits; i++)
+                        if (p->exits[i].answer == answer)
+                                land(p, p->exits[i].at, p->exits[i].taken);
+                answer_range(p, answer);
+        }
 }
 
 static void set_named(enum answer *table, const struct arch *arch, const char *name, enum answer answer)
@@ -512,13 +559,15 @@ static size_t make_ranges(const struct arch *arch, struct range *ranges)
 static void write_arch(const struct arch *arch)
 {
         struct range ranges[NUMBERS];
-        struct program p = { .n = 0 };
+        static struct program p;
 
+        p.n = p.n_exits = 0;
         load(&p, offsetof(struct seccomp_data, arch));
         add(&p, BPF_JMP | BPF_JEQ | BPF_K, 1, 0, arch->audit);
         add(&p, BPF_RET | BPF_K, 0, 0, SECCOMP_RET_KILL_PROCESS);
         load(&p, offsetof(struct seccomp_data, nr));
         search(&p, ranges, make_ranges(arch, ranges));
+        add_exits(&p);
         (void)printf("#%s defined(%s)\nstatic const struct sock_filter seccomp_program[] = {\n",
                      arch == arches ? "if" : "elif", arch->macro);
         for (size_t i = 0; i < p.n; i++)
