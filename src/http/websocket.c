@@ -18,6 +18,7 @@
 #define DEAD_S 60
 #define CLOSE_S 10
 #define LINGER_S 2
+#define CLOSE_REASON_MAX 123 /* RFC 6455, section 5.5 */
 
 /*   NEW ──▶ OPEN ──▶ CLOSING ──▶ LINGER ──▶ (closed, freed)
  *    │        │          └───────────────────▲
@@ -44,6 +45,10 @@ struct http_ws {
         unsigned pings;
         unsigned code;
         bool paused, was_high, end_of_file;
+        bool close_waits; /* wslay would send it before what is queued, and then nothing more */
+        unsigned close_code;
+        char close_reason[CLOSE_REASON_MAX];
+        size_t close_len;
         struct list dirty_node; /* of server->ws_dirty */
 };
 
@@ -178,6 +183,12 @@ static int ws_write(struct http_ws *ws)
                         ws->out_at = ws->out_len = 0;
                         if (wslay_event_want_write(ws->wslay) && wslay_event_send(ws->wslay) != 0)
                                 return -ENOMEM;
+                        if (ws->out_len == 0 && ws->close_waits) {
+                                ws->close_waits = false;
+                                (void)wslay_event_queue_close(ws->wslay, (uint16_t)ws->close_code,
+                                                              (const uint8_t *)ws->close_reason, ws->close_len);
+                                continue;
+                        }
                         if (ws->out_len == 0)
                                 return 1;
                 }
@@ -487,9 +498,12 @@ ssize_t http_ws_send_binary(struct http_ws *ws, const void *data, size_t len)
 
 void http_ws_close(struct http_ws *ws, unsigned code, const char *reason)
 {
-        size_t len = reason ? strlen(reason) : 0;
-
-        (void)wslay_event_queue_close(ws->wslay, (uint16_t)code, (const uint8_t *)reason, MIN(len, (size_t)123));
+        if (ws->close_waits || wslay_event_get_close_sent(ws->wslay))
+                return;
+        ws->close_waits = true;
+        ws->close_code = code;
+        ws->close_len = reason ? MIN(strlen(reason), sizeof(ws->close_reason)) : 0;
+        memcpy(ws->close_reason, reason ? reason : "", ws->close_len);
         /* A peer that neither reads nor answers ends it in time, too. */
         if (ws->state == WS_OPEN)
                 ws_set_state(ws, WS_CLOSING);
