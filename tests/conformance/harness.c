@@ -194,6 +194,10 @@ static void on_ended(struct task *t, const struct wire_task *result, void *data)
         j->result = *result;
         j->result.detail = result->detail ? strdup(result->detail) : NULL;
         j->result.image_ref = j->result.image_digest = NULL;
+        j->result.labels = NULL;
+        j->result.outputs_text = NULL;
+        if (result->outputs_text && result->outputs_text->data)
+                j->outputs = strdup(result->outputs_text->data);
         for (int i = 0; i < 2; i++) {
                 j->len[i] = result->out_len[i];
                 j->out[i] = malloc(j->len[i] + 1);
@@ -207,7 +211,7 @@ static void on_ended(struct task *t, const struct wire_task *result, void *data)
 
 void job_start(struct suite *s, struct job *j)
 {
-        const struct task_submit how = { .owner = s->owner, .cancel_when_alone = true };
+        const struct task_submit how = { .owner = s->owner, .cancel_when_alone = true, .live = j->live };
         const struct task_waiter waiter = { on_ended, j };
         struct err err = ERR_INIT;
 
@@ -240,6 +244,7 @@ void job_done(struct job *j)
         free(j->out[0]);
         free(j->out[1]);
         free(j->result.detail);
+        free(j->outputs);
         memset(j, 0, sizeof(*j));
 }
 

@@ -43,6 +43,8 @@ struct job {
         uint8_t *out[2];
         size_t len[2];
         struct task *task; /* until it has ended */
+        char *outputs;     /* what was brought back, as JSON */
+        const struct task_live *live;
 };
 
 /* `args` end with NULL; the helper's name is put before them unless the first one begins with '/'. */
@@ -85,5 +87,19 @@ struct test {
         uint32_t features; /* of the engine, without which it is skipped */
         const char *reason;
 };
+/* members.c: what a request can ask for beside a command. */
+void test_archive(struct suite *s);
+void test_outputs(struct suite *s);
+void test_outputs_bound(struct suite *s);
+void test_secrets(struct suite *s);
+void test_labels(struct suite *s);
+void test_retries(struct suite *s);
+void test_cpu_time(struct suite *s);
+void test_grace(struct suite *s);
+void test_signal(struct suite *s);
+void test_follow(struct suite *s);
+void test_live(struct suite *s);
+void test_live_slow(struct suite *s);
+
 extern const struct test tests[];
 extern const size_t n_tests;

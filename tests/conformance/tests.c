@@ -336,9 +336,15 @@ static void test_files(struct suite *s)
         j.request.user = strdup("1000");
         j.request.n_files = 3;
         j.request.files = calloc(3, sizeof(*j.request.files));
-        j.request.files[0] = (struct wire_file){ strdup("a/b/c"), strdup("content\n"), 8, 0640 };
-        j.request.files[1] = (struct wire_file){ strdup("/abs"), strdup("absolute\n"), 9, 0644 };
-        j.request.files[2] = (struct wire_file){ strdup("run"), strdup("#!/bin/sh\necho ran\n"), 19, 0755 };
+        j.request.files[0] = (struct wire_file){
+                .path = strdup("a/b/c"), .content = strdup("content\n"), .len = 8, .mode = 0640
+        };
+        j.request.files[1] = (struct wire_file){
+                .path = strdup("/abs"), .content = strdup("absolute\n"), .len = 9, .mode = 0644
+        };
+        j.request.files[2] = (struct wire_file){
+                .path = strdup("run"), .content = strdup("#!/bin/sh\necho ran\n"), .len = 19, .mode = 0755
+        };
         job_run(s, &j);
         EXPECT(s, &j, WIRE_EXITED, 0, 0, WIRE_REASON_NONE);
         CHECK(s, job_out_is(&j, 0, "content\n640:1000\nabsolute\nran\n"), "%s", (const char *)j.out[0]);
@@ -770,6 +776,18 @@ const struct test tests[] = {
         { "no such image", test_no_image, 0, NULL },
         { "no such user", test_no_user, 0, NULL },
         { "files", test_files, 0, NULL },
+        { "files of an archive", test_archive, 0, NULL },
+        { "files brought back", test_outputs, ENGINE_F_COPY_OUT, "copying out" },
+        { "too much to bring back", test_outputs_bound, ENGINE_F_COPY_OUT, "copying out" },
+        { "secrets", test_secrets, ENGINE_F_SECRETS, "secrets" },
+        { "labels", test_labels, 0, NULL },
+        { "retries", test_retries, 0, NULL },
+        { "CPU time", test_cpu_time, ENGINE_F_CPU_USAGE, "usage" },
+        { "grace", test_grace, 0, NULL },
+        { "a signal", test_signal, 0, NULL },
+        { "a follower", test_follow, 0, NULL },
+        { "live stdin and output", test_live, ENGINE_F_LIVE, "live streams" },
+        { "a live reader that is slow", test_live_slow, ENGINE_F_LIVE, "live streams" },
         { "10 MB on both streams", test_both_streams, 0, NULL },
         { "binary output", test_binary_output, 0, NULL },
         { "stdin of 10 MB, read or not", test_stdin, 0, NULL },
