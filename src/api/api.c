@@ -173,9 +173,9 @@ static bool body_check(struct call *c)
 {
         if (c->route->body == BODY_NONE)
                 return true;
-        if (!http_has_body(c->http)) {
-                if (c->route->body == BODY_JSON_OPTIONAL)
-                        return true;
+        if (!http_has_body(c->http) && c->route->body == BODY_JSON_OPTIONAL)
+                return true;
+        if (!http_has_body(c->http) && !http_header(c->http, "Content-Length")) {
                 call_problem(c, 411, "length_required", "a body is needed, with its length or chunked");
                 return false;
         }

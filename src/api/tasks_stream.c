@@ -94,8 +94,7 @@ static void send_output(struct stream *s, enum wire_channel channel, const void 
                 frame[0] = (char)channel;
                 memcpy(frame + 1, at, n);
                 if (http_ws_send_binary(s->ws, frame, n + 1) < 0) {
-                        close_with(s, 1011, "the client is too slow");
-                        task_forget(TAKE_PTR(s->task), s);
+                        close_with(s, 1011, "the client is too slow"); /* on_closed() follows */
                         return;
                 }
                 at += n;

@@ -105,13 +105,56 @@ static void test_slashes(void **state)
         assert_string_equal(plain, "abc");
 }
 
+static void test_ranges(void **state)
+{
+        static const struct {
+                const char *text;
+                int r;
+                uint64_t first, len;
+        } rows[] = {
+                { "bytes=0-3", 0, 0, 4 },
+                { "Bytes=2-", 0, 2, 8 },
+                { "bytes=-3", 0, 7, 3 },
+                { "bytes=-30", 0, 0, 10 },
+                { "bytes=9-100", 0, 9, 1 },
+                { "bytes=10-", -ERANGE, 0, 0 },
+                { "bytes=-0", -ERANGE, 0, 0 },
+                { "bytes=3-2", -ENOENT, 0, 0 },
+                { "bytes=0-1,3-4", -ENOENT, 0, 0 },
+                { "bytes=", -ENOENT, 0, 0 },
+                { "bytes=a-b", -ENOENT, 0, 0 },
+                { "lines=0-1", -ENOENT, 0, 0 },
+                { "bytes=99999999999999999999-", -ENOENT, 0, 0 },
+        };
+
+        (void)state;
+        for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+                uint64_t first = 0, len = 0;
+
+                assert_int_equal(range_parse(rows[i].text, 10, &first, &len), rows[i].r);
+                assert_int_equal(first, rows[i].first);
+                assert_int_equal(len, rows[i].len);
+        }
+}
+
+static void test_event_ids(void **state)
+{
+        static const char *const bad[] = { "", "1", "1.", ".1", "1.2.3", "-1.2", "a.b", "1.99999999999999999999" };
+        uint64_t at[2] = { 7, 8 };
+
+        (void)state;
+        for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+                assert_int_equal(event_id_parse(bad[i], at), -EINVAL);
+        assert_true(at[0] == 7 && at[1] == 8);
+        assert_int_equal(event_id_parse("12.0", at), 0);
+        assert_true(at[0] == 12 && at[1] == 0);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_media_types),
-                cmocka_unit_test(test_ids),
-                cmocka_unit_test(test_times),
-                cmocka_unit_test(test_slashes),
+                cmocka_unit_test(test_media_types), cmocka_unit_test(test_ids),    cmocka_unit_test(test_times),
+                cmocka_unit_test(test_slashes),     cmocka_unit_test(test_ranges), cmocka_unit_test(test_event_ids),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

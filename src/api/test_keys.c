@@ -1,0 +1,279 @@
+/* Keys over the API: who may call, in what role, whose objects there are, and how often. */
+
+#include "api/test_fixture.h"
+
+#include "api/meters.h"
+#include "api/roles.h"
+
+/* A new key: `id:secret`. `more` are members of the request. */
+static char *make_key(struct fixture *f, const char *role, const char *more)
+{
+        auto_free char *body = str_printf("{\"role\":\"%s\"%s%s}", role, more ? "," : "", more ? more : "");
+        auto_json v = ask(f->client, "POST", "/v1/keys", NULL, "application/json", body, 201);
+
+        assert_string_equal(text_of(v, "role"), role);
+        assert_int_equal(strlen(text_of(v, "secret")), KEY_SECRET_LEN);
+        return strdup(text_of(v, "key"));
+}
+
+static struct http_client *client_of(struct fixture *f, const char *key)
+{
+        struct http_client *c = NULL;
+        struct err err = ERR_INIT;
+
+        assert_int_equal(http_client_new(f->tcp, key, &c, &err), 0);
+        return c;
+}
+
+static json_t *as(struct fixture *f, const char *key, const char *method, const char *path, const char *body,
+                  long expected)
+{
+        struct http_client *c = client_of(f, key);
+        json_t *v = ask(c, method, path, NULL, body ? "application/json" : NULL, body, expected);
+
+        http_client_free(c);
+        return v;
+}
+
+static void expect(struct fixture *f, const char *key, const char *method, const char *path, const char *body,
+                   long status)
+{
+        auto_json v = as(f, key, method, path, body, status);
+
+        assert_true(status < 400 || v);
+}
+
+static void test_credentials(void **state)
+{
+        struct fixture *f = *state;
+        auto_free char *key = make_key(f, "read", NULL);
+        auto_free char *wrong = strdup(key);
+        auto_free char *unknown = strdup(key);
+
+        wrong[strlen(wrong) - 1] ^= 1;
+        unknown[0] = unknown[0] == 'a' ? 'b' : 'a';
+        expect(f, NULL, "GET", "/healthz", NULL, 200);
+        expect(f, NULL, "GET", "/v1/version", NULL, 401);
+        expect(f, NULL, "GET", "/v2", NULL, 401);
+        expect(f, key, "GET", "/v1/version", NULL, 200);
+        expect(f, key, "GET", "/v2", NULL, 404);
+        expect(f, wrong, "GET", "/v1/version", NULL, 401);
+        expect(f, unknown, "GET", "/v1/version", NULL, 401);
+        expect(f, "x:", "GET", "/v1/version", NULL, 401);
+}
+
+/* What goes over the wire, and what comes back: the first line and the head. */
+static void raw(struct fixture *f, const char *text, char *out, size_t size)
+{
+        struct sockaddr_in addr = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+        auto_fd fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        size_t n = 0;
+        ssize_t got;
+
+        addr.sin_port = htons(f->port);
+        assert_int_equal(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+        assert_int_equal(fd_write_all(fd, text, strlen(text)), 0);
+        while (n + 1 < size && (got = read(fd, out + n, size - n - 1)) > 0)
+                n += (size_t)got;
+        out[n] = '\0';
+}
+
+static void test_schemes(void **state)
+{
+        struct fixture *f = *state;
+        auto_free char *key = make_key(f, "read", NULL);
+        auto_free char *bearer = str_printf("GET /v1/version HTTP/1.1\r\nHost: x\r\nauthorization: bEarer  %s\r\n"
+                                            "Connection: close\r\n\r\n",
+                                            key);
+        char out[2048];
+
+        raw(f, bearer, out, sizeof(out));
+        assert_true(str_starts(out, "HTTP/1.1 200 "));
+        raw(f, "GET /v1/version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", out, sizeof(out));
+        assert_true(str_starts(out, "HTTP/1.1 401 "));
+        assert_non_null(strstr(out, "WWW-Authenticate: Basic realm=\"mayfly\""));
+        assert_non_null(strstr(out, "WWW-Authenticate: Bearer realm=\"mayfly\""));
+        raw(f, "GET /v1/version HTTP/1.1\r\nHost: x\r\nAuthorization: Digest abc\r\nConnection: close\r\n\r\n", out,
+            sizeof(out));
+        assert_true(str_starts(out, "HTTP/1.1 401 "));
+        raw(f, "GET /v1/version HTTP/1.1\r\nHost: x\r\nAuthorization: Basic !!!\r\nConnection: close\r\n\r\n", out,
+            sizeof(out));
+        assert_true(str_starts(out, "HTTP/1.1 401 "));
+}
+
+static void test_life_of_a_key(void **state)
+{
+        struct fixture *f = *state;
+        auto_free char *key = make_key(f, "task",
+                                       "\"name\":\"ci\",\"expires_in\":\"1h\",\"limits\":{\"memory\":\"64m\"},"
+                                       "\"images\":[\"docker.io/library/*\"]");
+        auto_free char *path = str_printf("/v1/keys/%.*s", KEY_ID_LEN, key);
+        auto_json one = NULL;
+        auto_json all = NULL;
+        auto_json none = NULL;
+
+        expect(f, key, "GET", "/v1/version", NULL, 200);
+        one = get(f, path, 200);
+        assert_string_equal(text_of(one, "name"), "ci");
+        assert_int_equal(json_integer_value(json_object_get(json_object_get(one, "limits"), "memory")), 64 << 20);
+        assert_true(*text_of(one, "expires_at") && *text_of(one, "last_used_at"));
+        assert_null(json_object_get(one, "secret"));
+        assert_true(json_is_null(json_object_get(one, "revoked_at")));
+        all = get(f, "/v1/keys", 200);
+        assert_int_equal(json_array_size(json_object_get(all, "keys")), 1);
+        none = ask(f->client, "DELETE", path, NULL, NULL, NULL, 204);
+        assert_null(none);
+        expect(f, key, "GET", "/v1/version", NULL, 401);
+        json_decref(one);
+        one = get(f, path, 200);
+        assert_true(*text_of(one, "revoked_at"));
+        none = ask(f->client, "DELETE", path, NULL, NULL, NULL, 204);
+        none = ask(f->client, "DELETE", "/v1/keys/nobody", NULL, NULL, NULL, 404);
+}
+
+static void test_bad_keys(void **state)
+{
+        static const struct {
+                const char *body, *pointer;
+        } cases[] = {
+                { "{}", "/role" },
+                { "{\"role\":\"root\"}", "/role" },
+                { "{\"role\":\"task\",\"colour\":1}", "/colour" },
+                { "{\"role\":\"task\",\"expires_in\":0}", "/expires_in" },
+                { "{\"role\":\"task\",\"expires_at\":\"2000-01-01T00:00:00Z\"}", "/expires_at" },
+                { "{\"role\":\"task\",\"limits\":{\"memory\":0}}", "/limits/memory" },
+                { "{\"role\":\"task\",\"limits\":{\"rate\":-1}}", "/limits/rate" },
+                { "{\"role\":\"task\",\"networks\":[\"host\"]}", "/networks" },
+                { "{\"role\":\"task\",\"images\":[]}", "/images" },
+        };
+        struct fixture *f = *state;
+
+        for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+                auto_json v = ask(f->client, "POST", "/v1/keys", NULL, "application/json", cases[i].body, 400);
+
+                assert_problem(v, "bad_request", 400);
+                assert_string_equal(text_of(json_array_get(json_object_get(v, "errors"), 0), "pointer"),
+                                    cases[i].pointer);
+        }
+}
+
+/* Each role with each route; whose object it is comes below. */
+static void test_roles(void **state)
+{
+        static const struct {
+                const char *method, *path, *body;
+                long expected[KEY_ROLES]; /* admin, deploy, task, read */
+        } rows[] = {
+                { "GET", "/v1/version", NULL, { 200, 200, 200, 200 } },
+                { "GET", "/v1/engines", NULL, { 200, 200, 200, 200 } },
+                { "GET", "/v1/health", NULL, { 200, 200, 200, 200 } },
+                { "POST", "/v1/tasks", "{\"image\":\"busybox:demo\"}", { 201, 403, 201, 403 } },
+                { "GET", "/v1/tasks", NULL, { 200, 403, 200, 200 } },
+                { "GET", "/v1/tasks/stream", NULL, { 426, 403, 426, 403 } },
+                { "GET", "/v1/images", NULL, { 200, 200, 200, 200 } },
+                { "GET", "/v1/images/busybox:demo", NULL, { 200, 200, 200, 200 } },
+                { "DELETE", "/v1/images/busybox:demo", NULL, { 200, 200, 403, 403 } },
+                { "GET", "/v1/keys", NULL, { 200, 403, 403, 403 } },
+                { "POST", "/v1/keys", "{\"role\":\"read\"}", { 201, 403, 403, 403 } },
+                { "DELETE", "/v1/keys/x", NULL, { 404, 403, 403, 403 } },
+        };
+        struct fixture *f = *state;
+
+        for (int role = 0; role < KEY_ROLES; role++) {
+                auto_free char *key = make_key(f, key_role_names[role], NULL);
+
+                for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+                        expect(f, key, rows[i].method, rows[i].path, rows[i].body, rows[i].expected[role]);
+        }
+}
+
+static void test_ownership(void **state)
+{
+        struct fixture *f = *state;
+        auto_free char *mine = make_key(f, "task", NULL);
+        auto_free char *other = make_key(f, "task", NULL);
+        auto_free char *admin = make_key(f, "admin", NULL);
+        auto_free char *reader = make_key(f, "read", NULL);
+        auto_json t = as(f, mine, "POST", "/v1/tasks", "{\"image\":\"busybox:demo\",\"cmd\":[\"cat\"],\"stdin\":\"x\"}",
+                         201);
+        auto_free char *path = str_printf("/v1/tasks/%s", text_of(t, "id"));
+        auto_free char *wait = str_printf("%s/wait", path);
+        auto_free char *cancel = str_printf("%s/cancel", path);
+        auto_json seen = NULL;
+        auto_json hidden = NULL;
+
+        expect(f, mine, "GET", path, NULL, 200);
+        expect(f, reader, "GET", path, NULL, 200);
+        expect(f, admin, "GET", wait, NULL, 200);
+        expect(f, other, "GET", path, NULL, 404);
+        expect(f, other, "GET", wait, NULL, 404);
+        expect(f, other, "POST", cancel, NULL, 404);
+        expect(f, other, "DELETE", path, NULL, 404);
+        expect(f, reader, "DELETE", path, NULL, 403);
+        seen = as(f, mine, "GET", "/v1/tasks", NULL, 200);
+        assert_int_equal(json_array_size(json_object_get(seen, "tasks")), 1);
+        hidden = as(f, other, "GET", "/v1/tasks", NULL, 200);
+        assert_int_equal(json_array_size(json_object_get(hidden, "tasks")), 0);
+        expect(f, mine, "POST", cancel, NULL, 200);
+        expect(f, mine, "DELETE", path, NULL, 204);
+        expect(f, mine, "GET", path, NULL, 404);
+}
+
+static void test_maxima(void **state)
+{
+        struct fixture *f = *state;
+        auto_free char *key = make_key(f, "task",
+                                       "\"limits\":{\"memory\":\"64m\"},\"images\":[\"docker.io/library/b*\"],"
+                                       "\"networks\":[\"none\"]");
+        auto_json refused = as(f, key, "POST", "/v1/tasks",
+                               "{\"image\":\"b\",\"network\":\"nat\",\"limits\":{\"memory\":\"65m\"}}", 403);
+        auto_json of_image = as(f, key, "POST", "/v1/tasks", "{\"image\":\"c\",\"network\":\"none\"}", 403);
+        auto_json good = as(f, key, "POST", "/v1/tasks", "{\"image\":\"b\",\"network\":\"none\"}", 201);
+
+        assert_problem(refused, "not_allowed", 403);
+        assert_int_equal(json_array_size(json_object_get(refused, "errors")), 2);
+        assert_problem(of_image, "not_allowed", 403);
+        assert_int_equal(json_integer_value(json_object_get(json_object_get(good, "limits"), "memory")), 64 << 20);
+}
+
+static int setup_limited(void **state)
+{
+        return setup_with(state,
+                          &(struct meters_config){
+                                  .key_rate = 0.001, .key_burst = 3, .address_rate = 0.001, .address_burst = 6 });
+}
+
+static void test_rates(void **state)
+{
+        struct fixture *f = *state;
+        auto_free char *one = make_key(f, "read", NULL);
+        auto_free char *two = make_key(f, "read", NULL);
+        auto_json v = NULL;
+
+        for (int i = 0; i < 3; i++)
+                expect(f, one, "GET", "/v1/version", NULL, 200);
+        v = as(f, one, "GET", "/v1/version", NULL, 429);
+        assert_problem(v, "rate_limited", 429);
+        for (int i = 0; i < 2; i++)
+                expect(f, two, "GET", "/v1/version", NULL, 200);
+        /* The address has had its six now, the unix socket has no bound. */
+        expect(f, two, "GET", "/v1/version", NULL, 429);
+        for (int i = 0; i < 8; i++)
+                json_decref(get(f, "/v1/version", 200));
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test_setup_teardown(test_credentials, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_schemes, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_life_of_a_key, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_bad_keys, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_roles, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_ownership, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_maxima, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_rates, setup_limited, teardown),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
