@@ -211,6 +211,15 @@ static void request_forwarded(struct http_request *r)
         http_forwarded_for(lines.items, lines.n, r->server->trusted, r->server->n_trusted, &r->address);
 }
 
+/* Whoever can open a unix socket is trusted with a connection, and what is piped into a command may pause for minutes:
+ * `docker save | mayfly load`. */
+static void body_may_pause(struct http_request *r, bool may)
+{
+        if (r->conn->has_uid)
+                (void)MHD_set_connection_option(r->conn->mhd, MHD_CONNECTION_OPTION_TIMEOUT,
+                                                may ? 0 : r->server->config.idle_timeout_s);
+}
+
 static enum MHD_Result request_begin(struct http_request *r, const char *method, const char *version)
 {
         struct http_server *s = r->server;
@@ -236,6 +245,7 @@ static enum MHD_Result request_begin(struct http_request *r, const char *method,
         /* Who waits for 100-continue has sent no body yet, and a long one is better not sent at all. */
         if (r->replied && (r->framing.expect_continue || r->framing.length > HTTP_DROP_MAX))
                 return request_send(r);
+        body_may_pause(r, true);
         return MHD_YES;
 }
 
@@ -275,6 +285,7 @@ static enum MHD_Result request_end(struct http_request *r)
 
         if (r->early_sent)
                 return MHD_NO;
+        body_may_pause(r, false);
         r->state = HTTP_WAIT;
         if (!r->replied)
                 s->handler.end(r, s->data);

@@ -51,9 +51,10 @@ struct http_config {
         /* 0: no limit. An IPv6 /64 counts as one; unix sockets and trusted proxies do not. The next one gets a 503 by bad()
          * and is closed; beyond twice the limit it is closed at once. */
         uint64_t max_per_address;
-        unsigned idle_timeout_s; /* 0: 60; between two reads or writes. A head must be complete within twice that */
-        size_t max_header;       /* 0: 6 KiB for line and headers together (less if they are many): 414, 431 */
-        size_t min_rate; /* 0: 512 bytes/s, at which a body must come and an answer be read; slower for 30 s: ended */
+        /* 0: 60; between two reads or writes, but of a body by a unix socket. A head must be complete within twice that. */
+        unsigned idle_timeout_s;
+        size_t max_header; /* 0: 6 KiB for line and headers together (less if they are many): 414, 431 */
+        size_t min_rate;   /* 0: 512 bytes/s, at which a body must come and an answer be read; slower for 30 s: ended */
         const char *const *trusted_proxies; /* CIDRs or addresses, NULL-terminated (copied); NULL: none */
         uint64_t body_budget;               /* 0: 512 MiB; see http_body_charge() */
         uint64_t body_budget_per_address;   /* 0: half of it */

@@ -643,6 +643,24 @@ static void test_idle(void **state)
         }
 }
 
+/* But a body that comes through a pipe and a unix socket. */
+static void test_body_that_pauses(void **state)
+{
+        struct fixture *f = *state;
+        auto_fd fd = dial(f);
+        auto_str in = STR_INIT;
+        uint64_t end;
+
+        puts_to(f, fd, "POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nab");
+        wait_event(f, "begin /x;");
+        for (end = time_mono_ns() + 3 * NS_PER_S; time_mono_ns() < end;)
+                assert_true(loop_turn(f->loop, 50, NULL) >= 0);
+        puts_to(f, fd, "cd");
+        get_until(f, fd, "body=4", &in);
+        wait_event(f, "gone 1;");
+        get_until(f, fd, NULL, &in); /* and is idle again */
+}
+
 /* Beyond the limit clients wait until another connection ends. */
 static void test_max_connections(void **state)
 {
@@ -731,6 +749,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_max_connections, setup_narrow, teardown),
                 cmocka_unit_test_setup_teardown(test_no_descriptors, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_idle, setup_impatient, teardown),
+                cmocka_unit_test_setup_teardown(test_body_that_pauses, setup_impatient, teardown),
                 cmocka_unit_test_setup_teardown(test_max_header, setup_impatient, teardown),
         };
 

@@ -47,8 +47,8 @@ void http_conn_idle(struct http_conn *c)
                 (void)loop_timer_set(s->loop, &s->idle_timer, idle_deadline(c), on_idle_timer, s);
 }
 
-/* Bytes that have come of a body, or that the client has taken of the answer. Of unix sockets that is not known: there the
- * parser's timeout must do. False: nothing is expected of the client. */
+/* Bytes that have come of a body, or that the client has taken of the answer. Of unix sockets the latter is not known: there
+ * the parser's timeout must do. Their bodies may take their time. False: nothing is expected of the client. */
 static bool conn_progress(const struct http_conn *c, uint64_t *ret)
 {
         const struct http_request *r = c->request;
@@ -59,7 +59,7 @@ static bool conn_progress(const struct http_conn *c, uint64_t *ret)
                 return false;
         if (r->state == HTTP_BODY) {
                 *ret = r->received;
-                return true;
+                return !c->has_uid;
         }
         if (c->address.family == AF_UNIX || getsockopt(c->net_fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0)
                 return false;
