@@ -1,41 +1,38 @@
-/* The command: what its subcommands share. One file per subcommand, each a row of the table in main_mayfly.c. */
+/* The command: what its subcommands share. One file per subcommand, each a row of the table in main_mayfly.c; what they are
+ * is described in commands.h. */
 #pragma once
 
 #include "base/err.h"
+#include "base/str.h"
+#include "cli/commands.h"
 #include "http/client.h"
 #include "json/json.h"
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
-#define CLI_DEFAULT_HOST "unix:///run/mayfly/mayfly.sock"
 #define CLI_PLURAL(n) ((n) == 1 ? "" : "s")
-
-/* Exit codes of docker run: the task's own, or one of these; 128 + n after a signal. */
-enum cli_exit { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 125, CLI_NOT_EXECUTABLE = 126, CLI_NOT_FOUND = 127 };
+#define CLI_TIMED_OUT 124 /* as timeout(1) */
 
 struct cli {
-        const char *host, *key; /* MAYFLY_HOST or --host, MAYFLY_KEY */
-        bool json;              /* --json */
+        const char *host;           /* --host, MAYFLY_HOST */
+        const char *key_file, *key; /* --key-file, MAYFLY_KEY_FILE; MAYFLY_KEY */
+        const char *cacert, *pin;   /* of https:// */
+        bool json;                  /* --json */
 };
 
-struct cli_command {
-        const char *name, *args, *summary;
-        const char *examples; /* lines, indented by two */
-        int (*run)(struct cli *cli, const struct cli_command *command, int argc, char **argv);
-        int failed;   /* exit code of wrong usage and of failures before anything ran */
-        bool leading; /* options end at the first word that is none: the rest is another command's */
-};
-extern const struct cli_command cli_commands[]; /* ends with a NULL name */
+typedef int cli_main_fn(struct cli *cli, const struct cli_command *command, int argc, char **argv);
 
-int cmd_run(struct cli *cli, const struct cli_command *command, int argc, char **argv);
-int cmd_images(struct cli *cli, const struct cli_command *command, int argc, char **argv);
-int cmd_inspect(struct cli *cli, const struct cli_command *command, int argc, char **argv);
-int cmd_import(struct cli *cli, const struct cli_command *command, int argc, char **argv);
-int cmd_load(struct cli *cli, const struct cli_command *command, int argc, char **argv);
-int cmd_rmi(struct cli *cli, const struct cli_command *command, int argc, char **argv);
-int cmd_serve(struct cli *cli, const struct cli_command *command, int argc, char **argv);
-int cmd_version(struct cli *cli, const struct cli_command *command, int argc, char **argv);
+cli_main_fn cmd_completion, cmd_complete, cmd_dial, cmd_help, cmd_images, cmd_import, cmd_inspect, cmd_key_create,
+        cmd_key_list, cmd_key_revoke, cmd_kill, cmd_load, cmd_logs, cmd_ps, cmd_rmi, cmd_run, cmd_serve, cmd_stop,
+        cmd_version, cmd_wait;
+
+/* The row of cli_commands that the words name, and how many of them (1 or 2) it took; NULL: there is none. */
+const struct cli_command *cli_find_command(int argc, char *const *argv, int *ret_words);
+/* The command whose name is most like that word; NULL: none is. */
+const char *cli_suggest(const char *word);
+bool cli_similar(const char *a, const char *b); /* at most two letters are wrong, missing, too many or exchanged */
 
 /* ── output: output.c ────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -48,23 +45,69 @@ int cli_fail(const struct cli_command *command, const struct err *err);
 /* What comes from a server, made harmless for a terminal: control bytes and what is no UTF-8 become \xNN. */
 int cli_escape(struct str *out, const char *text);
 
-/* Columns as wide as their widest cell; the first row is the header. Cells are borrowed. */
-void cli_table(const char *const *cells, size_t columns, size_t rows);
+bool cli_colored(int fd);             /* a terminal, and neither NO_COLOR nor TERM=dumb */
+size_t cli_columns(int fd);           /* of a terminal; 0: it is none */
+size_t cli_text_width(const char *s); /* in characters */
 
 /* Answers 0, or -errno with err: a full disk is no success. */
 int cli_flush(struct err *err);
+int cli_print_json(const json_t *v, struct err *err); /* one line */
+
+/* ── tables: table.c ─────────────────────────────────────────────────────────────────────────────────────────────── */
+
+#define CLI_COLUMNS_MAX 8
+
+/* Rows of cells, each as wide as its column's widest; the first row is the header. */
+struct cli_table {
+        size_t columns;
+        char **cells;
+        size_t len, cap;
+        bool failed; /* out of memory */
+};
+/* The next cell, copied and escaped; NULL is "-". */
+void cli_table_add(struct cli_table *t, const char *text);
+/* On a terminal that is too narrow the widest cells are cut; elsewhere none is. -ENOMEM. */
+int cli_table_print(const struct cli_table *t, struct err *err);
+void cli_table_done(struct cli_table *t);
+#define auto_table __attribute__((cleanup(cli_table_done))) struct cli_table
+
+/* docker/go-units HumanDuration: "About a minute", "3 weeks". */
+#define CLI_AGE_MAX 32
+void cli_age(int64_t ns, char out[CLI_AGE_MAX]);
+/* The age of a time as the API writes it, with " ago"; "-" where it is none. */
+void cli_ago(const char *rfc3339, char out[CLI_AGE_MAX]);
+int cli_parse_time(const char *rfc3339, uint64_t *ret_ms); /* real time; -EINVAL */
+
+/* ── help: help.c ────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+void cli_print_help(const struct cli_command *command); /* on stdout */
+void cli_print_overview(bool error);                    /* of all commands; on stderr where it is an error */
+void cli_print_group(const char *name);                 /* of those whose first word is name */
 
 /* ── the server: request.c ───────────────────────────────────────────────────────────────────────────────────────── */
+
+/* A client for cli's host and key. Errors say what to do. */
+int cli_connect(const struct cli *cli, struct http_client **ret, struct err *err);
+/* Errors of the transport say what to do; answers r. */
+int cli_explain(const struct cli *cli, int r, struct err *err);
+/* The text of an answer of 400 or more: RFC 9457, with all faults. -ENOENT for 404, -EPROTO. */
+int cli_problem(const struct http_answer *answer, struct err *err);
 
 /* Blocks. Sends to cli->host; errors of the transport say what to do. An answer of 400 and more is an error too, with the
  * problem's text (RFC 9457), all faults listed; *ret is set even then, if there was an answer. */
 int cli_request(const struct cli *cli, const struct http_client_request *request, struct http_answer *ret,
                 struct err *err);
 int cli_get_json(const struct cli *cli, const char *path, json_t **ret, struct err *err); /* the caller owns *ret */
+/* POST of JSON, or of nothing where body is NULL; *ret may be NULL, and is NULL where nothing was answered. */
+int cli_post_json(const struct cli *cli, const char *path, const json_t *body, json_t **ret, struct err *err);
+/* PREFIX/name/SUFFIX, name encoded. */
+int cli_path(struct str *out, const char *prefix, const char *name, const char *suffix, struct err *err);
 /* The answer as it came, with a newline. */
 int cli_print_answer(const struct http_answer *answer, struct err *err);
 
-/* Becomes 1 by SIGINT or SIGTERM once cli_catch_signals() was called. */
+const char *cli_text(const json_t *object, const char *name); /* a member that is text, or "" */
+
+/* Becomes 1 by SIGINT, SIGTERM or SIGHUP once cli_catch_signals() was called. */
 extern volatile int cli_aborted;
 extern volatile int cli_signal; /* the one that came */
 void cli_catch_signals(void);

@@ -22,9 +22,8 @@ static int build_path(struct str *path, const char *name, char *const *changes)
 int cmd_import(struct cli *cli, const struct cli_command *command, int argc, char **argv)
 {
         auto_strv changes = NULL;
-        const struct cli_option options[] = {
-                { "change", 'c', "LINE", cli_set_list, &changes,
-                  "a Dockerfile line: CMD ENTRYPOINT ENV EXPOSE LABEL STOPSIGNAL USER VOLUME WORKDIR" },
+        const struct cli_binding options[] = {
+                { "change", cli_set_list, &changes },
         };
         auto_answer answer = { .status = 0 };
         auto_str path = STR_INIT;

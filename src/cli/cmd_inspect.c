@@ -6,25 +6,38 @@
 #include <errno.h>
 #include <stdio.h>
 
+enum type { TYPE_ANY, TYPE_TASK, TYPE_IMAGE };
+
+static int set_type(const char *value, void *data, struct err *err)
+{
+        if (str_eq(value, "task"))
+                *(enum type *)data = TYPE_TASK;
+        else if (str_eq(value, "image"))
+                *(enum type *)data = TYPE_IMAGE;
+        else
+                return err_set(err, EINVAL, "'%s' is neither task nor image", value);
+        return 0;
+}
+
 static int get(const struct cli *cli, const char *prefix, const char *name, json_t **ret, struct err *err)
 {
         auto_str path = STR_INIT;
+        int r;
 
-        if (str_adds(&path, prefix) < 0 || http_encode(&path, name) < 0)
-                return err_oom(err);
-        return cli_get_json(cli, path.data, ret, err);
+        r = cli_path(&path, prefix, name, "", err);
+        return r == 0 ? cli_get_json(cli, path.data, ret, err) : r;
 }
 
 /* What looks like a task's id is one, unless there is none. */
-static int inspect(const struct cli *cli, const char *name, json_t *array, struct err *err)
+static int inspect(const struct cli *cli, enum type type, const char *name, json_t *array, struct err *err)
 {
         struct err why = ERR_INIT;
         json_t *found = NULL;
         int r = -ENOENT;
 
-        if (id_valid(name)) {
+        if (type == TYPE_TASK || (type == TYPE_ANY && id_valid(name))) {
                 r = get(cli, "/v1/tasks/", name, &found, &why);
-                if (r < 0 && r != -ENOENT) {
+                if (r < 0 && (r != -ENOENT || type == TYPE_TASK)) {
                         *err = why;
                         return r;
                 }
@@ -38,11 +51,13 @@ static int inspect(const struct cli *cli, const char *name, json_t *array, struc
 
 int cmd_inspect(struct cli *cli, const struct cli_command *command, int argc, char **argv)
 {
+        enum type type = TYPE_ANY;
+        const struct cli_binding options[] = { { "type", set_type, &type } };
         auto_json array = json_array();
         struct err err = ERR_INIT;
         int r, code = CLI_OK;
 
-        r = cli_parse(cli, command, NULL, 0, &argc, argv, &err);
+        r = cli_parse(cli, command, options, ARRAY_LEN(options), &argc, argv, &err);
         if (r == 0 && argc == 0)
                 r = err_set(&err, EINVAL, "of what? (mayfly inspect IMAGE|TASK...)");
         if (r != 0)
@@ -50,11 +65,11 @@ int cmd_inspect(struct cli *cli, const struct cli_command *command, int argc, ch
         for (int i = 0; i < argc; i++) {
                 struct err why = ERR_INIT;
 
-                if (inspect(cli, argv[i], array, &why) < 0)
+                if (inspect(cli, type, argv[i], array, &why) < 0)
                         code = cli_fail(command, &why);
         }
         /* Escapes keep control bytes from the terminal. */
-        (void)json_dumpf(array, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII);
+        (void)json_dumpf(array, stdout, (cli->json ? JSON_COMPACT : JSON_INDENT(2)) | JSON_ENSURE_ASCII);
         printf("\n");
         if (cli_flush(&err) < 0)
                 return cli_fail(command, &err);

@@ -17,7 +17,7 @@ static void print_loaded(const struct http_answer *answer)
         json_array_foreach(json_object_get(doc, "images"), i, image) {
                 const char *digest = json_string_value(json_object_get(image, "digest"));
                 json_t *names = json_object_get(image, "names");
-                auto_str text = STR_INIT;
+                auto_str text = STR_INIT, clean = STR_INIT;
                 json_t *name;
                 size_t j;
 
@@ -25,16 +25,17 @@ static void print_loaded(const struct http_answer *answer)
                         (void)str_addf(&text, "loaded %s\n", json_string_value(name));
                 if (json_array_size(names) == 0)
                         (void)str_addf(&text, "loaded %s\n", digest ? digest : "an image");
-                printf("%s", text.data ? text.data : "");
+                if (text.data && cli_escape(&clean, text.data) == 0)
+                        printf("%s", clean.data);
         }
 }
 
 int cmd_load(struct cli *cli, const struct cli_command *command, int argc, char **argv)
 {
         const char *file = "-";
-        const struct cli_option options[] = {
-                { "input", 'i', "FILE", cli_set_text, &file, "the archive (as in docker load)" },
-                { "quiet", 'q', NULL, cli_set_nothing, NULL, NULL },
+        const struct cli_binding options[] = {
+                { "input", cli_set_text, &file },
+                { "quiet", cli_set_nothing, NULL },
         };
         auto_answer answer = { .status = 0 };
         struct err err = ERR_INIT;

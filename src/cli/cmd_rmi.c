@@ -12,13 +12,18 @@ static int remove_one(const struct cli *cli, const char *ref, struct err *err)
         struct http_client_request request = { .method = "DELETE", .body_fd = -EBADF };
         int r;
 
-        if (str_adds(&path, "/v1/images/") < 0 || http_encode(&path, ref) < 0)
-                return err_oom(err);
+        r = cli_path(&path, "/v1/images/", ref, "", err);
+        if (r < 0)
+                return r;
         request.path = path.data;
         r = cli_request(cli, &request, &answer, err);
-        if (r == 0 && cli->json && answer.body.len)
+        if (r < 0)
+                return r;
+        if (cli->json && answer.body.len)
                 r = cli_print_answer(&answer, err);
-        else if (r == 0)
+        else if (cli->json)
+                printf("{}\n");
+        else
                 printf("removed %s\n", ref);
         return r;
 }
@@ -26,8 +31,8 @@ static int remove_one(const struct cli *cli, const char *ref, struct err *err)
 int cmd_rmi(struct cli *cli, const struct cli_command *command, int argc, char **argv)
 {
         bool force = false;
-        const struct cli_option options[] = {
-                { "force", 'f', NULL, cli_set_true, &force, "no error if it is not there" },
+        const struct cli_binding options[] = {
+                { "force", cli_set_true, &force },
         };
         struct err err = ERR_INIT;
         int r, code = CLI_OK;

@@ -3,8 +3,12 @@
 #include "cli/cli.h"
 #include "cli/run_input.h"
 #include "cli/run_options.h"
+#include "cli/run_output.h"
+#include "cli/run_stream.h"
+#include "cli/task.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -18,31 +22,89 @@ static int check_text(const char *what, char *const *words, struct err *err)
         return 0;
 }
 
-static int build_body(struct run_options *o, struct str *body, struct err *err)
+/* stdin belongs to the request only where nothing can be sent afterwards. */
+static int build_body(struct run_options *o, bool live, struct str *body, struct err *err)
 {
         struct wire_task_request *q = &o->request;
-        char *single[] = { q->image, q->workdir ? q->workdir : q->image, q->user ? q->user : q->image, NULL };
         int r;
 
         r = check_text("command", q->cmd, err);
         if (r == 0)
                 r = check_text("environment", q->env, err);
-        if (r == 0)
-                r = check_text("option", single, err);
         for (size_t i = 0; o->copies && o->copies[i] && r == 0; i++)
                 r = run_copy(o->copies[i], q, err);
-        if (r == 0 && o->interactive)
+        if (r == 0 && o->interactive && !live)
                 r = run_read_stdin(STDIN_FILENO, q, err);
-        if (r == 0 && wire_task_request_write(q, body) < 0)
-                r = err_oom(err);
-        if (r == 0 && body->len > WIRE_BODY_MAX)
-                r = err_set(err, EFBIG, "stdin and files are too large: a request holds %d MiB", WIRE_BODY_MAX >> 20);
-        return r;
+        if (r < 0)
+                return r;
+        q->no_wait = o->detach || o->wait_ns == 0;
+        q->wait_ns = MAX(o->wait_ns, 0);
+        r = wire_task_request_write(q, body);
+        if (r == -EILSEQ)
+                return err_set(err, EILSEQ, "an option, a path or a secret is not UTF-8");
+        if (r < 0)
+                return err_oom(err);
+        if (body->len > WIRE_BODY_MAX)
+                return err_set(err, EFBIG, "stdin and files are too large: a request holds %d MiB",
+                               WIRE_BODY_MAX >> 20);
+        return 0;
 }
 
 /* ── the answer ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static int write_stream(int fd, const json_t *task, const char *name, const char *encoding_name, struct err *err)
+static int write_id(const char *id, void *data, struct err *err)
+{
+        const struct run_options *o = data;
+        auto_fd fd = -EBADF;
+        int r;
+
+        if (!o->cidfile)
+                return 0;
+        fd = open(o->cidfile, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+        if (fd < 0)
+                return err_sys(err, "--cidfile %s", o->cidfile);
+        r = fd_write_all(fd, id, strlen(id));
+        return r < 0 ? err_set(err, -r, "--cidfile %s: %s", o->cidfile, strerror(-r)) : 0;
+}
+
+static int write_outputs(const struct run_options *o, json_t *document, struct err *err)
+{
+        struct wire_task task = { .id = "" };
+        int r, failed = 0;
+
+        if (!o->outputs || !cli_task_ended(document))
+                return 0;
+        r = wire_task_read(document, &task, err);
+        if (r < 0)
+                return err_wrap(err, "the answer");
+        for (size_t i = 0; o->outputs[i]; i++) {
+                struct err why = ERR_INIT;
+
+                if (i < task.n_outputs)
+                        r = run_write_output(o->outputs[i], &task.outputs[i], &why);
+                else
+                        r = err_set(&why, ENOENT, "--output %s: nothing came", o->outputs[i]);
+                if (r < 0)
+                        cli_error("%s", why.text);
+                failed = failed ? failed : r;
+        }
+        wire_task_done(&task);
+        return failed;
+}
+
+/* The code, where nothing of ours went wrong besides. */
+static int finish(const struct cli *cli, const struct run_options *o, json_t *task, struct err *err)
+{
+        int code = cli_task_exit_code(task);
+
+        if (!cli->json)
+                cli_task_explain(task);
+        if (write_outputs(o, task, err) < 0 && code == 0)
+                code = CLI_USAGE;
+        return code;
+}
+
+static int write_kept(int fd, const json_t *task, const char *name, const char *encoding_name, struct err *err)
 {
         const json_t *value = json_object_get(task, name);
         auto_str decoded = STR_INIT;
@@ -52,7 +114,7 @@ static int write_stream(int fd, const json_t *task, const char *name, const char
 
         if (!data)
                 return err_set(err, EPROTO, "the answer has no %s", name);
-        if (str_eq(json_string_value(json_object_get(task, encoding_name)), "base64")) {
+        if (str_eq(cli_text(task, encoding_name), "base64")) {
                 r = base64_decode(&decoded, data, len);
                 if (r < 0)
                         return err_set(err, EPROTO, "the answer's %s is not base64", name);
@@ -63,81 +125,67 @@ static int write_stream(int fd, const json_t *task, const char *name, const char
         return r < 0 ? err_set(err, -r, "write %s: %s", name, strerror(-r)) : 0;
 }
 
-struct reason_text {
-        const char *reason, *text;
-        int code; /* of a task that never ran */
-};
+/* ── the ways to run it ──────────────────────────────────────────────────────────────────────────────────────────── */
 
-static const struct reason_text reasons[] = {
-        { "timeout", "the task was killed: it ran longer than its timeout", 0 },
-        { "cpu_time", "the task was killed: it used up its CPU time", 0 },
-        { "oom", "the task was killed: it needed more memory than its limit (--memory)", 0 },
-        { "output_limit", "the task was killed: it wrote more than its limit (--output)", 0 },
-        { "cancelled", "the task was cancelled", 0 },
-        { "disk_limit", "the task failed with its disk full (--disk)", 0 },
-        { "command_not_found", "the command was not found in the image", CLI_NOT_FOUND },
-        { "command_not_executable", "the command is not executable", CLI_NOT_EXECUTABLE },
-        { "node_lost", "the task was lost with the machine's container launcher", CLI_USAGE },
-        { "queue_timeout", "the task waited too long for its turn", CLI_USAGE },
-        { "start_error", "the task could not be started", CLI_USAGE },
-};
-
-static const struct reason_text *find_reason(const char *reason)
+/* In one request and one answer, when the task is over, or not waited for. */
+static int run_whole(const struct cli *cli, struct run_options *o, const struct str *body, int *ret_code,
+                     struct err *err)
 {
-        for (size_t i = 0; reason && i < ARRAY_LEN(reasons); i++)
-                if (str_eq(reasons[i].reason, reason))
-                        return &reasons[i];
-        return NULL;
+        auto_free char *key = o->idempotency_key ? str_printf("Idempotency-Key: %s", o->idempotency_key) : NULL;
+        const char *headers[] = { key, NULL };
+        struct http_client_request request = {
+                .method = "POST",
+                .path = "/v1/tasks",
+                .content_type = "application/json",
+                .body = body->data,
+                .body_len = body->len,
+                .body_fd = -EBADF,
+                .headers = headers,
+                .abort = &cli_aborted,
+        };
+        auto_answer answer = { .status = 0 };
+        auto_json task = NULL;
+        int r;
+
+        cli_catch_signals();
+        r = cli_request(cli, &request, &answer, err);
+        if (r < 0)
+                return r;
+        r = json_read(answer.body.data ? answer.body.data : "", answer.body.len, &task, err);
+        if (r < 0)
+                return err_wrap(err, "the answer is no JSON");
+        r = write_id(cli_text(task, "id"), o, err);
+        if (r == 0 && cli->json)
+                r = cli_print_answer(&answer, err);
+        if (r < 0)
+                return r;
+        *ret_code = CLI_OK;
+        if (!cli->json && (o->detach || !cli_task_ended(task))) {
+                printf("%s\n", cli_text(task, "id"));
+                return cli_flush(err);
+        }
+        if (!cli->json)
+                r = write_kept(STDOUT_FILENO, task, "stdout", "stdout_encoding", err);
+        if (r == 0 && !cli->json)
+                r = write_kept(STDERR_FILENO, task, "stderr", "stderr_encoding", err);
+        if (r == 0 && cli_task_ended(task))
+                *ret_code = finish(cli, o, task, err);
+        return r;
 }
 
-static int exit_code(const json_t *task)
-{
-        const struct reason_text *r = find_reason(json_string_value(json_object_get(task, "reason")));
-        const json_t *code = json_object_get(task, "exit_code");
-
-        if (json_is_integer(code) && json_integer_value(code) >= 0 && json_integer_value(code) <= 255)
-                return (int)json_integer_value(code);
-        return r && r->code ? r->code : CLI_USAGE;
-}
-
-static void explain_end(const json_t *task)
-{
-        const char *reason = json_string_value(json_object_get(task, "reason"));
-        const char *detail = json_string_value(json_object_get(task, "detail"));
-        const struct reason_text *r = find_reason(reason);
-
-        if (r)
-                cli_error("%s%s%s", r->text, detail ? ": " : "", detail ? detail : "");
-        else if (reason && !str_eq(reason, "signal"))
-                cli_error("%s", detail ? detail : reason);
-        if (json_is_true(json_object_get(task, "truncated")))
-                cli_warn("the output was cut: it was longer than the limit (--output)");
-}
-
-static int show(const struct cli *cli, const struct http_answer *answer, int *ret_code, struct err *err)
+static int run_live(const struct cli *cli, struct run_options *o, const struct str *body, int *ret_code,
+                    struct err *err)
 {
         auto_json task = NULL;
         int r;
 
-        r = json_read(answer->body.data ? answer->body.data : "", answer->body.len, &task, err);
-        if (r < 0)
-                return err_wrap(err, "the answer is no JSON");
-        if (cli->json) {
-                r = cli_print_answer(answer, err);
-        } else {
-                r = write_stream(STDOUT_FILENO, task, "stdout", "stdout_encoding", err);
-                if (r == 0)
-                        r = write_stream(STDERR_FILENO, task, "stderr", "stderr_encoding", err);
-                if (r == 0)
-                        explain_end(task);
-        }
-        *ret_code = exit_code(task);
+        r = run_stream(cli, o, body, write_id, o, &task, err);
+        if (r == 0)
+                *ret_code = finish(cli, o, task, err);
         return r;
 }
 
-/* ── the command ─────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-static int fail(const struct cli_command *command, int r, struct err *err)
+static int failed(const struct cli_command *command, int r, struct err *err)
 {
         if (cli_signal)
                 return 128 + cli_signal;
@@ -148,34 +196,27 @@ static int fail(const struct cli_command *command, int r, struct err *err)
 
 int cmd_run(struct cli *cli, const struct cli_command *command, int argc, char **argv)
 {
-        struct http_client_request request = {
-                .method = "POST",
-                .path = "/v1/tasks",
-                .content_type = "application/json",
-                .body_fd = -EBADF,
-                .abort = &cli_aborted,
-        };
-        auto_answer answer = { .status = 0 };
         struct run_options options;
         auto_str body = STR_INIT;
         struct err err = ERR_INIT;
         int r, code = CLI_USAGE;
+        bool live;
 
         r = run_options_parse(cli, command, argc, argv, &options, &err);
         if (r != 0)
                 return r > 0 ? CLI_OK : cli_fail(command, &err);
-        cli_catch_signals();
-        r = build_body(&options, &body, &err);
-        run_options_done(&options);
-        request.body = body.data;
-        request.body_len = body.len;
+        live = !cli->json && !options.detach && options.wait_ns < 0;
+        if (!live)
+                cli_catch_signals();
+        r = build_body(&options, live, &body, &err);
         if (r == 0)
-                r = cli_request(cli, &request, &answer, &err);
-        if (r == 0)
-                r = show(cli, &answer, &code, &err);
+                r = live ? run_live(cli, &options, &body, &code, &err) : run_whole(cli, &options, &body, &code, &err);
         if (r < 0)
-                code = fail(command, r, &err);
-        if (answer.status == 404)
+                code = failed(command, r, &err);
+        if (r == -ENOENT && strstr(err.text, "image"))
                 fprintf(stderr, "`mayfly images` lists what is here; `mayfly load` and `mayfly import` add more.\n");
+        if (body.data)
+                explicit_bzero(body.data, body.len);
+        run_options_done(&options);
         return code;
 }

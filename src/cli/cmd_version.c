@@ -2,19 +2,17 @@
 #include "cli/cli.h"
 #include "cli/options.h"
 
+#include <errno.h>
 #include <stdio.h>
 
 static int print_json(const json_t *server, struct err *err)
 {
         auto_json both = json_object();
-        auto_str text = STR_INIT;
 
         if (!both || json_object_set_new(both, "client", json_string(MAYFLY_VERSION)) < 0 ||
-            json_object_set_new(both, "server", server ? json_deep_copy(server) : json_null()) < 0 ||
-            json_write(both, &text) < 0)
+            json_object_set_new(both, "server", server ? json_deep_copy(server) : json_null()) < 0)
                 return err_oom(err);
-        printf("%s\n", text.data);
-        return cli_flush(err);
+        return cli_print_json(both, err);
 }
 
 static void print_server(const json_t *server)
@@ -38,6 +36,8 @@ int cmd_version(struct cli *cli, const struct cli_command *command, int argc, ch
         int r;
 
         r = cli_parse(cli, command, NULL, 0, &argc, argv, &err);
+        if (r == 0 && argc > 0)
+                r = err_set(&err, EINVAL, "version takes no argument");
         if (r != 0)
                 return r > 0 ? CLI_OK : cli_fail(command, &err);
         r = cli_get_json(cli, "/v1/version", &server, &why);

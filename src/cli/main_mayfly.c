@@ -6,118 +6,119 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
-#include <unistd.h>
+#include <stdlib.h>
 
-const struct cli_command cli_commands[] = {
-        { "serve", "", "Start Mayfly on this machine (root)",
-          "  mayfly serve\n  mayfly serve --config /etc/mayfly/mayfly.yaml --check\n", cmd_serve, CLI_FAILED, false },
-        { "run", "IMAGE [COMMAND] [ARG...]", "Run a task and answer with its output and exit code",
-          "  mayfly run busybox:demo echo hello\n"
-          "  echo hello | mayfly run -i busybox:demo tr a-z A-Z\n"
-          "  mayfly run -e NAME=value --network none --timeout 5s busybox:demo env\n"
-          "  mayfly run --copy ./script.sh:script.sh busybox:demo sh script.sh\n"
-          "  mayfly run --json busybox:demo true\n",
-          cmd_run, CLI_USAGE, true },
-        { "images", "", "List images", "  mayfly images\n  mayfly images -q\n  mayfly images --json\n", cmd_images,
-          CLI_FAILED, false },
-        { "inspect", "IMAGE|TASK...", "Show all that is known of images or tasks, as JSON",
-          "  mayfly inspect busybox:demo\n", cmd_inspect, CLI_FAILED, false },
-        { "import", "FILE|- NAME:TAG", "Make an image of a root file system (tar, plain, gzip or zstd)",
-          "  mayfly import rootfs.tar.gz tools:1\n"
-          "  tar -C rootfs -c . | mayfly import - tools:1 --change 'CMD [\"/bin/sh\"]'\n",
-          cmd_import, CLI_FAILED, false },
-        { "load", "[FILE|-]", "Load images of a docker save or OCI layout archive",
-          "  mayfly load image.tar\n  docker save busybox | mayfly load -\n", cmd_load, CLI_FAILED, false },
-        { "rmi", "IMAGE...", "Remove images", "  mayfly rmi busybox:demo\n", cmd_rmi, CLI_FAILED, false },
-        { "version", "", "Show the versions of the command and of the server",
-          "  mayfly version\n  mayfly version --json\n", cmd_version, CLI_FAILED, false },
-        { .name = NULL },
+static const struct {
+        const char *name;
+        cli_main_fn *run;
+} programs[] = {
+        { "serve", cmd_serve },
+        { "run", cmd_run },
+        { "ps", cmd_ps },
+        { "logs", cmd_logs },
+        { "wait", cmd_wait },
+        { "stop", cmd_stop },
+        { "kill", cmd_kill },
+        { "inspect", cmd_inspect },
+        { "images", cmd_images },
+        { "import", cmd_import },
+        { "load", cmd_load },
+        { "rmi", cmd_rmi },
+        { "key create", cmd_key_create },
+        { "key list", cmd_key_list },
+        { "key revoke", cmd_key_revoke },
+        { "version", cmd_version },
+        { "completion", cmd_completion },
+        { "help", cmd_help },
+        { "dial-stdio", cmd_dial },
+        { "__complete", cmd_complete },
 };
 
-static void print_help(FILE *to)
+static cli_main_fn *find_program(const struct cli_command *command)
 {
-        fprintf(to, "Usage: mayfly [--host URL] COMMAND\n\n"
-                    "Containers that live a millisecond or a year.\n\nCommands:\n");
-        for (const struct cli_command *c = cli_commands; c->name; c++)
-                fprintf(to, "  %-10s %s\n", c->name, c->summary);
-        fprintf(to, "\nOptions:\n"
-                    "  -H, --host URL   where Mayfly listens (MAYFLY_HOST; default " CLI_DEFAULT_HOST ")\n"
-                    "      --json       answers as JSON\n"
-                    "      --version    the version of this command\n"
-                    "      --help       this text\n"
-                    "\nmayfly COMMAND --help shows a command's options and examples.\n");
-}
-
-/* Options before the command. 0: the command follows; 1: done; -EINVAL. */
-static int parse_global(struct cli *cli, int *argc, char ***argv, struct err *err)
-{
-        while (*argc > 0 && (*argv)[0][0] == '-') {
-                const char *word = (*argv)[0];
-
-                if (str_eq(word, "--help") || str_eq(word, "-h")) {
-                        print_help(stdout);
-                        return 1;
-                }
-                if (str_eq(word, "--version") || str_eq(word, "-v")) {
-                        printf("mayfly %s\n", MAYFLY_VERSION);
-                        return 1;
-                }
-                if (str_eq(word, "--json")) {
-                        cli->json = true;
-                } else if (str_starts(word, "--host=")) {
-                        cli->host = word + strlen("--host=");
-                } else if (str_eq(word, "--host") || str_eq(word, "-H")) {
-                        if (*argc < 2)
-                                return err_set(err, EINVAL, "%s: needs a value", word);
-                        --*argc;
-                        cli->host = *++*argv;
-                } else {
-                        return err_set(err, EINVAL, "%s: unknown option (mayfly --help lists them)", word);
-                }
-                --*argc;
-                ++*argv;
-        }
-        return 0;
-}
-
-static const struct cli_command *find_command(const char *name)
-{
-        for (const struct cli_command *c = cli_commands; c->name; c++)
-                if (str_eq(c->name, name))
-                        return c;
+        for (size_t i = 0; i < ARRAY_LEN(programs); i++)
+                if (str_eq(programs[i].name, command->name))
+                        return programs[i].run;
         return NULL;
+}
+
+/* Options before the command are those of every command, and one more. */
+static const struct cli_option root_options[] = {
+        { .name = "version", .letter = 'v', .help = "the version of this command" },
+        { .name = NULL },
+};
+static const struct cli_command root = {
+        .name = "", .args = "COMMAND", .options = root_options, .failed = CLI_USAGE, .leading = true
+};
+
+static bool is_group(const char *word)
+{
+        size_t len = strlen(word);
+
+        for (const struct cli_command *c = cli_commands; c->name; c++)
+                if (strncmp(c->name, word, len) == 0 && c->name[len] == ' ')
+                        return true;
+        return false;
+}
+
+static int unknown(char *const *argv, int argc)
+{
+        const char *similar;
+
+        if (is_group(argv[0])) {
+                bool asked = argc > 1 && (str_eq(argv[1], "--help") || str_eq(argv[1], "-h"));
+
+                if (argc > 1 && !asked)
+                        cli_error("%s %s: unknown command", argv[0], argv[1]);
+                cli_print_group(argv[0]);
+                return asked ? CLI_OK : CLI_USAGE;
+        }
+        similar = cli_suggest(argv[0]);
+        if (similar)
+                cli_error("%s: unknown command; did you mean %s? (mayfly help lists all)", argv[0], similar);
+        else
+                cli_error("%s: unknown command (mayfly help lists all)", argv[0]);
+        return CLI_USAGE;
+}
+
+static const char *from_environment(const char *name, const char *otherwise)
+{
+        const char *value = getenv(name);
+
+        return value && *value ? value : otherwise;
 }
 
 int main(int argc, char **argv)
 {
-        const char *host = getenv("MAYFLY_HOST");
-        struct cli cli = { .host = host && *host ? host : CLI_DEFAULT_HOST, .key = getenv("MAYFLY_KEY") };
+        struct cli cli = {
+                .host = from_environment("MAYFLY_HOST", CLI_DEFAULT_HOST),
+                .key = from_environment("MAYFLY_KEY", NULL),
+                .key_file = from_environment("MAYFLY_KEY_FILE", NULL),
+                .cacert = from_environment("MAYFLY_CACERT", NULL),
+                .pin = from_environment("MAYFLY_PIN", NULL),
+        };
+        bool version = false;
+        const struct cli_binding bindings[] = { { "version", cli_set_true, &version } };
         const struct cli_command *command;
         struct err err = ERR_INIT;
-        int r;
+        int r, words = 0;
 
         (void)signal(SIGPIPE, SIG_IGN);
         argc--;
         argv++;
-        r = parse_global(&cli, &argc, &argv, &err);
-        if (r < 0) {
-                cli_error("%s", err.text);
-                return CLI_USAGE;
-        }
-        if (r > 0)
+        r = cli_parse(&cli, &root, bindings, ARRAY_LEN(bindings), &argc, argv, &err);
+        if (r != 0)
+                return r > 0 ? CLI_OK : cli_fail(&root, &err);
+        if (version) {
+                printf("mayfly %s\n", MAYFLY_VERSION);
                 return CLI_OK;
+        }
         if (argc == 0) {
-                print_help(stderr);
+                cli_print_overview(true);
                 return CLI_USAGE;
         }
-        if (str_eq(argv[0], "help")) {
-                print_help(stdout);
-                return CLI_OK;
-        }
-        command = find_command(argv[0]);
-        if (!command) {
-                cli_error("%s: unknown command (mayfly --help lists them)", argv[0]);
-                return CLI_USAGE;
-        }
-        return command->run(&cli, command, argc - 1, argv + 1);
+        command = cli_find_command(argc, argv, &words);
+        if (!command)
+                return unknown(argv, argc);
+        return find_program(command)(&cli, command, argc - words, argv + words);
 }

@@ -4,13 +4,25 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
-static bool is_colored(void)
+#define COLUMNS_USUAL 80
+
+bool cli_colored(int fd)
 {
         const char *no = getenv("NO_COLOR"), *term = getenv("TERM");
 
-        return isatty(STDERR_FILENO) && !(no && *no) && !(term && str_eq(term, "dumb"));
+        return isatty(fd) && !(no && *no) && !(term && str_eq(term, "dumb"));
+}
+
+size_t cli_columns(int fd)
+{
+        struct winsize size;
+
+        if (!isatty(fd))
+                return 0;
+        return ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col ? size.ws_col : COLUMNS_USUAL;
 }
 
 /* Bytes of one UTF-8 character at the start of text; 0: it is none. */
@@ -48,7 +60,7 @@ int cli_escape(struct str *out, const char *text)
 static void say(const char *color, const char *word, const char *fmt, va_list ap)
 {
         auto_str text = STR_INIT, line = STR_INIT;
-        bool colored = is_colored();
+        bool colored = cli_colored(STDERR_FILENO);
 
         if (str_addv(&text, fmt, ap) < 0 || cli_escape(&line, text.data) < 0)
                 return;
@@ -80,8 +92,8 @@ int cli_fail(const struct cli_command *command, const struct err *err)
         return command->failed;
 }
 
-/* Characters, not bytes; good enough for names and digests. */
-static size_t width(const char *s)
+/* Good enough for names and digests. */
+size_t cli_text_width(const char *s)
 {
         size_t n = 0;
 
@@ -90,26 +102,17 @@ static size_t width(const char *s)
         return n;
 }
 
-#define COLUMNS_MAX 8
-
-void cli_table(const char *const *cells, size_t columns, size_t rows)
-{
-        size_t widths[COLUMNS_MAX] = { 0 };
-
-        for (size_t i = 0; i < rows * columns; i++)
-                widths[i % columns] = MAX(widths[i % columns], width(cells[i]));
-        for (size_t i = 0; i < rows * columns; i++) {
-                bool last = i % columns == columns - 1;
-
-                printf("%s%*s", cells[i], last ? 0 : (int)(widths[i % columns] - width(cells[i]) + 3), "");
-                if (last)
-                        printf("\n");
-        }
-}
-
 int cli_flush(struct err *err)
 {
         if (fflush(stdout) == EOF || ferror(stdout))
                 return err_sys(err, "write to stdout");
         return 0;
+}
+
+int cli_print_json(const json_t *v, struct err *err)
+{
+        /* Escapes keep control bytes from the terminal. */
+        (void)json_dumpf(v, stdout, JSON_COMPACT | JSON_ENSURE_ASCII);
+        (void)putchar('\n');
+        return cli_flush(err);
 }

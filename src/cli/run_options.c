@@ -1,79 +1,27 @@
 #include "cli/run_options.h"
 
-#include "base/fd.h"
 #include "base/str.h"
 #include "base/time.h"
 #include "cli/options.h"
+#include "cli/run_values.h"
 
 #include <errno.h>
-#include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
-
-#define ENV_FILE_MAX (1 << 20)
-#define BLANKS " \t\v\f\r"
+#include <strings.h>
+#include <unistd.h>
 
 void run_options_done(struct run_options *o)
 {
+        char **const lists[] = { o->copies, o->outputs, o->env, o->env_files, o->labels, o->label_files, o->secrets };
+
         wire_task_request_done(&o->request);
-        strv_free(o->copies);
-        o->copies = NULL;
+        for (size_t i = 0; i < ARRAY_LEN(lists); i++)
+                strv_free(lists[i]);
+        *o = (struct run_options){ .rm = false };
 }
 
 /* ── values ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-int run_env_add(char ***env, const char *word, struct err *err)
-{
-        const char *equals = strchr(word, '='), *value;
-        auto_free char *pair = NULL;
-
-        if (!*word || equals == word)
-                return err_set(err, EINVAL, "invalid environment variable: %s", word);
-        if (equals)
-                return strv_add(env, word) < 0 ? err_oom(err) : 0;
-        value = getenv(word);
-        if (!value)
-                return 0;
-        pair = str_printf("%s=%s", word, value);
-        return !pair || strv_add(env, pair) < 0 ? err_oom(err) : 0;
-}
-
-static int env_line(char ***env, const char *line, struct err *err)
-{
-        const char *end;
-
-        line += strspn(line, BLANKS);
-        if (!*line || *line == '#')
-                return 0;
-        end = strchrnul(line, '=');
-        if (end == line)
-                return err_set(err, EINVAL, "no variable name on line '%s'", line);
-        if (strcspn(line, BLANKS) < (size_t)(end - line))
-                return err_set(err, EINVAL, "variable '%.*s' contains whitespaces", (int)(end - line), line);
-        return run_env_add(env, line, err);
-}
-
-int run_env_file(char ***env, const char *path, struct err *err)
-{
-        auto_str text = STR_INIT;
-        char *line, *next;
-        int r;
-
-        r = fd_read_file(AT_FDCWD, path, ENV_FILE_MAX, &text, err);
-        if (r < 0)
-                return r;
-        if (text.len == 0)
-                return 0;
-        if (strlen(text.data) != text.len || !utf8_valid(text.data, text.len))
-                return err_set(err, EINVAL, "%s is not UTF-8 text", path);
-        line = text.data + (str_starts(text.data, "\xef\xbb\xbf") ? 3 : 0);
-        for (; line && r == 0; line = next) {
-                next = strchr(line, '\n');
-                if (next)
-                        *next++ = '\0';
-                r = env_line(env, line, err);
-        }
-        return r < 0 ? err_wrap(err, "%s", path) : 0;
-}
 
 static int bad_cpus(const char *value, struct err *err)
 {
@@ -108,16 +56,14 @@ int run_parse_cpus(const char *value, int64_t *ret_milli, struct err *err)
         return 0;
 }
 
-/* ── setters ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
-
 static int set_env(const char *value, void *data, struct err *err)
 {
         return run_env_add(data, value, err);
 }
 
-static int set_env_file(const char *value, void *data, struct err *err)
+static int set_label(const char *value, void *data, struct err *err)
 {
-        return run_env_file(data, value, err);
+        return run_label_add(data, value, err);
 }
 
 static int set_cpus(const char *value, void *data, struct err *err)
@@ -127,11 +73,21 @@ static int set_cpus(const char *value, void *data, struct err *err)
 
 static int set_pids(const char *value, void *data, struct err *err)
 {
-        uint64_t n;
+        int64_t n;
 
-        if (parse_u64(value, &n) < 0 || n < 1 || n > WIRE_PIDS_MAX)
+        if (cli_set_number(value, &n, err) < 0 || n < 1 || n > WIRE_PIDS_MAX)
                 return err_set(err, EINVAL, "'%s' is not a number from 1 to %d", value, WIRE_PIDS_MAX);
-        *(int64_t *)data = (int64_t)n;
+        *(int64_t *)data = n;
+        return 0;
+}
+
+static int set_retries(const char *value, void *data, struct err *err)
+{
+        int64_t n;
+
+        if (cli_set_number(value, &n, err) < 0 || n > WIRE_RETRIES_MAX)
+                return err_set(err, EINVAL, "'%s' is not a number from 0 to %d", value, WIRE_RETRIES_MAX);
+        *(unsigned *)data = (unsigned)n;
         return 0;
 }
 
@@ -158,113 +114,246 @@ static int set_entrypoint(const char *value, void *data, struct err *err)
         return 0;
 }
 
+/* docker's long form has one field that means something here. */
 static int set_network(const char *value, void *data, struct err *err)
 {
-        static const char *const names[] = { [WIRE_NET_NONE] = "none", "nat", "internet" };
+        static const char *const names[] = { [WIRE_NET_DEFAULT] = "default", "none", "nat", "internet" };
 
-        for (int i = WIRE_NET_NONE; i <= WIRE_NET_INTERNET; i++) {
+        if (str_starts(value, "name="))
+                value += strlen("name=");
+        for (int i = WIRE_NET_DEFAULT; i <= WIRE_NET_INTERNET; i++) {
                 if (str_eq(names[i], value)) {
                         *(enum wire_network *)data = (enum wire_network)i;
                         return 0;
                 }
         }
-        if (str_eq(value, "host"))
-                return err_set(err, EINVAL, "a task never shares the host's network; use nat or internet");
-        return err_set(err, EINVAL, "'%s' is not none, nat or internet", value);
+        if (str_eq(value, "host") || str_starts(value, "container:"))
+                return err_set(err, EINVAL, "a task never shares a network; use nat or internet");
+        return err_set(err, EINVAL, "'%s' is not none, nat or internet%s", value,
+                       str_eq(value, "bridge") ? "; nat is most like it" : "");
+}
+
+static int set_word(const char *value, const char *const *words, const char *what, int *ret, struct err *err)
+{
+        for (int i = 0; words[i]; i++)
+                if (str_eq(words[i], value))
+                        return *ret = i, 0;
+        return err_set(err, EINVAL, "'%s' is not %s", value, what);
 }
 
 static int set_output_limit(const char *value, void *data, struct err *err)
 {
-        if (str_eq(value, "truncate") || str_eq(value, "kill")) {
-                *(bool *)data = *value == 'k';
-                return 0;
-        }
-        return err_set(err, EINVAL, "'%s' is neither truncate nor kill", value);
+        static const char *const words[] = { "truncate", "kill", NULL };
+        int word = 0, r = set_word(value, words, "truncate or kill", &word, err);
+
+        if (r == 0)
+                *(bool *)data = word == 1;
+        return r;
 }
 
 static int set_pull(const char *value, void *data, struct err *err)
 {
-        (void)data;
-        if (str_eq(value, "missing") || str_eq(value, "never"))
-                return 0;
-        return err_set(err, EINVAL, "images are not pulled; use mayfly load or mayfly import");
+        static const char *const words[] = { "missing", "always", "never", NULL };
+        int word = 0, r = set_word(value, words, "missing, always or never", &word, err);
+
+        if (r == 0)
+                *(enum wire_pull *)data = (enum wire_pull)word;
+        return r;
+}
+
+static int set_attach(const char *value, void *data, struct err *err)
+{
+        static const char *const words[] = { "stdin", "stdout", "stderr" };
+        struct run_options *o = data;
+
+        for (size_t i = 0; i < ARRAY_LEN(words); i++) {
+                if (strcasecmp(words[i], value) == 0) {
+                        o->attach_given = o->attached[i] = true;
+                        return 0;
+                }
+        }
+        return err_set(err, EINVAL, "'%s' is not stdin, stdout or stderr", value);
 }
 
 static int set_stop_timeout(const char *value, void *data, struct err *err)
 {
-        uint32_t seconds;
+        int64_t seconds;
 
-        if (parse_u32(value, &seconds) < 0 || seconds > WIRE_GRACE_MAX_NS / (int64_t)NS_PER_S)
+        if (cli_set_number(value, &seconds, err) < 0 || seconds > WIRE_GRACE_MAX_NS / (int64_t)NS_PER_S)
                 return err_set(err, EINVAL, "'%s' is not a number of seconds up to an hour", value);
-        *(int64_t *)data = (int64_t)(seconds * NS_PER_S);
+        *(int64_t *)data = seconds * (int64_t)NS_PER_S;
         return 0;
+}
+
+/* ── what is so anyway ───────────────────────────────────────────────────────────────────────────────────────────── */
+
+static int set_stop_signal(const char *value, void *data, struct err *err)
+{
+        (void)data;
+        if (wire_signal_parse(value) == SIGTERM)
+                return 0;
+        return err_set(err, EINVAL, "a task is stopped by SIGTERM; mayfly kill -s %s sends another signal", value);
+}
+
+/* docker's own check comes first: what it refuses is wrong in any case. */
+static int set_restart(const char *value, void *data, struct err *err)
+{
+        const char *colon = strchr(value, ':');
+        char *end = NULL;
+
+        (void)data;
+        if (colon == value)
+                return err_set(err, EINVAL, "invalid restart policy format: no policy provided before colon");
+        if (colon && (strtol(colon + 1, &end, 10), end == colon + 1 || *end))
+                return err_set(err, EINVAL, "invalid restart policy format: maximum retry count must be an integer");
+        if (!*value || str_eq(value, "no"))
+                return 0;
+        return err_set(err, EINVAL,
+                       "a task runs once; --retries starts it again when the machine or the registry fails");
+}
+
+static int set_private(const char *value, void *data, struct err *err)
+{
+        (void)data;
+        if (!*value || str_eq(value, "private"))
+                return 0;
+        return err_set(err, EINVAL, "a task always has one of its own, and never that of '%s'", value);
+}
+
+static int set_security(const char *value, void *data, struct err *err)
+{
+        static const char *const always[] = { "no-new-privileges", "no-new-privileges=true", "no-new-privileges:true" };
+
+        (void)data;
+        for (size_t i = 0; i < ARRAY_LEN(always); i++)
+                if (str_eq(always[i], value))
+                        return 0;
+        return err_set(err, EINVAL, "a task never gets more than the default privileges");
 }
 
 /* ── the table ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-#define REFUSED(name, letter, value, why)                                                                              \
-        {                                                                                                              \
-                name, letter, value, cli_set_refused, (char[]){ why }, NULL                                            \
+static int read_files(struct run_options *o, struct err *err)
+{
+        struct wire_task_request *q = &o->request;
+        char **single;
+        int r = 0;
+
+        for (char **f = o->env_files; f && *f && r == 0; f++)
+                r = run_env_file(&q->env, *f, err) < 0 ? err_wrap(err, "--env-file") : 0;
+        for (single = o->env; single && *single && r == 0; single++)
+                r = strv_add(&q->env, *single) < 0 ? err_oom(err) : 0;
+        for (char **f = o->label_files; f && *f && r == 0; f++)
+                r = run_label_file(&q->labels, *f, err) < 0 ? err_wrap(err, "--label-file") : 0;
+        for (single = o->labels; single && *single && r == 0; single++)
+                r = strv_add(&q->labels, *single) < 0 ? err_oom(err) : 0;
+        for (char **s = o->secrets; s && *s && r == 0; s++)
+                r = run_secret_add(q, *s, err) < 0 ? err_wrap(err, "--secret") : 0;
+        if (r == 0)
+                r = run_registry_auth(q, o->registry_auth, err) < 0 ? err_wrap(err, "--registry-auth") : 0;
+        run_unique(q->env, false);
+        run_unique(q->labels, true);
+        return r;
+}
+
+static int take_outputs(struct run_options *o, struct err *err)
+{
+        for (char **s = o->outputs; s && *s; s++) {
+                const char *colon = strrchr(*s, ':');
+                auto_free char *path = colon ? strndup(*s, (size_t)(colon - *s)) : NULL;
+
+                if (!colon || colon == *s || !colon[1])
+                        return err_set(err, EINVAL, "--output: '%s' is not PATH:HOST", *s);
+                if (!path || strv_add(&o->request.outputs, path) < 0)
+                        return err_oom(err);
         }
-#define FOREGROUND "a task runs in the foreground; put & behind the command, or use the API"
-#define NO_MOUNT                                                                                                       \
-        "nothing of the host is mounted into a task; bring files in by --copy HOST:PATH, and results out by stdout"
-#define NO_PORTS "a task has no ports of its own: nothing reaches it from outside"
-#define NO_PRIVILEGE "a task never gets more than the default privileges"
+        return 0;
+}
+
+static int check(const struct run_options *o, struct err *err)
+{
+        if (o->detach && o->attach_given)
+                return err_set(err, EINVAL, "conflicting options: cannot specify both --attach and --detach");
+        if (o->detach && o->wait_ns >= 0)
+                return err_set(err, EINVAL, "conflicting options: --detach does not wait at all");
+        if (o->outputs && (o->detach || o->wait_ns >= 0))
+                return err_set(err, EINVAL, "conflicting options: --output needs the task's end, and so a wait for it");
+        if (o->cidfile && access(o->cidfile, F_OK) == 0)
+                return err_set(err, EEXIST, "--cidfile: %s exists: is that task still wanted? If not, remove the file",
+                               o->cidfile);
+        return 0;
+}
+
+static int take_words(struct wire_task_request *q, int argc, char **argv, struct err *err)
+{
+        int r;
+
+        if (argc == 0)
+                return err_set(err, EINVAL,
+                               "which image? (mayfly run IMAGE [COMMAND] [ARG...]; mayfly images lists them)");
+        if (!*argv[0])
+                return err_set(err, EINVAL, "'' is no name of an image");
+        r = set_copied(argv[0], &q->image, err);
+        for (int i = 1; i < argc && r == 0; i++)
+                r = strv_add(&q->cmd, argv[i]) < 0 ? err_oom(err) : 0;
+        /* The image's arguments were for its own entrypoint. */
+        if (r == 0 && q->entrypoint && !q->cmd)
+                r = set_entrypoint("", &q->cmd, err);
+        return r;
+}
 
 int run_options_parse(struct cli *cli, const struct cli_command *command, int argc, char **argv,
                       struct run_options *ret, struct err *err)
 {
-        struct run_options o = { .interactive = false };
+        struct run_options o = { .sig_proxy = true, .wait_ns = -1 };
         struct wire_task_request *q = &o.request;
-        const struct cli_option options[] = {
-                { "env", 'e', "NAME[=VALUE]", set_env, &q->env, "set a variable, or hand on the one from here" },
-                { "env-file", 0, "FILE", set_env_file, &q->env, "read variables from a file" },
-                { "workdir", 'w', "DIR", set_copied, &q->workdir, "working directory inside; made if absent" },
-                { "user", 'u', "USER[:GROUP]", set_copied, &q->user, "user inside, by name or number" },
-                { "entrypoint", 0, "PROGRAM", set_entrypoint, &q->entrypoint, "instead of the image's entrypoint" },
-                { "interactive", 'i', NULL, cli_set_true, &o.interactive, "send stdin" },
-                { "copy", 0, "HOST:PATH", cli_set_list, &o.copies, "put a file or directory in, before it starts" },
-                { "network", 0, "MODE", set_network, &q->network, "none, nat or internet (default: the server's)" },
-                { "timeout", 0, "DURATION", cli_set_duration, &q->limits.timeout_ns,
-                  "kill it after this time (default: never)" },
-                { "memory", 'm', "SIZE", cli_set_bytes, &q->limits.memory, "memory (default: 512m)" },
-                { "cpus", 0, "NUMBER", set_cpus, &q->limits.cpu_milli, "processors (default: 1)" },
-                { "pids-limit", 0, "NUMBER", set_pids, &q->limits.pids, "processes (default: 512)" },
-                { "disk", 0, "SIZE", cli_set_bytes, &q->limits.disk, "what it may write (default: 256m)" },
-                { "shm-size", 0, "SIZE", cli_set_bytes, &q->limits.shm, "size of /dev/shm (default: 64m)" },
-                { "output", 0, "SIZE", cli_set_bytes, &q->limits.output, "output kept of each stream (default: 256m)" },
-                { "on-output-limit", 0, "WORD", set_output_limit, &q->kill_on_output_limit,
-                  "truncate (default) or kill" },
-                { "queue-timeout", 0, "DURATION", cli_set_duration, &q->limits.queue_timeout_ns,
-                  "give up if it did not start by then (default: 1m)" },
-                { "stop-timeout", 0, "SECONDS", set_stop_timeout, &q->limits.grace_ns,
-                  "between SIGTERM and SIGKILL (default: 0)" },
-                { "init", 0, NULL, cli_set_true, &q->init, "a small init as process 1" },
-                { "rm", 0, NULL, cli_set_nothing, NULL, "accepted: a container ends with its task anyway" },
-                { "quiet", 'q', NULL, cli_set_nothing, NULL, NULL },
-                { "sig-proxy", 0, NULL, cli_set_nothing, NULL, NULL },
-                { "pull", 0, "WORD", set_pull, NULL, NULL },
-                { "net", 0, "MODE", set_network, &q->network, NULL },
-                REFUSED("detach", 'd', NULL, FOREGROUND),
-                REFUSED("name", 0, "NAME", "a task has an id, not a name; --json shows it"),
-                REFUSED("publish", 'p', "PORTS", NO_PORTS),
-                REFUSED("publish-all", 'P', NULL, NO_PORTS),
-                REFUSED("expose", 0, "PORT", NO_PORTS),
-                REFUSED("volume", 'v', "SPEC", NO_MOUNT),
-                REFUSED("mount", 0, "SPEC", NO_MOUNT),
-                REFUSED("volumes-from", 0, "NAME", NO_MOUNT),
-                REFUSED("tmpfs", 0, "SPEC", "everything a task writes is on a tmpfs already; --disk sets its size"),
-                REFUSED("tty", 't', NULL, "a task has no terminal; leave -t out, -i alone sends stdin"),
-                REFUSED("attach", 'a', "STREAM", "stdout and stderr always come; -i sends stdin"),
-                REFUSED("restart", 0, "POLICY", "a task runs once"),
-                REFUSED("privileged", 0, NULL, NO_PRIVILEGE),
-                REFUSED("cap-add", 0, "NAME", NO_PRIVILEGE),
-                REFUSED("device", 0, "SPEC", NO_PRIVILEGE),
-                REFUSED("security-opt", 0, "SPEC", NO_PRIVILEGE),
-                REFUSED("pid", 0, "MODE", NO_PRIVILEGE),
-                REFUSED("ipc", 0, "MODE", NO_PRIVILEGE),
-                REFUSED("userns", 0, "MODE", NO_PRIVILEGE),
+        bool ignored;
+        const struct cli_binding options[] = {
+                { "env", set_env, &o.env },
+                { "env-file", cli_set_list, &o.env_files },
+                { "workdir", set_copied, &q->workdir },
+                { "user", set_copied, &q->user },
+                { "entrypoint", set_entrypoint, &q->entrypoint },
+                { "interactive", cli_set_true, &o.interactive },
+                { "attach", set_attach, &o },
+                { "detach", cli_set_true, &o.detach },
+                { "wait", cli_set_duration, &o.wait_ns },
+                { "cidfile", cli_set_text, &o.cidfile },
+                { "copy", cli_set_list, &o.copies },
+                { "output", cli_set_list, &o.outputs },
+                { "secret", cli_set_list, &o.secrets },
+                { "network", set_network, &q->network },
+                { "net", set_network, &q->network },
+                { "timeout", cli_set_duration, &q->limits.timeout_ns },
+                { "cpu-time", cli_set_duration, &q->limits.cpu_time_ns },
+                { "queue-timeout", cli_set_duration, &q->limits.queue_timeout_ns },
+                { "memory", cli_set_bytes, &q->limits.memory },
+                { "cpus", set_cpus, &q->limits.cpu_milli },
+                { "pids-limit", set_pids, &q->limits.pids },
+                { "disk", cli_set_bytes, &q->limits.disk },
+                { "shm-size", cli_set_bytes, &q->limits.shm },
+                { "output-limit", cli_set_bytes, &q->limits.output },
+                { "on-output-limit", set_output_limit, &q->kill_on_output_limit },
+                { "stop-timeout", set_stop_timeout, &q->limits.grace_ns },
+                { "init", cli_set_true, &q->init },
+                { "label", set_label, &o.labels },
+                { "label-file", cli_set_list, &o.label_files },
+                { "pull", set_pull, &q->pull },
+                { "registry-auth", cli_set_text, &o.registry_auth },
+                { "idempotency-key", cli_set_text, &o.idempotency_key },
+                { "retries", set_retries, &q->retries },
+                { "sig-proxy", cli_set_true, &o.sig_proxy },
+                { "rm", cli_set_true, &o.rm },
+                { "quiet", cli_set_true, &ignored },
+                { "no-healthcheck", cli_set_true, &ignored },
+                { "disable-content-trust", cli_set_true, &ignored },
+                { "restart", set_restart, NULL },
+                { "stop-signal", set_stop_signal, NULL },
+                { "cgroupns", set_private, NULL },
+                { "ipc", set_private, NULL },
+                { "pid", set_private, NULL },
+                { "uts", set_private, NULL },
+                { "security-opt", set_security, NULL },
         };
         int r;
 
@@ -272,17 +361,14 @@ int run_options_parse(struct cli *cli, const struct cli_command *command, int ar
         q->limits.timeout_ns = 0;
         q->limits.output = WIRE_OUTPUT_MAX;
         r = cli_parse(cli, command, options, ARRAY_LEN(options), &argc, argv, err);
-        if (r == 0 && argc == 0)
-                r = err_set(err, EINVAL,
-                            "which image? (mayfly run IMAGE [COMMAND] [ARG...]; mayfly images lists them)");
         if (r == 0)
-                r = set_copied(argv[0], &q->image, err);
-        for (int i = 1; i < argc && r == 0; i++)
-                if (strv_add(&q->cmd, argv[i]) < 0)
-                        r = err_oom(err);
-        /* The image's arguments were for its own entrypoint. */
-        if (r == 0 && q->entrypoint && !q->cmd)
-                r = set_entrypoint("", &q->cmd, err);
+                r = check(&o, err);
+        if (r == 0)
+                r = take_words(q, argc, argv, err);
+        if (r == 0)
+                r = take_outputs(&o, err);
+        if (r == 0)
+                r = read_files(&o, err);
         if (r != 0)
                 run_options_done(&o);
         else

@@ -7,15 +7,27 @@
 struct run_options {
         struct wire_task_request request; /* what is asked for, but for stdin and files */
         bool interactive;                 /* -i: stdin is sent */
-        char **copies;                    /* --copy HOST:PATH */
+        bool detach;                      /* -d */
+        bool sig_proxy;                   /* signals go on to the task */
+        int64_t wait_ns;                  /* --wait; negative: until the end */
+        bool attach_given;
+        bool attached[3];    /* -a stdin, stdout, stderr */
+        char **copies;       /* --copy HOST:PATH */
+        char **outputs;      /* --output PATH:HOST */
+        const char *cidfile; /* borrowed of the words, as is what follows */
+        const char *idempotency_key;
+        /* What files say comes first, as docker has it: single values go before them. */
+        char **env, **env_files;
+        char **labels, **label_files;
+        char **secrets;
+        const char *registry_auth;
+        bool rm; /* always so */
 };
 void run_options_done(struct run_options *o);
 
-/* 0; 1: help was printed; -EINVAL. Everything after the image is the command's. */
+/* 0; 1: help was printed; -EINVAL. Everything after the image is the command's. Reads the files that options name, but those
+ * of --copy. */
 int run_options_parse(struct cli *cli, const struct cli_command *command, int argc, char **argv,
                       struct run_options *ret, struct err *err);
 
-/* Docker's rules: "K=V" as it is, "K" with the value that it has here, or nothing if it has none. */
-int run_env_add(char ***env, const char *word, struct err *err);
-int run_env_file(char ***env, const char *path, struct err *err);
 int run_parse_cpus(const char *value, int64_t *ret_milli, struct err *err); /* "1.5", ".5" */

@@ -13,26 +13,47 @@ struct seen {
         bool a, b;
         const char *text;
         char **list;
-        int64_t size, time;
+        int64_t size, time, count;
 };
 
-static const struct cli_command free_command = { .name = "free", .args = "", .summary = "", .examples = "" };
-static const struct cli_command leading_command = {
-        .name = "lead", .args = "", .summary = "", .examples = "", .leading = true
+static const struct cli_option described[] = {
+        { .name = "all", .letter = 'a', .help = "a" },
+        { .name = "big", .letter = 'b', .help = "b" },
+        { .name = "text", .letter = 't', .value = "WORD", .help = "text" },
+        { .name = "list", .letter = 'l', .value = "WORD", .help = "list" },
+        { .name = "size", .value = "SIZE", .help = "size" },
+        { .name = "time", .value = "TIME", .help = "time" },
+        { .name = "count", .value = "NUMBER", .help = "count" },
+        { .name = "rm", .help = "nothing" },
+        { .name = "no", .letter = 'n', .value = "WORD", .refused = "do something else" },
+        { .name = "never", .letter = 'N', .refused = "it is so" },
+        { .name = NULL },
 };
+static const struct cli_exit_code exits[] = { { NULL, NULL } };
+static const struct cli_command free_command = { .name = "free",
+                                                 .args = "",
+                                                 .summary = "",
+                                                 .description = "",
+                                                 .examples = "",
+                                                 .options = described,
+                                                 .exits = exits };
+static const struct cli_command leading_command = { .name = "lead",
+                                                    .args = "",
+                                                    .summary = "",
+                                                    .description = "",
+                                                    .examples = "",
+                                                    .options = described,
+                                                    .exits = exits,
+                                                    .leading = true };
 
 static int parse(const struct cli_command *command, struct cli *cli, struct seen *seen, int *argc, char **argv,
                  struct err *err)
 {
-        const struct cli_option options[] = {
-                { "all", 'a', NULL, cli_set_true, &seen->a, "a" },
-                { "big", 'b', NULL, cli_set_true, &seen->b, "b" },
-                { "text", 't', "WORD", cli_set_text, &seen->text, "text" },
-                { "list", 'l', "WORD", cli_set_list, &seen->list, "list" },
-                { "size", 0, "SIZE", cli_set_bytes, &seen->size, "size" },
-                { "time", 0, "TIME", cli_set_duration, &seen->time, "time" },
-                { "rm", 0, NULL, cli_set_nothing, NULL, "nothing" },
-                { "no", 'n', "WORD", cli_set_refused, (char[]){ "do something else" }, NULL },
+        const struct cli_binding options[] = {
+                { "all", cli_set_true, &seen->a },         { "big", cli_set_true, &seen->b },
+                { "text", cli_set_text, &seen->text },     { "list", cli_set_list, &seen->list },
+                { "size", cli_set_bytes, &seen->size },    { "time", cli_set_duration, &seen->time },
+                { "count", cli_set_number, &seen->count }, { "rm", cli_set_nothing, NULL },
         };
 
         *argc = (int)strv_len(argv);
@@ -89,6 +110,59 @@ static void test_other_words(void **state)
         assert_false(seen.b);
 }
 
+/* As pflag has it. */
+static void test_flags_with_values(void **state)
+{
+        struct seen seen = { .a = true, .b = false };
+        struct cli cli = { .host = "" };
+        struct err err = ERR_INIT;
+        int argc;
+
+        (void)state;
+        assert_int_equal(parse(&free_command, &cli, &seen, &argc,
+                               WORDS(W("-a=false"), W("--big=T"), W("--never=false"), W("--count=0x10"),
+                                     W("--text=a=b"), W("--text"), W("")),
+                               &err),
+                         0);
+        assert_false(seen.a);
+        assert_true(seen.b);
+        assert_int_equal(seen.count, 16);
+        assert_string_equal(seen.text, "");
+}
+
+static void test_numbers(void **state)
+{
+        static const char *const bad[] = {
+                "", "-1", "+1", " 1", "1x", "0x", "1.5", "9223372036854775808", "0b2", "0o8"
+        };
+        int64_t n = 7;
+
+        (void)state;
+        for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+                if (cli_set_number(bad[i], &n, NULL) == 0)
+                        fail_msg("%s is %d", bad[i], (int)n);
+        assert_int_equal(n, 7);
+        assert_int_equal(cli_set_number("0b11", &n, NULL), 0);
+        assert_int_equal(n, 3);
+        assert_int_equal(cli_set_number("0o17", &n, NULL), 0);
+        assert_int_equal(n, 15);
+}
+
+/* What is described and not bound, or the other way round, is never let pass. */
+static void test_bindings(void **state)
+{
+        struct cli cli = { .host = "" };
+        bool on = false;
+        const struct cli_binding few[] = { { "all", cli_set_true, &on } };
+        struct err err = ERR_INIT;
+        char *words[] = { NULL };
+        int argc = 0;
+
+        (void)state;
+        assert_int_equal(cli_parse(&cli, &free_command, few, 1, &argc, words, &err), -EINVAL);
+        assert_string_equal(err.text, "--big: described, but not known to the command");
+}
+
 static void assert_refused(char **words, const char *text)
 {
         struct seen seen = { .a = false };
@@ -105,14 +179,15 @@ static void test_refused(void **state)
         (void)state;
         assert_refused(WORDS(W("--nope")), "--nope: unknown option (mayfly free --help lists them)");
         assert_refused(WORDS(W("--nope=x")), "--nope: unknown option (mayfly free --help lists them)");
-        assert_refused(WORDS(W("--tex")), "--tex: unknown option (mayfly free --help lists them)");
+        assert_refused(WORDS(W("--tex")),
+                       "--tex: unknown option; did you mean --text? (mayfly free --help lists them)");
         assert_refused(WORDS(W("-az")), "-z: unknown option (mayfly free --help lists them)");
         assert_refused(WORDS(W("--text")), "--text: needs a value");
         assert_refused(WORDS(W("-at")), "-t: needs a value");
         assert_refused(WORDS(W("--all=maybe")), "--all: 'maybe' is neither true nor false");
         assert_refused(WORDS(W("--size=-1")), "--size: '-1' is not a size, as 512m or 1.5g");
         assert_refused(WORDS(W("--time=1x")), "--time: '1x' is not a duration, as 1m30s or a number of seconds");
-        assert_refused(WORDS(W("-nx")), "-n: do something else");
+        assert_refused(WORDS(W("-nx")), "-n means nothing here: do something else");
 }
 
 int main(void)
@@ -120,6 +195,9 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_ways_to_give_a_value),
                 cmocka_unit_test(test_other_words),
+                cmocka_unit_test(test_flags_with_values),
+                cmocka_unit_test(test_numbers),
+                cmocka_unit_test(test_bindings),
                 cmocka_unit_test(test_refused),
         };
 

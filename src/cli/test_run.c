@@ -2,10 +2,12 @@
 #include "base/fd.h"
 #include "base/path.h"
 #include "base/str.h"
-#include "base/test_skip.h"
+#include "base/tar.h"
 #include "base/time.h"
 #include "cli/run_input.h"
 #include "cli/run_options.h"
+#include "cli/run_output.h"
+#include "cli/run_values.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -17,9 +19,15 @@
 
 #include <cmocka.h>
 
-#define TABLE_MAX (1 << 20)
-
-static const struct cli_command command = { .name = "run", .args = "", .summary = "", .examples = "", .leading = true };
+static const struct cli_exit_code exits[] = { { NULL, NULL } };
+static const struct cli_command command = { .name = "run",
+                                            .args = "",
+                                            .summary = "",
+                                            .description = "",
+                                            .examples = "",
+                                            .options = cli_run_options,
+                                            .exits = exits,
+                                            .leading = true };
 
 static int parse(struct run_options *o, struct err *err, const char *const *words)
 {
@@ -61,15 +69,20 @@ static void test_all_flags(void **state)
         struct run_options o;
 
         (void)state;
-        assert_int_equal(parse(&o, &err,
-                               WORDS("--rm", "-i", "-e", "A=1", "--env=B=2=3", "-w", "/w", "-uroot", "--entrypoint",
-                                     "/bin/sh", "--init", "--network", "none", "-m", "64m", "--cpus", ".5",
-                                     "--pids-limit=7", "--shm-size=1m", "--disk", "2m", "--timeout", "1m30s", "--copy",
-                                     "a:b", "--output", "3m", "--on-output-limit=kill", "--stop-timeout", "2", "img")),
-                         0);
+        assert_int_equal(
+                parse(&o, &err,
+                      WORDS("--rm", "-i", "-e", "A=1", "--env=B=2=3", "-w", "/w", "-uroot", "--entrypoint", "/bin/sh",
+                            "--init", "--network", "none", "-m", "64m", "--cpus", ".5", "--pids-limit=7",
+                            "--shm-size=1m", "--disk", "2m", "--timeout", "1m30s", "--copy", "a:b", "--output-limit",
+                            "3m", "--on-output-limit=kill", "--stop-timeout", "2", "--cpu-time=3s", "-l", "b=2",
+                            "--label", "a", "--label=b=3", "--output", "out:there", "--pull=always", "--retries=2",
+                            "--stop-signal=TERM", "--security-opt", "no-new-privileges", "--restart=no",
+                            "--idempotency-key=k", "--env", "A=3", "img")),
+                0);
         q = &o.request;
         assert_true(o.interactive && q->init && q->kill_on_output_limit);
-        assert_string_equal(q->env[0], "A=1");
+        assert_int_equal(strv_len(q->env), 2);
+        assert_string_equal(q->env[0], "A=3");
         assert_string_equal(q->env[1], "B=2=3");
         assert_string_equal(q->workdir, "/w");
         assert_string_equal(q->user, "root");
@@ -85,13 +98,36 @@ static void test_all_flags(void **state)
         assert_int_equal(q->limits.timeout_ns, 90 * (int64_t)NS_PER_S);
         assert_int_equal(q->limits.output, 3 << 20);
         assert_int_equal(q->limits.grace_ns, 2 * (int64_t)NS_PER_S);
+        assert_int_equal(q->limits.cpu_time_ns, 3 * (int64_t)NS_PER_S);
         assert_string_equal(o.copies[0], "a:b");
+        assert_string_equal(q->outputs[0], "out");
+        assert_int_equal(strv_len(q->labels), 2);
+        assert_string_equal(q->labels[0], "a=");
+        assert_string_equal(q->labels[1], "b=3");
+        assert_int_equal(q->pull, WIRE_PULL_ALWAYS);
+        assert_int_equal(q->retries, 2);
+        assert_non_null(o.idempotency_key);
         run_options_done(&o);
+}
+
+static void test_attach(void **state)
+{
+        struct err err = ERR_INIT;
+        struct run_options o;
+
+        (void)state;
+        assert_int_equal(parse(&o, &err, WORDS("-a", "stdin", "-a=STDOUT", "-i", "img")), 0);
+        assert_true(o.attach_given && o.attached[0] && o.attached[1] && !o.attached[2]);
+        run_options_done(&o);
+        assert_int_equal(parse(&o, &err, WORDS("-a", "stdio", "img")), -EINVAL);
+        assert_int_equal(parse(&o, &err, WORDS("-d", "-a", "stdout", "img")), -EINVAL);
+        assert_int_equal(parse(&o, &err, WORDS("-d", "--wait=3s", "img")), -EINVAL);
+        assert_int_equal(parse(&o, &err, WORDS("-d", "--output=a:b", "img")), -EINVAL);
 }
 
 static void test_refused_flags(void **state)
 {
-        static const char *const flags[] = { "-d",
+        static const char *const flags[] = { "--restart=always",
                                              "-p80:80",
                                              "-v/a:/b",
                                              "--name=x",
@@ -100,7 +136,20 @@ static void test_refused_flags(void **state)
                                              "--mount=x",
                                              "--network=host",
                                              "--network=foo",
-                                             "--pull=always",
+                                             "--pull=often",
+                                             "--network=name=nat,alias=x",
+                                             "--security-opt=seccomp=unconfined",
+                                             "--stop-signal=INT",
+                                             "--ipc=host",
+                                             "--retries=11",
+                                             "--label==x",
+                                             "--output=x",
+                                             "--secret=/x",
+                                             "--gpus=all",
+                                             "--tmpfs=/x",
+                                             "--ulimit=nofile=1",
+                                             "--cap-add=SYS_ADMIN",
+                                             "--read-only",
                                              "--pids-limit=0",
                                              "--cpus=0",
                                              "--memory=x",
@@ -115,70 +164,6 @@ static void test_refused_flags(void **state)
                 if (parse(&o, &err, WORDS(flags[i], "img")) != -EINVAL)
                         fail_msg("%s was taken", flags[i]);
         }
-}
-
-/* ── tables ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-static json_t *read_table(const char *name)
-{
-        const char *root = getenv("MAYFLY_CORPORA");
-        auto_free char *path = str_printf("%s/tables/%s", root ? root : "../shared/corpora", name);
-        auto_str text = STR_INIT;
-        json_t *doc = NULL;
-
-        if (!path || fd_read_file(AT_FDCWD, path, TABLE_MAX, &text, NULL) < 0)
-                return NULL;
-        assert_int_equal(json_read(text.data, text.len, &doc, NULL), 0);
-        return doc;
-}
-
-static void test_env_table(void **state)
-{
-        auto_json doc = read_table("cli-env.json");
-        json_t *c;
-        size_t i;
-
-        (void)state;
-        if (!doc)
-                skip_because("there are no corpora (MAYFLY_CORPORA)");
-        json_array_foreach(json_object_get(doc, "cases"), i, c) {
-                const char *in = json_string_value(json_object_get(c, "in"));
-                const char *expected = json_string_value(json_object_get(c, "out"));
-                struct err err = ERR_INIT;
-                auto_strv env = NULL;
-                int r;
-
-                r = run_env_add(&env, in, &err);
-                if (!expected)
-                        assert_int_equal(r, -EINVAL);
-                else if (strchr(in, '='))
-                        assert_string_equal(env[0], expected);
-                else /* that of the environment, if it is there */
-                        assert_true(getenv(in) ? strv_len(env) == 1 : strv_len(env) == 0);
-        }
-}
-
-static void test_cpus_table(void **state)
-{
-        auto_json doc = read_table("cli-cpus.json");
-        int64_t milli;
-        json_t *c;
-        size_t i;
-
-        (void)state;
-        assert_int_equal(run_parse_cpus("1.5", &milli, NULL), 0);
-        assert_int_equal(milli, 1500);
-        assert_int_equal(run_parse_cpus("2", &milli, NULL), 0);
-        assert_int_equal(milli, 2000);
-        assert_int_equal(run_parse_cpus("1.", &milli, NULL), 0);
-        assert_int_equal(run_parse_cpus(".", &milli, NULL), -EINVAL);
-        assert_int_equal(run_parse_cpus("1.2.3", &milli, NULL), -EINVAL);
-        assert_int_equal(run_parse_cpus("1.2345", &milli, NULL), -EINVAL);
-        assert_int_equal(run_parse_cpus("99999999999999999999", &milli, NULL), -EINVAL);
-        json_array_foreach(json_object_get(doc, "cases"), i, c)
-                if (json_object_get(c, "err"))
-                        assert_int_equal(run_parse_cpus(json_string_value(json_object_get(c, "in")), &milli, NULL),
-                                         -EINVAL);
 }
 
 /* ── files ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -218,7 +203,7 @@ static void test_env_file(void **state)
         auto_strv env = NULL;
 
         (void)state;
-        write_file("env", "\xef\xbb\xbf# no\n\n  A=1\nB= two \nMAYFLY_NO_SUCH\nHERE\n", 0600);
+        write_file("env", "\xef\xbb\xbf# no\n\n  A=1\r\nB= two \nMAYFLY_NO_SUCH\nHERE\n", 0600);
         assert_int_equal(setenv("HERE", "yes", 1), 0);
         assert_int_equal(run_env_file(&env, "env", &err), 0);
         assert_int_equal(strv_len(env), 3);
@@ -233,34 +218,187 @@ static void test_env_file(void **state)
         assert_int_equal(run_env_file(&env, "none", &err), -ENOENT);
 }
 
-static void test_copy(void **state)
+static void test_label_file(void **state)
+{
+        struct err err = ERR_INIT;
+        auto_strv labels = NULL;
+
+        (void)state;
+        write_file("labels", "# no\nA=1\nbare\n", 0600);
+        assert_int_equal(run_label_file(&labels, "labels", &err), 0);
+        assert_int_equal(strv_len(labels), 1);
+        assert_string_equal(labels[0], "A=1");
+}
+
+static void test_secrets(void **state)
 {
         struct wire_task_request q = { .image = NULL };
         struct err err = ERR_INIT;
 
         (void)state;
+        write_file("secret", "of the file\n", 0600);
+        assert_int_equal(setenv("TOKEN", "of here", 1), 0);
+        assert_int_equal(run_secret_add(&q, "TOKEN", &err), 0);
+        assert_int_equal(run_secret_add(&q, "other=secret", &err), 0);
+        assert_int_equal(q.n_secrets, 2);
+        assert_string_equal(q.secrets[0].name, "TOKEN");
+        assert_memory_equal(q.secrets[0].value, "of here", 7);
+        assert_int_equal(q.secrets[1].len, 12);
+        assert_int_equal(run_secret_add(&q, "MAYFLY_NO_SUCH", &err), -ENOENT);
+        assert_int_equal(run_secret_add(&q, "x=none", &err), -ENOENT);
+        assert_int_equal(run_secret_add(&q, "a/b=secret", &err), -EINVAL);
+        write_file("auth", "user:pass:word\nmore\n", 0600);
+        assert_int_equal(run_registry_auth(&q, "auth", &err), 0);
+        assert_string_equal(q.registry_username, "user");
+        assert_string_equal(q.registry_password, "pass:word");
+        write_file("auth", "user:\n", 0600);
+        assert_int_equal(run_registry_auth(&q, "auth", &err), -EINVAL);
+        wire_task_request_done(&q);
+}
+
+static const struct wire_member *find_member(const struct wire_members *m, const char *path)
+{
+        for (size_t i = 0; i < m->len; i++)
+                if (str_eq(m->items[i].path, path))
+                        return &m->items[i];
+        fail_msg("%s is not there", path);
+        return NULL;
+}
+
+static void test_copy(void **state)
+{
+        struct wire_task_request q = { .image = NULL };
+        struct wire_members members = { .items = NULL };
+        struct err err = ERR_INIT;
+
+        (void)state;
         assert_int_equal(mkdir("d", 0700), 0);
-        assert_int_equal(mkdir("d/e", 0700), 0);
+        assert_int_equal(mkdir("d/e", 0750), 0);
         write_file("d/e/f", "deep", 0750);
         write_file("one", "1", 0644);
+        assert_int_equal(symlink("/etc/passwd", "d/link"), 0);
         assert_int_equal(run_copy("one:/x/two", &q, &err), 0);
         assert_int_equal(run_copy("./one:in/", &q, &err), 0);
         assert_int_equal(run_copy("d:to", &q, &err), 0);
-        assert_int_equal(q.n_files, 3);
+        assert_int_equal(run_copy("d/:into/", &q, &err), 0);
+        assert_int_equal(q.n_files, 4);
         assert_string_equal(q.files[0].path, "/x/two");
         assert_memory_equal(q.files[0].content, "1", 1);
         assert_string_equal(q.files[1].path, "in/one");
-        assert_string_equal(q.files[2].path, "to/e/f");
-        assert_int_equal(q.files[2].mode, 0750);
-        assert_int_equal(q.files[2].len, 4);
-        assert_int_equal(symlink("/etc/passwd", "d/link"), 0);
-        assert_int_equal(run_copy("d:to", &q, &err), -ELOOP);
+        assert_string_equal(q.files[2].path, "to");
+        assert_string_equal(q.files[3].path, "into/d");
+        assert_true(q.files[2].tar && !q.files[1].tar);
+        assert_int_equal(wire_members_read(&q.files[2], 100, &members, &err), 0);
+        assert_int_equal(find_member(&members, "to/e/f")->mode, 0750);
+        assert_memory_equal(find_member(&members, "to/e/f")->data, "deep", 4);
+        assert_int_equal(find_member(&members, "to/link")->type, WIRE_MEMBER_SYMLINK);
+        assert_string_equal(find_member(&members, "to/link")->target, "/etc/passwd");
+        assert_int_equal(mkfifo("d/fifo", 0600), 0);
+        assert_int_equal(run_copy("d:to", &q, &err), -EINVAL);
         assert_int_equal(run_copy("none:to", &q, &err), -ENOENT);
         assert_int_equal(run_copy("/dev/null:to", &q, &err), -EINVAL);
         assert_int_equal(run_copy("nocolon", &q, &err), -EINVAL);
         assert_int_equal(run_copy("one:", &q, &err), -EINVAL);
         assert_int_equal(run_copy(":one", &q, &err), -EINVAL);
+        wire_members_done(&members);
         wire_task_request_done(&q);
+}
+
+static void assert_file(const char *path, const char *text, mode_t mode)
+{
+        auto_str content = STR_INIT;
+        struct stat st;
+
+        assert_int_equal(fd_read_file(AT_FDCWD, path, 1000, &content, NULL), 0);
+        assert_string_equal(content.data, text);
+        assert_int_equal(lstat(path, &st), 0);
+        assert_int_equal(st.st_mode, S_IFREG | mode);
+}
+
+static void test_output_file(void **state)
+{
+        char text[] = "result", path[] = "/tmp/result.txt";
+        struct wire_output o = { .path = path, .mode = 04755, .data = text, .len = 6 };
+        struct err err = ERR_INIT;
+
+        (void)state;
+        write_file("victim", "mine", 0600);
+        assert_int_equal(symlink("victim", "link"), 0);
+        assert_int_equal(mkdir("dir", 0755), 0);
+        assert_int_equal(run_write_output("/tmp/result.txt:out", &o, &err), 0);
+        assert_file("out", "result", 0755);
+        assert_int_equal(run_write_output("/tmp/result.txt:dir", &o, &err), 0);
+        assert_file("dir/result.txt", "result", 0755);
+        assert_int_equal(run_write_output("/tmp/result.txt:link", &o, &err), 0);
+        assert_file("link", "result", 0755);
+        assert_file("victim", "mine", 0600);
+        assert_int_equal(run_write_output("/tmp/result.txt:none/out", &o, &err), -ENOENT);
+        o.error = "not_found";
+        assert_int_equal(run_write_output("/tmp/result.txt:out", &o, &err), -ENOENT);
+        o.error = NULL;
+        o.type = WIRE_OUTPUT_SYMLINK;
+        assert_int_equal(run_write_output("/tmp/result.txt:out", &o, &err), -ELOOP);
+}
+
+struct archive {
+        struct str bytes;
+        struct tar_writer writer;
+};
+
+static int add_bytes(const void *bytes, size_t len, void *data)
+{
+        return str_add(data, bytes, len);
+}
+
+static void add_member(struct archive *a, enum tar_kind kind, const char *path, const char *target, uint32_t mode,
+                       const char *content)
+{
+        const struct tar_member m = {
+                .kind = kind, .path = path, .target = target, .mode = mode, .size = content ? strlen(content) : 0
+        };
+
+        assert_int_equal(tar_write_member(&a->writer, &m), 0);
+        if (content)
+                assert_int_equal(tar_write_content(&a->writer, content, strlen(content)), 0);
+}
+
+/* What a task left may be made to lead out of the directory. */
+static void test_output_directory(void **state)
+{
+        struct archive a = { .writer = { .fn = add_bytes } };
+        char path[] = "work/res";
+        struct wire_output o = { .path = path, .type = WIRE_OUTPUT_DIRECTORY };
+        struct err err = ERR_INIT;
+        struct stat st;
+
+        (void)state;
+        a.writer.data = &a.bytes;
+        assert_int_equal(mkdir("elsewhere", 0755), 0);
+        write_file("elsewhere/keep", "mine", 0600);
+        add_member(&a, TAR_KIND_DIRECTORY, "res", "", 0755, NULL);
+        add_member(&a, TAR_KIND_DIRECTORY, "res/locked", "", 0500, NULL);
+        add_member(&a, TAR_KIND_FILE, "res/locked/f", "", 04711, "in");
+        add_member(&a, TAR_KIND_SYMLINK, "res/out", "../elsewhere", 0777, NULL);
+        assert_int_equal(tar_write_end(&a.writer), 0);
+        o.data = a.bytes.data;
+        o.len = a.bytes.len;
+        assert_int_equal(run_write_output("work/res:to", &o, &err), 0);
+        assert_file("to/locked/f", "in", 0711);
+        assert_int_equal(stat("to/locked", &st), 0);
+        assert_int_equal(st.st_mode & 07777, 0500);
+        assert_int_equal(lstat("to/out", &st), 0);
+        assert_true(S_ISLNK(st.st_mode));
+
+        str_clear(&a.bytes);
+        add_member(&a, TAR_KIND_DIRECTORY, "res", "", 0755, NULL);
+        add_member(&a, TAR_KIND_SYMLINK, "res/out", "../elsewhere", 0777, NULL);
+        add_member(&a, TAR_KIND_FILE, "res/out/keep", "", 0644, "theirs");
+        assert_int_equal(tar_write_end(&a.writer), 0);
+        o.data = a.bytes.data;
+        o.len = a.bytes.len;
+        assert_true(run_write_output("work/res:new", &o, &err) < 0);
+        assert_file("elsewhere/keep", "mine", 0600);
+        str_done(&a.bytes);
 }
 
 static void test_stdin(void **state)
@@ -281,27 +419,20 @@ static void test_stdin(void **state)
         wire_task_request_done(&q);
 }
 
-static void test_escape(void **state)
-{
-        auto_str out = STR_INIT;
-
-        (void)state;
-        assert_int_equal(cli_escape(&out, "a\033[31m\xc2\x9b\xff\u00e9\n\t\x7f"), 0);
-        assert_string_equal(out.data, "a\\x1b[31m\\xc2\\x9b\\xff\u00e9\n\\x09\\x7f");
-}
-
 int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_defaults),
                 cmocka_unit_test(test_all_flags),
                 cmocka_unit_test(test_refused_flags),
-                cmocka_unit_test(test_env_table),
-                cmocka_unit_test(test_cpus_table),
+                cmocka_unit_test(test_attach),
                 cmocka_unit_test_setup_teardown(test_env_file, dir_make, dir_remove),
+                cmocka_unit_test_setup_teardown(test_label_file, dir_make, dir_remove),
+                cmocka_unit_test_setup_teardown(test_secrets, dir_make, dir_remove),
                 cmocka_unit_test_setup_teardown(test_copy, dir_make, dir_remove),
+                cmocka_unit_test_setup_teardown(test_output_file, dir_make, dir_remove),
+                cmocka_unit_test_setup_teardown(test_output_directory, dir_make, dir_remove),
                 cmocka_unit_test_setup_teardown(test_stdin, dir_make, dir_remove),
-                cmocka_unit_test(test_escape),
         };
 
         return cmocka_run_group_tests_name("cli/run", tests, NULL, NULL);
