@@ -60,9 +60,9 @@ coverage:
 	@if [ "$$(id -u)" = 0 ]; then \
 		MAYFLY_BUILD=$(abspath $(BUILD)-coverage) tools/test.sh --installed --only $(INSTRUMENTED); fi
 	@find $(BUILD)-coverage -name '*.gcda' -empty -delete
-	gcovr --root . --filter src/ --exclude '.*/(test|fuzz|gen)_[^/]*\.c' --exclude src/launcher/init/ $(BUILD)-coverage
+	gcovr --root . --filter src/ --fail-under-line 80 --exclude '.*/(test|fuzz|gen)_[^/]*\.c' --exclude src/launcher/init/ $(BUILD)-coverage
 
-release-check: lint asan fuzz
+release-check: lint asan coverage fuzz
 	MAYFLY_BUILD=$(abspath $(BUILD)) tools/test.sh --long
 
 clean:
@@ -76,7 +76,7 @@ help:
 	@echo 'make lint           layers, headers, format, clang-tidy, cppcheck; tools/lint src/FOLDER for one folder'
 	@echo 'make fuzz           run each fuzzer for FUZZ_SECONDS=$(FUZZ_SECONDS)'
 	@echo 'make asan           the tests under the address and undefined behaviour sanitizers'
-	@echo 'make coverage       line coverage of src/'
+	@echo 'make coverage       line coverage of src/, at least 80%'
 	@echo 'make release-check  everything, and what is too long for every day'
 	@echo 'make clean          remove the build directories'
 

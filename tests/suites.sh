@@ -44,9 +44,11 @@ else
 fi
 unset MAYFLY_HOST
 
+suite api/ecs python3 tests/api/ecs.py
 suite demo tests/demo.sh
 if [ -n "$long" ]; then
     suite isolation/weakened python3 tests/isolation/run_weakened.py
+    suite cross tests/cross/run.sh
     suite debootstrap tests/debootstrap/run.sh
     suite vm tests/vm/run.sh
 fi

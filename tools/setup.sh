@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing on Debian 12 and makes the system users. Does nothing where nothing is missing.
 #
-#   tools/setup.sh LIST…      lists: run build demo test bench
+#   tools/setup.sh LIST…              lists: run build demo test release bench
+#   tools/setup.sh --print LIST…      only says which packages they name
 set -euo pipefail
 
 declare -A packages=(
@@ -12,11 +13,14 @@ declare -A packages=(
     [demo]="busybox-static curl"
     [test]="busybox-static curl python3 iproute2 procps util-linux clang libclang-rt-14-dev clang-format
         clang-tidy cppcheck gcovr umoci skopeo zstd slowhttptest"
+    [release]="debootstrap qemu-system-x86 cpio e2fsprogs gcc-aarch64-linux-gnu qemu-user"
     [bench]="bubblewrap runc crun podman docker.io busybox-static python3"
 )
 
-usage() { sed -n '2,4s/^# \?//p' "$0"; }
+usage() { sed -n '2,5s/^# \?//p' "$0"; }
 
+print=
+[ "${1:-}" != --print ] || { print=1; shift; }
 [ $# -gt 0 ] || { usage >&2; exit 2; }
 wanted=
 for list in "$@"; do
@@ -24,6 +28,7 @@ for list in "$@"; do
     [ -n "${packages[$list]:-}" ] || { echo "setup: there is no list '$list'" >&2; usage >&2; exit 2; }
     wanted+=" ${packages[$list]}"
 done
+if [ -n "$print" ]; then tr -s ' \n' '\n' <<<"$wanted" | sed '/^$/d' | sort -u; exit; fi
 [ "$(id -u)" = 0 ] || { echo "setup: run it as root: sudo $0 $*" >&2; exit 1; }
 
 missing=()

@@ -83,7 +83,7 @@ finish() {
 }
 
 if [ -z "$installed" ]; then
-    ./tools/setup.sh build demo test || { echo "0 passed, 1 failed"; exit 1; }
+    ./tools/setup.sh build demo test ${long:+release} || { echo "0 passed, 1 failed"; exit 1; }
     make --silent BUILD="$MAYFLY_BUILD" >"$logs/build" 2>&1 || {
         tail -n 60 "$logs/build"
         echo "test: the build failed" >&2

@@ -36,8 +36,7 @@ install -D -m 644 contrib/systemd/mayfly.sysusers "$root/usr/lib/sysusers.d/mayf
 install -D -m 644 contrib/systemd/mayfly.tmpfiles "$root/usr/lib/tmpfiles.d/mayfly.conf"
 tar -C "$root" -cf "$stage/root.tar" .
 
-packages="libmicrohttpd12 libsystemd0 libjansson4 libyaml-0-2 libsqlite3-0 libcurl4 libssl3 libmnl0 nftables
-    busybox-static curl python3 iproute2 procps util-linux git zstd ${MAYFLY_VM_PACKAGES:-}"
+packages="$(tools/setup.sh --print run demo | xargs) python3 iproute2 procps util-linux git zstd ${MAYFLY_VM_PACKAGES:-}"
 start=$SECONDS status=0
 copies=(-c "$tree:/opt/mayfly" -c "$stage/root.tar:/opt/root.tar")
 corpora=${MAYFLY_CORPORA:-../shared/corpora}
