@@ -160,5 +160,10 @@ static ssize_t on_more(void *data, uint64_t pos, char *out, size_t max)
 
 struct MHD_Response *http_stream_response(struct http_request *r)
 {
-        return MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK, on_more, r, NULL);
+        struct MHD_Response *response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK, on_more, r, NULL);
+
+        /* libmicrohttpd 0.9.75 sends the last chunk of a body to HEAD, too, where it would begin the next answer. */
+        if (response && str_eq(r->method, "HEAD"))
+                (void)MHD_set_response_options(response, MHD_RF_HTTP_VERSION_1_0_ONLY, MHD_RO_END);
+        return response;
 }
