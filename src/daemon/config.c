@@ -63,6 +63,7 @@ static const struct key keys[] = {
         { "listen", KIND_LISTEN, TEXT(listen), "list: addresses of the API, as tcp://127.0.0.1:6293, https://*:6293" },
         { "trusted_proxies", KIND_PROXIES, TEXT(trusted_proxies), "list: proxies that tell who the client is" },
         { "proxy_protocol", KIND_BOOL, WORD(proxy_protocol, booleans), "trusted proxies send a PROXY header" },
+        { "ecs.original_limits", KIND_BOOL, WORD(ecs_original_limits, booleans), "the ECS API is as tight as the original" },
         { "tls.cert", KIND_FILE, TEXT(tls_cert), "certificate with its chain, PEM; none: one of our own" },
         { "tls.key", KIND_FILE, TEXT(tls_key), "its key, PEM" },
         { "ids.base", KIND_U32, NUMBER(id_base, CONFIG_ID_RANGE, UINT32_MAX), "first user id of containers" },

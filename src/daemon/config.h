@@ -25,6 +25,7 @@ struct config {
         char listen[512];                 /* addresses beside the unix socket (listen.h), by commas; "none" */
         char trusted_proxies[512];        /* addresses and CIDRs, by commas; "none" */
         bool proxy_protocol;              /* on the network's listeners, from trusted proxies */
+        bool ecs_original_limits;
         char tls_cert[108], tls_key[108]; /* PEM files; "none": our own in <data>/state/tls */
         uint32_t id_base, slots;          /* ids.base 2013265920, ids.slots 512 */
         struct {

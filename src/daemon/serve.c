@@ -181,6 +181,7 @@ int serve_start(struct serve *s, struct loop *loop, struct api_config *config, s
         config->trusted_proxies = (const char *const *)proxies;
         config->body_budget = c->limits.body_memory;
         config->meters = meters_of(c);
+        config->ecs_original_limits = c->ecs_original_limits;
         config->max_uploads = c->limits.uploads;
         config->max_upload_bytes = c->limits.upload_bytes;
         r = api_new(loop, config, &s->api, err);
