@@ -21,6 +21,7 @@
 #define CLAIM_SECONDS 2
 #define KILL_SECONDS 20
 #define KNOB_MAX 4096
+#define MOVE_ROUNDS 100 /* who forks meanwhile is met in the next one */
 
 /* Version 1 has a file `tasks` in each directory. */
 static const char *const group_names_v1[CGROUP_GROUPS] = { "containers", "workers" };
@@ -200,13 +201,43 @@ static int enable_controllers(int dir, char *added, size_t max, struct err *err)
         return fd_write_knob(dir, "cgroup.subtree_control", text, err);
 }
 
-/* A cgroup with processes cannot hand controllers to its children (cgroup-v2.rst, «No Internal Process Constraint»). */
+/* One round over the processes of a cgroup. Answers how many it found; 0 from /proc's view means one of another pid
+ * namespace, which nobody here can move. */
+static int move_procs(int from, int to, struct err *err)
+{
+        auto_fd fd = openat(from, "cgroup.procs", O_RDONLY | O_CLOEXEC);
+        FILE *f = fd < 0 ? NULL : fdopen(fd, "re");
+        int n = 0, r = 0;
+        char text[24];
+        long pid;
+
+        if (!f)
+                return err_sys(err, "read the processes of our cgroup");
+        TAKE_FD(fd);
+        for (; r == 0 && fscanf(f, "%ld", &pid) == 1; n++) {
+                (void)snprintf(text, sizeof(text), "%ld", pid);
+                r = pid == 0 ? -EBUSY : fd_write_knob(to, "cgroup.procs", text, NULL);
+                if (r == -ESRCH)
+                        r = 0;
+        }
+        (void)fclose(f);
+        return r < 0 ? err_set(err, -r, "process %ld in the cgroup that was delegated to us cannot be moved aside", pid) : n;
+}
+
+/* A cgroup with processes cannot hand controllers to its children (cgroup-v2.rst, «No Internal Process Constraint»): who
+ * started us, and whatever else is in it, moves with us. */
 static int step_aside(struct cgroup *cg, struct err *err)
 {
         auto_fd launcher = -EBADF;
         int r = make_dir(cg->root[0], "launcher", &launcher, err);
 
-        return r < 0 ? r : fd_write_knob(launcher, "cgroup.procs", "0", err);
+        for (unsigned i = 0; r == 0 && i < MOVE_ROUNDS; i++) {
+                r = move_procs(cg->root[0], launcher, err);
+                if (r <= 0)
+                        return r;
+                r = 0;
+        }
+        return r < 0 ? r : err_set(err, EBUSY, "ever more processes appear in the cgroup that was delegated to us");
 }
 
 static int make_ours_v2(struct cgroup *cg, struct err *err)

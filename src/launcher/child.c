@@ -18,13 +18,8 @@
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#ifndef PIDFD_GET_MNT_NAMESPACE /* Linux 6.11 */
-#define PIDFD_GET_MNT_NAMESPACE _IO(0xFF, 3)
-#endif
 
 #define INIT_PROGRAM_FD (INIT_REPORT_FD + 1)
 
@@ -188,23 +183,8 @@ static void make_root(const struct child *c, const struct unpacked *u)
         check(c, rootfs_pivot(&rootfs));
 }
 
-/* A reference to the mount namespace, left in the launcher's table, so that the last process does not wait for its mounts
- * to go. Without it everything works, but later. */
-static void leave_mntns(const struct child *c)
-{
-        int pidfd = sys_result(syscall(SYS_pidfd_open, getpid(), 0));
-        int fd = pidfd < 0 ? -1 : ioctl(pidfd, PIDFD_GET_MNT_NAMESPACE, 0);
-
-        if (pidfd >= 0)
-                (void)close(pidfd);
-        if (fd < 0)
-                fd = openat(c->proc, "self/ns/mnt", O_RDONLY | O_CLOEXEC);
-        c->slot->report->mntns = fd < 0 ? -EBADF : fd;
-}
-
 static void join(const struct child *c)
 {
-        leave_mntns(c);
         check(c, sys_close_range(CHILD_WINDOW_END, UINT_MAX, CLOSE_RANGE_UNSHARE));
         at_stage(c, LAUNCH_STAGE_CGROUP);
         check(c, cgroup_enter(c->cgroup, fd_of(c, CHILD_ENTER)));

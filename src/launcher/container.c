@@ -12,10 +12,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+
+#ifndef PIDFD_GET_MNT_NAMESPACE /* Linux 6.11 */
+#define PIDFD_GET_MNT_NAMESPACE _IO(0xFF, 3)
+#endif
 
 static const bool moves[CONTAINER_STATES][CONTAINER_STATES] = {
         [CONTAINER_FREE] = { [CONTAINER_RUNNING] = true, [CONTAINER_ENDED] = true },
@@ -197,13 +203,29 @@ static bool may_borrow(const struct child *child)
                l->memory + l->disk + l->shm >= BORROW_MEMORY_MIN && l->memory >= BORROW_MEMORY_MIN / 4;
 }
 
+/* A reference to the mount namespace, so that the last process does not wait for its mounts to go. Without it everything
+ * works, but later. The child itself opens nothing while it shares our table: killed then, it would leave it there. */
+static int open_mntns(int proc, pid_t pid, int pidfd)
+{
+        int fd = ioctl(pidfd, PIDFD_GET_MNT_NAMESPACE, 0);
+        char path[32];
+
+        if (fd >= 0 || errno == ESRCH)
+                return fd < 0 ? -EBADF : fd;
+        (void)snprintf(path, sizeof(path), "%d/ns/mnt", pid);
+        fd = openat(proc, path, O_RDONLY | O_CLOEXEC);
+        return fd < 0 ? -EBADF : fd;
+}
+
 static pid_t clone_child(struct containers *cs, struct child *child, struct slot *slot)
 {
         /* Touched in the child's copy only, so they cost the launcher nothing. */
         static char *argv[LAUNCH_ARGS_MAX + 1], *envp[LAUNCH_ARGS_MAX + 1];
+        int pidfd = -EBADF;
         struct clone_args args = {
-                .flags = CLONE_FILES | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS,
+                .flags = CLONE_PIDFD | CLONE_FILES | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS,
                 .exit_signal = SIGCHLD,
+                .pidfd = (uintptr_t)&pidfd,
         };
         struct loan *loan;
         pid_t pid = -EINVAL;
@@ -216,11 +238,16 @@ static pid_t clone_child(struct containers *cs, struct child *child, struct slot
         loan = may_borrow(child) ? loan_take(&cs->loans, child) : NULL;
         if (loan)
                 pid = loan_clone(&cs->loans, loan, &args);
-        if (pid != -EINVAL)
-                return pid;
-        child->argv = argv;
-        child->envp = envp;
-        return sys_clone3_call(&args, child_run, child);
+        if (pid == -EINVAL) {
+                child->argv = argv;
+                child->envp = envp;
+                pid = sys_clone3_call(&args, child_run, child);
+        }
+        if (pid >= 0) {
+                slot->mntns = open_mntns(cs->proc, pid, pidfd);
+                fd_close(pidfd);
+        }
+        return pid;
 }
 
 static void keep_fds(struct container *c, int *fds)
@@ -482,7 +509,7 @@ int container_root(const struct container *c, int *ret_userns)
         if (!c->slot || __atomic_load_n(&c->slot->report->stage, __ATOMIC_ACQUIRE) < LAUNCH_STAGE_EXEC)
                 return -EBADF;
         *ret_userns = c->slot->userns;
-        return c->slot->report->mntns;
+        return c->slot->mntns;
 }
 
 void containers_kill(struct containers *cs)

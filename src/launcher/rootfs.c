@@ -157,6 +157,21 @@ static int mask(void)
         return e;
 }
 
+/* The slot keeps it for the next container if this one does not touch it. */
+static int attach_shm(const struct rootfs *r)
+{
+        int shm, e;
+
+        if (r->overlay < 0)
+                return sys_attach(r->shm, AT_FDCWD, "dev/shm");
+        shm = sys_open_tree(r->shm, "", AT_EMPTY_PATH | OPEN_TREE_CLONE);
+        if (shm < 0)
+                return shm;
+        e = sys_attach(shm, AT_FDCWD, "dev/shm");
+        (void)close(shm);
+        return e;
+}
+
 /* The skeleton makes every target here a directory of ours; nothing else runs in this mount namespace yet. */
 int rootfs_kernel(const struct rootfs *r)
 {
@@ -171,7 +186,7 @@ int rootfs_kernel(const struct rootfs *r)
         if (e == 0)
                 e = sys_attach(r->pts, AT_FDCWD, "dev/pts");
         if (e == 0)
-                e = sys_attach(r->shm, AT_FDCWD, "dev/shm");
+                e = attach_shm(r);
         if (e < 0)
                 return e;
         if (mount("mqueue", "dev/mqueue", "mqueue", NO_FILES, NULL) < 0)

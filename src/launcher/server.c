@@ -23,6 +23,7 @@
 #define WORK_PIDS 16
 #define END_SECONDS 10
 #define IDLE_DELAY_MS 2
+#define ACCEPT_DELAY_MS 100 /* until descriptors may be free again */
 
 enum tag { TAG_LISTENER, TAG_PEER, TAG_SIGNALS, TAG_WORK, TAG_COPY };
 
@@ -77,8 +78,12 @@ static void accept_peer(struct server *s)
         struct epoll_event event = { .events = EPOLLIN | EPOLLRDHUP, .data.u64 = TAG_PEER };
         uid_t uid;
 
-        if (fd < 0)
+        if (fd < 0) {
+                s->deaf = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS;
+                if (s->deaf)
+                        (void)epoll_ctl(s->epoll, EPOLL_CTL_DEL, s->listener, NULL);
                 return;
+        }
         if (fd_peer_uid(fd, &uid) < 0 || uid != s->ceiling->uid) {
                 log_line("a peer of another user was refused", NULL);
                 return;
@@ -587,8 +592,10 @@ static void on_event(struct server *s, const struct epoll_event *event)
 
 /* Where tasks follow one another, the next START comes right after an end: what that one left is cleaned up while the next
  * one runs, or when none comes. */
-static int idle_delay(const struct server *s)
+static int idle_delay(const struct server *s, bool idle)
 {
+        if (!idle)
+                return s->deaf ? ACCEPT_DELAY_MS : -1;
         return s->just_ended && s->slots.ready > 0 ? IDLE_DELAY_MS : 0;
 }
 
@@ -598,7 +605,7 @@ int server_run(struct server *s, struct err *err)
         bool idle = true;
 
         while (!s->stop) {
-                int n = epoll_wait(s->epoll, events, EVENTS_MAX, idle ? idle_delay(s) : -1);
+                int n = epoll_wait(s->epoll, events, EVENTS_MAX, idle_delay(s, idle));
 
                 if (n < 0 && errno != EINTR)
                         return err_sys(err, "wait for events");
@@ -606,6 +613,8 @@ int server_run(struct server *s, struct err *err)
                         on_event(s, &events[i]);
                 if (n <= 0)
                         s->just_ended = false;
+                if (n == 0 && s->deaf)
+                        s->deaf = watch(s, s->listener, EPOLLIN, TAG_LISTENER, NULL) < 0;
                 idle = n > 0 || slots_idle(&s->slots);
                 while (s->slots.used > SLOTS_USED_MAX)
                         (void)slots_idle(&s->slots);

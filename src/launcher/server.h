@@ -30,6 +30,7 @@ struct server {
         struct str out; /* packets that did not fit in the socket: u32 length and bytes each */
         size_t out_sent;
         bool just_ended; /* a container has, and none was started since */
+        bool deaf;       /* no descriptor for the peer that waits: the listener is not watched for a while */
         bool stop;
 };
 

@@ -179,7 +179,29 @@ static int make_shm(struct slot *slot, uint64_t size, struct err *err)
                             "size=%llu,mode=1777,uid=%u,gid=%u", (unsigned long long)MAX(size, (uint64_t)4096),
                             slot->base, slot->base);
         slot->shm_size = size;
-        return slot->shm < 0 ? err_set(err, -slot->shm, "mount a /dev/shm") : 0;
+        if (slot->shm < 0)
+                return err_set(err, -slot->shm, "mount a /dev/shm");
+        return fstat(slot->shm, &slot->shm_new) < 0 ? err_sys(err, "look at a /dev/shm") : 0;
+}
+
+static bool same_time(const struct timespec *a, const struct timespec *b)
+{
+        return a->tv_sec == b->tv_sec && a->tv_nsec == b->tv_nsec;
+}
+
+/* Most tasks never look into /dev/shm. One that is as it was made, to the time of its last status change, which nobody can
+ * set and which moves on with every change after it was looked at (multigrain timestamps, Linux 6.13), serves the next. */
+static bool shm_is_new(const struct slot *slot)
+{
+        const struct stat *was = &slot->shm_new;
+        struct statfs fs;
+        struct stat is;
+
+        return fstat(slot->shm, &is) == 0 && fstatfs(slot->shm, &fs) == 0 && fs.f_bfree == fs.f_blocks &&
+               fs.f_ffree + 1 == fs.f_files && is.st_mode == was->st_mode && is.st_uid == was->st_uid &&
+               is.st_gid == was->st_gid && is.st_nlink == was->st_nlink && is.st_size == was->st_size &&
+               same_time(&is.st_atim, &was->st_atim) && same_time(&is.st_mtim, &was->st_mtim) &&
+               same_time(&is.st_ctim, &was->st_ctim);
 }
 
 static int make_pts(struct slot *slot, struct err *err)
@@ -236,12 +258,13 @@ static void drop_mounts(struct slot *slot)
         fd_replace(&slot->store, -EBADF);
         fd_replace(&slot->overlay, -EBADF);
         fd_replace(&slot->pts, -EBADF);
-        fd_replace(&slot->shm, -EBADF);
 }
 
 static void clean(struct slots *s, struct slot *slot)
 {
         drop_mounts(slot);
+        if (!s->host.detached || !shm_is_new(slot))
+                fd_replace(&slot->shm, -EBADF);
         if (slot->leaf.name[0] && !cgroup_leaf_reset(s->host.cgroup, &slot->leaf))
                 remove_leaf(s, slot);
         slot->state = SLOT_COLD;
@@ -260,7 +283,7 @@ static int prepare(struct slots *s, struct slot *slot, struct err *err)
                 r = make_store(s, slot, err);
         if (r == 0 && s->host.detached)
                 r = make_overlay(slot, err);
-        if (r == 0)
+        if (r == 0 && slot->shm < 0)
                 r = make_shm(slot, s->limits.shm, err);
         if (r == 0)
                 r = make_pts(slot, err);
@@ -345,14 +368,13 @@ int slots_take(struct slots *s, const struct launch_limits *limits, struct slot 
         slot->state = SLOT_BUSY;
         s->ready--;
         s->busy++;
-        *slot->report = (struct slot_report){ .stage = LAUNCH_STAGE_CLONE, .mntns = -EBADF };
+        *slot->report = (struct slot_report){ .stage = LAUNCH_STAGE_CLONE };
         *ret = slot;
         return 0;
 }
 
 void slots_release(struct slots *s, struct slot *slot)
 {
-        slot->mntns = slot->report->mntns;
         slot->state = SLOT_USED;
         s->busy--;
         s->used++;
@@ -425,6 +447,7 @@ void slots_done(struct slots *s)
 {
         for (uint32_t i = 0; s->items && i < s->top; i++) {
                 drop_mounts(&s->items[i]);
+                fd_replace(&s->items[i].shm, -EBADF);
                 remove_leaf(s, &s->items[i]);
                 fd_replace(&s->items[i].userns, -EBADF);
                 fd_replace(&s->items[i].idmap, -EBADF);

@@ -15,6 +15,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 
 enum slot_state { SLOT_COLD, SLOT_READY, SLOT_BUSY, SLOT_USED, SLOT_STATES };
@@ -24,7 +25,6 @@ struct slot_report {
         uint32_t stage;   /* enum launch_stage */
         int32_t error;    /* positive errno */
         uint64_t exec_ns; /* CLOCK_MONOTONIC, just before exec */
-        int32_t mntns;    /* its mount namespace, a descriptor in the launcher's table; -EBADF: none */
 };
 
 struct slot {
@@ -35,7 +35,8 @@ struct slot {
         int upper;               /* detached tmpfs: upper/ work/ store/ root/ */
         int store;               /* detached mount of the store in the slot's ids */
         int overlay;             /* file system context of the root, all but the image's tree; -EBADF: the child mounts it */
-        int pts, shm;            /* detached */
+        int pts, shm;            /* detached; from Linux 6.15 on a container gets a clone of shm */
+        struct stat shm_new;     /* its root directory before anybody saw it */
         int mntns;               /* of the container, so that its end does not wait for the mounts to go */
         uint64_t disk, shm_size; /* bytes that upper and shm have */
         struct cgroup_leaf leaf;
