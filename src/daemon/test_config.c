@@ -46,6 +46,11 @@ static void test_every_key(void **state)
                                    "net_user: bob\n"
                                    "group: carol\n"
                                    "log_level: debug\n"
+                                   "listen: [\"tcp://127.0.0.1:80\", \"https://[::]:6293\"]\n"
+                                   "trusted_proxies:\n- 10.0.0.1\n- fd00::/8\n"
+                                   "proxy_protocol: true\n"
+                                   "tls: {cert: /etc/c.pem, key: /etc/k.pem}\n"
+                                   "limits: {key_rate: 5, idle_timeout: 10s, body_memory: 128m}\n"
                                    "ids:\n"
                                    "  base: 1048576\n"
                                    "  slots: 100\n"
@@ -73,6 +78,13 @@ static void test_every_key(void **state)
         assert_string_equal(c.net_user, "bob");
         assert_string_equal(c.group, "carol");
         assert_string_equal(c.log_level, "debug");
+        assert_string_equal(c.listen, "tcp://127.0.0.1:80,https://[::]:6293");
+        assert_string_equal(c.trusted_proxies, "10.0.0.1,fd00::/8");
+        assert_true(c.proxy_protocol);
+        assert_string_equal(c.tls_cert, "/etc/c.pem");
+        assert_int_equal(c.limits.key_rate, 5);
+        assert_int_equal(c.limits.idle_timeout_ms, 10000);
+        assert_int_equal(c.limits.body_memory, 128 << 20);
         assert_int_equal(c.id_base, 1048576);
         assert_int_equal(c.slots, 100);
         assert_int_equal(c.tasks.max_running, 64);
@@ -116,8 +128,10 @@ static void test_faults_name_their_line(void **state)
         assert_fault("tasks: 5\n", "mayfly.yaml:1: tasks: takes keys of its own, not a value");
         assert_fault("data: {a: b}\n", "mayfly.yaml:1: data: takes one value, not a mapping");
         assert_fault("data:\n", "mayfly.yaml:1: data: has no value");
-        assert_fault("data: [a, b]\n", "mayfly.yaml:1: no key takes a list");
-        assert_fault("- data\n", "mayfly.yaml:1: no key takes a list");
+        assert_fault("data: [a, b]\n", "mayfly.yaml:1: data: takes one value, not a list");
+        assert_fault("- data\n", "mayfly.yaml:1: expected keys, not a list");
+        assert_fault("listen:\n  - [a]\n", "mayfly.yaml:2: listen: takes a list of plain values");
+        assert_fault("listen:\n- a,b\n", "mayfly.yaml:2: listen: 'a,b' is not one value");
         assert_fault("just words\n", "mayfly.yaml:1: expected keys, as 'data: /var/lib/mayfly'");
         assert_fault("name: &a x\n", "mayfly.yaml:1: anchors and aliases are not allowed here");
         assert_fault("name: x\ndata: *a\n", "mayfly.yaml:2: anchors and aliases are not allowed here");
@@ -181,6 +195,25 @@ static void test_values(void **state)
                 { "history.max_age", "90", true },
                 { "history.max_age", "-1h", false },
                 { "history.max_bytes", "1", false },
+                { "listen", "none", true },
+                { "listen", "tcp://127.0.0.1:6293,tcp://[::1]", true },
+                { "listen", "https://*:443", true },
+                { "listen", "tcp://0.0.0.0:6293", false },
+                { "listen", "tcp://10.0.0.1:6293", false },
+                { "listen", "tcp://[::]:6293", false },
+                { "listen", "https://example.com:1", false },
+                { "listen", "127.0.0.1:6293", false },
+                { "listen", "tcp://127.0.0.1:0", false },
+                { "listen", "tcp://127.0.0.1:65536", false },
+                { "listen", "tcp://127.0.0.1:1,http://127.0.0.1:1", false },
+                { "trusted_proxies", "10.0.0.0/8,::1", true },
+                { "trusted_proxies", "10.0.0.0/33", false },
+                { "trusted_proxies", "proxy", false },
+                { "trusted_proxies", "10.0.0.1,", false },
+                { "proxy_protocol", "yes", false },
+                { "tls.cert", "relative", false },
+                { "limits.connections", "0", false },
+                { "limits.key_rate", "0", true },
                 { "nothing", "1", false },
         };
 
@@ -203,6 +236,7 @@ static void test_the_whole(void **state)
                 { "ids.base", "4294901760" },   { "ids.base", "65537" },      { "tasks.max_running", "513" },
                 { "data", "/run/mayfly/data" }, { "run", "/var/lib/mayfly" }, { "user", "root" },
                 { "net_user", "mayfly" },       { "dns_user", "mayfly-net" }, { "dns_user", "root" },
+                { "tls.cert", "/etc/c.pem" },   { "proxy_protocol", "true" },
         };
 
         (void)state;
@@ -273,10 +307,13 @@ static void test_args_there_and_back(void **state)
         assert_int_equal(config_set(&c, "data", "/srv/x", &err), 0);
         assert_int_equal(config_set(&c, "tasks.overcommit", "2.5", &err), 0);
         assert_int_equal(config_set(&c, "history.max_age", "36h", &err), 0);
+        assert_int_equal(config_set(&c, "listen", "tcp://127.0.0.1:1", &err), 0);
+        assert_int_equal(config_set(&c, "trusted_proxies", "10.0.0.1", &err), 0);
         assert_int_equal(config_to_args(&c, &args, &err), 0);
-        assert_int_equal(strv_len(args), 3);
+        assert_int_equal(strv_len(args), 5);
         assert_int_equal(config_from_args(&back, (int)strv_len(args), args, &check, &err), 0);
         assert_string_equal(back.data, "/srv/x");
+        assert_string_equal(back.listen, c.listen);
         assert_true(back.tasks.overcommit == 2.5);
         assert_int_equal(back.history.max_age_ms, UINT64_C(36) * 3600 * 1000);
         strv_free(args);
