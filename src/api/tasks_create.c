@@ -370,6 +370,15 @@ static bool image_named(const char *image)
         return image_ref_parse_docker(image, &ref, NULL) == 0 || hex_is_lower(image, 64);
 }
 
+/* An entrypoint in the request puts the image's command out of force too. */
+static bool has_command(const struct wire_task_request *r, const struct image *image)
+{
+        char *const *entrypoint = r->entrypoint ? r->entrypoint : image->entrypoint;
+        char *const *cmd = r->cmd || r->entrypoint ? r->cmd : image->cmd;
+
+        return (entrypoint && entrypoint[0]) || (cmd && cmd[0]);
+}
+
 void request_check(struct api *a, const struct wire_task_request *r, struct json_faults *faults)
 {
         const struct image *image;
@@ -380,10 +389,10 @@ void request_check(struct api *a, const struct wire_task_request *r, struct json
                 json_faults_add(faults, "/image", "is not a reference");
                 return;
         }
-        if (!r->user)
-                return;
         image = image_store_find(a->config.store, r->image, NULL);
-        if (image && image_user_resolve(a->config.store, image, r->user, &user, &err) < 0)
+        if (image && !has_command(r, image))
+                json_faults_add(faults, "/cmd", "is required: the image names no command");
+        if (image && r->user && image_user_resolve(a->config.store, image, r->user, &user, &err) < 0)
                 json_faults_add(faults, "/user", "%s", err.text);
 }
 

@@ -207,11 +207,12 @@ static json_t *responses(const struct route *r)
         }
         for (const int *p = r->problems; p && *p; p++)
                 add_problem(all, *p);
-        if (r->op == OP_PING)
+        if (r->op == OP_PING) {
                 set(all, "503", need(json_pack("{s:s}", "description", "the daemon is being stopped")));
-        else
-                for (const int *p = route_common_problems; *p; p++)
-                        add_problem(all, *p);
+                add_problem(all, 400);
+        }
+        for (const int *p = route_common_problems; r->op != OP_PING && *p; p++)
+                add_problem(all, *p);
         return all;
 }
 
