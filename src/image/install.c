@@ -142,8 +142,71 @@ int step_import_blob(struct op *op)
         return r < 0 ? r : STEP_WAIT;
 }
 
-/* Takes the diff_id out of the report of UNPACK. */
-static int take_diff_id(struct op *op, char out[65])
+/* ── the plain bytes of a layer ───────────────────────────────────────────────────────────────────────────────────── */
+
+/* A worker uncompresses, this process hashes, and another worker unpacks what was hashed. Who takes over the first can make
+ * others' bytes of the blob, but then those are unpacked; who takes over the second chooses what lies under the digest of
+ * the very bytes that did it. */
+#define PLAIN_EXTRA (UINT64_C(64) << 20)
+#define PLAIN_PER_ENTRY 2048 /* headers and padding; together no more than the contents may be */
+
+static uint64_t plain_max(const struct image_store *s)
+{
+        uint64_t headers = MIN(s->config.max_layer_entries, (uint64_t)UINT32_MAX) * PLAIN_PER_ENTRY;
+
+        headers = MIN(headers, s->config.max_layer_bytes) + PLAIN_EXTRA;
+        return s->config.max_layer_bytes > INT64_MAX - headers ? INT64_MAX : s->config.max_layer_bytes + headers;
+}
+
+static void on_plain(int r, uint32_t token, const struct err *err, void *data)
+{
+        struct op *op = data;
+
+        (void)token;
+        if (r < 0)
+                wake_failed(op, r, err);
+        else
+                op_wake(op, 0, NULL);
+}
+
+/* Sees to op->plain. 1: a worker makes it, and op_wake() follows; 0: the blob is what it has to be, and so is its digest;
+ * -errno. */
+static int start_plain(struct op *op, int blob)
+{
+        struct image_store *s = op->store;
+        char media[IMAGE_MEDIA_MAX];
+        int r = image_layer_media(blob, 0, media, &op->err);
+
+        if (r < 0)
+                return r;
+        fd_replace(&op->plain, -EBADF);
+        if (str_eq(media, MEDIA_OCI_LAYER)) {
+                memcpy(op->diff_id, op->layer.digest + strlen("sha256:"), sizeof(op->diff_id));
+                op->plain = fcntl(blob, F_DUPFD_CLOEXEC, 3);
+                return op->plain < 0 ? err_sys(&op->err, "hold a layer") : 0;
+        }
+        op->diff_id[0] = '\0';
+        r = image_layout_spool(&s->layout, &op->plain, &op->err);
+        if (r == 0)
+                r = new_report(op);
+        if (r == 0)
+                r = s->workers.plain(s->workers.context, blob, op->plain, op->report, plain_max(s),
+                                     s->config.max_layer_entries, on_plain, op, &op->err);
+        return r < 0 ? r : 1;
+}
+
+static int work_hash(struct op *op, struct err *err)
+{
+        char digest[IMAGE_DIGEST_MAX];
+        int r = image_layout_digest(op->plain, digest, err);
+
+        if (r == 0)
+                memcpy(op->diff_id, digest + strlen("sha256:"), sizeof(op->diff_id));
+        return r;
+}
+
+/* The unpacking worker hashes too; another answer than ours means that it read something else. */
+static int check_diff_id(struct op *op)
 {
         auto_str text = STR_INIT;
         auto_json o = NULL;
@@ -158,8 +221,20 @@ static int take_diff_id(struct op *op, char out[65])
         diff_id = json_string_value(json_object_get(o, "diff_id"));
         if (!diff_id || !str_starts(diff_id, "sha256:") || !hex_is_lower(diff_id + 7, 64))
                 return err_set(&op->err, EIO, "the worker's report has no diff_id");
-        memcpy(out, diff_id + 7, 65);
+        if (!str_eq(diff_id + 7, op->diff_id))
+                return err_set(&op->err, EBADMSG, "the layer was not read as what it is");
         return 0;
+}
+
+static int start_unpack(struct op *op, image_work_fn fn)
+{
+        struct image_store *s = op->store;
+        int r = new_report(op);
+
+        if (r == 0)
+                r = s->workers.unpack(s->workers.context, op->plain, op->report, s->config.max_layer_bytes,
+                                      s->config.max_layer_entries, fn, op, &op->err);
+        return r;
 }
 
 static void on_import_unpacked(int r, uint32_t token, const struct err *err, void *data)
@@ -171,19 +246,32 @@ static void on_import_unpacked(int r, uint32_t token, const struct err *err, voi
                 return;
         }
         op->token = token;
-        r = take_diff_id(op, op->diff_id);
+        fd_replace(&op->plain, -EBADF);
+        r = check_diff_id(op);
         op_wake(op, r, &op->err);
+}
+
+int step_import_plain(struct op *op)
+{
+        int r = start_plain(op, op->archive);
+
+        return r == 1 ? STEP_WAIT : r == 0 ? STEP_NEXT : r;
+}
+
+int step_import_hash(struct op *op)
+{
+        int r;
+
+        if (op->diff_id[0])
+                return STEP_NEXT;
+        r = op_work(op, work_hash);
+        return r < 0 ? r : STEP_WAIT;
 }
 
 int step_import_unpack(struct op *op)
 {
-        struct image_store *s = op->store;
-        int r;
+        int r = start_unpack(op, on_import_unpacked);
 
-        r = new_report(op);
-        if (r == 0)
-                r = s->workers.unpack(s->workers.context, op->archive, op->report, s->config.max_layer_bytes,
-                                      s->config.max_layer_entries, on_import_unpacked, op, &op->err);
         return r < 0 ? r : STEP_WAIT;
 }
 
@@ -378,7 +466,7 @@ static bool next_missing(const struct op *op, const struct image_descriptor **re
 
 static void on_unpacked(int r, uint32_t token, const struct err *err, void *data)
 {
-        char diff_id[65], key[PAIR_MAX];
+        char key[PAIR_MAX];
         struct op *op = data;
 
         if (r < 0) {
@@ -386,10 +474,8 @@ static void on_unpacked(int r, uint32_t token, const struct err *err, void *data
                 return;
         }
         op->token = token;
-        r = take_diff_id(op, diff_id);
-        if (r == 0 && !str_eq(diff_id, op->name))
-                r = err_set(&op->err, EBADMSG, "layer %s has the diff_id sha256:%s, not sha256:%s", op->layer.digest,
-                            diff_id, op->name);
+        fd_replace(&op->plain, -EBADF);
+        r = check_diff_id(op);
         pair_key(op->layer.digest, op->name, key);
         if (r == 0 && (map_set(op->layers, op->name, &present) < 0 || map_set(op->verified, key, &present) < 0))
                 r = op_out_of_memory(op);
@@ -401,25 +487,59 @@ static void on_unpacked(int r, uint32_t token, const struct err *err, void *data
                 op_wake(op, r, &op->err);
 }
 
-int step_unpack(struct op *op)
+/* From a blob that is missing to its plain bytes. 1: they come; 0: they are here; STEP_NEXT is told by `ret_none`. */
+static int find_layer(struct op *op, bool *ret_none)
 {
         const struct image_descriptor *blob;
-        struct image_store *s = op->store;
         auto_fd fd = -EBADF;
         const char *diff_id;
         uint64_t size;
         int r;
 
-        if (!next_missing(op, &blob, &diff_id))
-                return STEP_NEXT;
+        *ret_none = !next_missing(op, &blob, &diff_id);
+        if (*ret_none)
+                return 0;
         op->layer = *blob;
         memcpy(op->name, diff_id, sizeof(op->name));
-        r = image_layout_open_blob(&s->layout, blob->digest, &fd, &size, &op->err);
+        r = image_layout_open_blob(&op->store->layout, blob->digest, &fd, &size, &op->err);
+        return r < 0 ? r : start_plain(op, fd);
+}
+
+static int unpack_layer(struct op *op)
+{
+        if (!str_eq(op->diff_id, op->name))
+                return err_set(&op->err, EBADMSG, "layer %s has the diff_id sha256:%s, not sha256:%s", op->layer.digest,
+                               op->diff_id, op->name);
+        return start_unpack(op, on_unpacked);
+}
+
+/* One missing layer after the other: FIND, HASH where it was compressed, UNPACK. */
+int step_unpack(struct op *op)
+{
+        bool none = false;
+        int r;
+
+        switch (op->layer_at) {
+        case LAYER_FIND:
+                r = find_layer(op, &none);
+                if (none)
+                        return STEP_NEXT;
+                if (r == 1) {
+                        op->layer_at = LAYER_HASH;
+                        return STEP_AGAIN;
+                }
+                break;
+        case LAYER_HASH:
+                op->layer_at = LAYER_UNPACK;
+                r = op_work(op, work_hash);
+                return r < 0 ? r : STEP_AGAIN;
+        default:
+                r = 0;
+                break;
+        }
+        op->layer_at = LAYER_FIND;
         if (r == 0)
-                r = new_report(op);
-        if (r == 0)
-                r = s->workers.unpack(s->workers.context, fd, op->report, s->config.max_layer_bytes,
-                                      s->config.max_layer_entries, on_unpacked, op, &op->err);
+                r = unpack_layer(op);
         return r < 0 ? r : STEP_AGAIN;
 }
 

@@ -189,6 +189,15 @@ int image_layout_put(const struct image_layout *l, int from_fd, uint64_t offset,
         return 0;
 }
 
+int image_layout_digest(int fd, char digest[IMAGE_DIGEST_MAX], struct err *err)
+{
+        struct stat st;
+
+        if (fstat(fd, &st) < 0)
+                return err_sys(err, "read a file");
+        return copy(fd, 0, (uint64_t)st.st_size, -EBADF, digest, err);
+}
+
 int image_layout_put_text(const struct image_layout *l, const void *data, size_t len, char digest[IMAGE_DIGEST_MAX],
                           struct err *err)
 {

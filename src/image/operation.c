@@ -14,8 +14,13 @@ const op_step op_load_steps[] = {
 };
 
 const op_step op_import_steps[] = {
-        step_import_blob, step_import_unpack, step_import_commit, step_import_image, step_prepare, step_list_layers,
-        step_list_trees,  step_unpack,        step_merge,         step_write_index,  step_publish, NULL,
+        step_import_blob,   step_import_plain,
+        step_import_hash,   step_import_unpack,
+        step_import_commit, step_import_image,
+        step_prepare,       step_list_layers,
+        step_list_trees,    step_unpack,
+        step_merge,         step_write_index,
+        step_publish,       NULL,
 };
 
 const op_step op_remove_steps[] = {

@@ -78,10 +78,11 @@ struct op {
         char *ref; /* IMPORT: the name; REMOVE: what was asked for */
         char **changes;
         struct image_descriptor layer; /* IMPORT */
-        char diff_id[65];
+        char diff_id[65];              /* of the plain bytes of `layer`, as hashed here */
         struct image_found_list found;
         struct stored_list images;             /* that this operation adds */
         struct map *layers, *trees, *verified; /* present in the launcher's store; "blob diff_id" seen to fit */
+        enum { LAYER_FIND, LAYER_HASH, LAYER_UNPACK } layer_at; /* what comes next for `layer` */
         uint32_t token;
         struct str text;                /* of a file that is being written */
         char name[65];                  /* of the layer or tree in hand */
@@ -109,6 +110,8 @@ extern const op_step op_load_steps[], op_import_steps[], op_remove_steps[], op_s
 int step_index(struct op *op); /* install.c */
 int step_read_archive(struct op *op);
 int step_import_blob(struct op *op);
+int step_import_plain(struct op *op);
+int step_import_hash(struct op *op);
 int step_import_unpack(struct op *op);
 int step_import_commit(struct op *op);
 int step_import_image(struct op *op);

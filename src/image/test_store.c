@@ -39,6 +39,8 @@ struct fixture {
         struct image_workers workers;
         uint32_t next_token;
         bool busy; /* trees cannot be removed */
+        int plains;
+        const char *lie; /* what PLAIN writes instead of what the blob holds */
         /* what the last operation told */
         bool told;
         int result;
@@ -124,17 +126,37 @@ static int tmp_dir(struct fixture *f, uint32_t token)
         return fd;
 }
 
+static int do_copy(struct fixture *f, const char *what, const int fds[3], uint64_t max_bytes, uint64_t max_entries,
+                   image_work_fn fn, void *data)
+{
+        char bytes[24], entries[24];
+        char *argv[] = { (char *)"mayfly-worker", (char *)what, bytes, entries, NULL };
+
+        (void)snprintf(bytes, sizeof(bytes), "%llu", (unsigned long long)max_bytes);
+        (void)snprintf(entries, sizeof(entries), "%llu", (unsigned long long)max_entries);
+        return later(f, (struct answer){ .r = run_worker(f, argv, fds, 3), .work = fn, .data = data });
+}
+
 static int do_index(void *context, int archive_fd, int plain_fd, int report_fd, uint64_t max_bytes,
                     uint64_t max_entries, image_work_fn fn, void *data, struct err *err)
 {
-        char bytes[24], entries[24];
-        char *argv[] = { (char *)"mayfly-worker", (char *)"index", bytes, entries, NULL };
-        const int fds[] = { archive_fd, plain_fd, report_fd };
+        (void)err;
+        return do_copy(context, "index", (const int[]){ archive_fd, plain_fd, report_fd }, max_bytes, max_entries, fn,
+                       data);
+}
+
+static int do_plain(void *context, int blob_fd, int plain_fd, int report_fd, uint64_t max_bytes, uint64_t max_entries,
+                    image_work_fn fn, void *data, struct err *err)
+{
+        struct fixture *f = context;
 
         (void)err;
-        (void)snprintf(bytes, sizeof(bytes), "%llu", (unsigned long long)max_bytes);
-        (void)snprintf(entries, sizeof(entries), "%llu", (unsigned long long)max_entries);
-        return later(context, (struct answer){ .r = run_worker(context, argv, fds, 3), .work = fn, .data = data });
+        f->plains++;
+        if (f->lie) { /* a worker that was taken over: what it writes is not what the blob holds */
+                assert_int_equal(fd_write_all(plain_fd, f->lie, strlen(f->lie)), 0);
+                return later(f, (struct answer){ .r = 0, .work = fn, .data = data });
+        }
+        return do_copy(f, "plain", (const int[]){ blob_fd, plain_fd, report_fd }, max_bytes, max_entries, fn, data);
 }
 
 static int do_unpack(void *context, int blob_fd, int report_fd, uint64_t max_bytes, uint64_t max_entries,
@@ -264,6 +286,7 @@ static int setup(void **state)
         f->workers = (struct image_workers){
                 .context = f,
                 .index = do_index,
+                .plain = do_plain,
                 .unpack = do_unpack,
                 .merge = do_merge,
                 .commit = do_commit,
@@ -572,7 +595,8 @@ static void test_builtin(void **state)
 
         NEEDS_WORKER(f);
         root_fs(&archive);
-        assert_int_equal(image_sink_open(f->store, IMAGE_IMPORT, IMAGE_BUILTIN_DOMAIN "/a:1", NULL, &sink, &err), -EINVAL);
+        assert_int_equal(image_sink_open(f->store, IMAGE_IMPORT, IMAGE_BUILTIN_DOMAIN "/a:1", NULL, &sink, &err),
+                         -EINVAL);
         assert_int_equal(take_archive(f, IMAGE_BUILTIN, IMAGE_BUILTIN_DOMAIN "/a:1", NULL, &archive), 0);
         assert_true(image_is_builtin(image_store_find(f->store, IMAGE_BUILTIN_DOMAIN "/a:1", NULL)));
         assert_int_equal(remove_image(f, IMAGE_BUILTIN_DOMAIN "/a:1"), -EPERM);
@@ -677,6 +701,7 @@ static void test_load_oci(void **state)
         assert_non_null(image);
         check_hello(f, image);
         assert_string_equal(image->user, "web");
+        assert_int_equal(f->plains, 1);
 }
 
 /* Each is refused with its reason, and leaves no trace. */
@@ -729,6 +754,29 @@ static void test_borrowed_layer(void **state)
         assert_int_equal(take_archive(f, IMAGE_LOAD, NULL, NULL, &archive), -EBADMSG);
         assert_null(image_store_find(f->store, "thief:1", NULL));
         check_hello(f, image_store_find(f->store, "mine", NULL));
+}
+
+/* A worker that was taken over by a compressed layer cannot put other bytes under the layer's diff_id. */
+static void test_lying_worker(void **state)
+{
+        struct fixture *f = *state;
+        auto_str plain = STR_INIT, layer = STR_INIT, archive = STR_INIT, lie = STR_INIT;
+        char diff_id[IMAGE_DIGEST_MAX];
+
+        NEEDS_WORKER(f);
+        root_fs(&plain);
+        digest_of(&plain, diff_id);
+        gzip(&plain, &layer);
+        oci_layout(&archive, &layer, diff_id);
+        test_tar_file(&lie, "bin", "evil");
+        test_tar_end(&lie);
+        f->lie = lie.data;
+        assert_int_equal(take_archive(f, IMAGE_LOAD, NULL, NULL, &archive), -EBADMSG);
+        assert_non_null(strstr(f->text, "has the diff_id"));
+        assert_no_trace(f);
+        f->lie = NULL;
+        assert_int_equal(take_archive(f, IMAGE_LOAD, NULL, NULL, &archive), 0);
+        check_hello(f, image_store_find(f->store, "oci:1", NULL));
 }
 
 /* A tree that was lost comes back from the blobs; what no image names goes. */
@@ -857,6 +905,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_load_oci, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_borrowed_layer, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_lying_worker, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_sweep, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_corpus, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_close_amid_an_import, setup, teardown),

@@ -21,6 +21,10 @@ struct image_workers {
         /* Descriptors are borrowed. The report is JSON text in report_fd (a memfd). */
         int (*index)(void *context, int archive_fd, int plain_fd, int report_fd, uint64_t max_bytes,
                      uint64_t max_entries, image_work_fn fn, void *data, struct err *err);
+        /* What a compressed blob holds, written to plain_fd. Its reader is not the one that unpacks: who takes over the
+         * uncompressing cannot choose what is unpacked under a digest of somebody else. */
+        int (*plain)(void *context, int blob_fd, int plain_fd, int report_fd, uint64_t max_bytes, uint64_t max_entries,
+                     image_work_fn fn, void *data, struct err *err);
         int (*unpack)(void *context, int blob_fd, int report_fd, uint64_t max_bytes, uint64_t max_entries,
                       image_work_fn fn, void *data, struct err *err);
         int (*merge)(void *context, const char (*layers)[65], size_t n_layers, int report_fd, image_work_fn fn,
@@ -46,6 +50,7 @@ enum image_worker_exit {
 /* The reports, one JSON object each. With any end but DONE: {"error": "text that names the entry", "errno": n}
  *   INDEX         {"compression": "none"|"gzip"|"zstd", "entries": [{"name", "type": "file"|"dir"|"symlink"|"link",
  *                  "offset", "size", "target"}]}   offsets into the plain copy if compressed, else into the archive
+ *   PLAIN         {"compression": "none"|"gzip"|"zstd"}
  *   UNPACK        {"diff_id": "sha256:…", "compression", "entries": n, "bytes": n, "skipped": n}
  *                 skipped: device nodes, and what aufs keeps for itself
  *   MERGE         {"layout": 1, "entries": n, "passwd": "base64 of etc/passwd", "group": "base64 of etc/group"}  each at

@@ -240,6 +240,7 @@ enum launch_work {
         LAUNCH_WORK_INDEX = 1, /* fds: archive (read), plain copy (write, used if compressed), report (write) */
         LAUNCH_WORK_UNPACK,    /* fds: blob (read), report (write); makes a layer */
         LAUNCH_WORK_MERGE,     /* fds: report (write); layers, lowest first; makes a tree */
+        LAUNCH_WORK_PLAIN,     /* fds: blob (read), plain copy (write, used if compressed), report (write) */
 };
 
 struct launch_work_start {

@@ -179,10 +179,11 @@ static uint64_t max_file(const struct job *job)
         return MAX(job->max_bytes, FILE_MAX_LEAST);
 }
 
-static int start_index(struct work *w, struct place *p, const struct job *job, struct err *err)
+static int start_copy(struct work *w, struct place *p, const struct job *job, struct err *err)
 {
+        const char *what = job->work == LAUNCH_WORK_INDEX ? "index" : "plain";
         char bytes[24], entries[24];
-        char *argv[] = { (char *)"mayfly-worker", (char *)"index", bytes, entries, NULL };
+        char *argv[] = { (char *)"mayfly-worker", (char *)what, bytes, entries, NULL };
         const int fds[] = { job->fds[0], job->fds[1], job->fds[2] };
         struct work_child c = {
                 .argv = argv, .fds = fds, .n_fds = ARRAY_LEN(fds), .report_fd = job->fds[2], .max_file = max_file(job)
@@ -250,8 +251,8 @@ static int start_job(struct work *w, struct place *p, const struct job *job, str
         int r;
 
         *p = (struct place){ .seq = job->seq, .pidfd = -EBADF };
-        if (job->work == LAUNCH_WORK_INDEX)
-                return start_index(w, p, job, err);
+        if (job->work == LAUNCH_WORK_INDEX || job->work == LAUNCH_WORK_PLAIN)
+                return start_copy(w, p, job, err);
         p->kind = job->work == LAUNCH_WORK_UNPACK ? LAUNCH_KIND_LAYER : LAUNCH_KIND_TREE;
         p->token = new_token(w);
         r = work_store_make(&w->store, p->token, &dir, err);
@@ -390,7 +391,7 @@ static bool copy_hex(const char *from, char to[LAUNCH_HEX + 1])
 
 static size_t fds_of(uint32_t work)
 {
-        return work == LAUNCH_WORK_INDEX ? INDEX_FDS : work == LAUNCH_WORK_UNPACK ? UNPACK_FDS : MERGE_FDS;
+        return work == LAUNCH_WORK_UNPACK ? UNPACK_FDS : work == LAUNCH_WORK_MERGE ? MERGE_FDS : INDEX_FDS;
 }
 
 static bool all_files(const int *fds, size_t n)
@@ -411,7 +412,7 @@ static int parse_work(const struct launch_header *msg, size_t len, int *fds, siz
         const char *names = (const char *)(m + 1);
         struct job *job;
 
-        if (len < sizeof(*m) || m->work < LAUNCH_WORK_INDEX || m->work > LAUNCH_WORK_MERGE ||
+        if (len < sizeof(*m) || m->work < LAUNCH_WORK_INDEX || m->work > LAUNCH_WORK_PLAIN ||
             m->n_layers > LAUNCH_LAYERS_MAX || (m->n_layers > 0 && m->work != LAUNCH_WORK_MERGE) ||
             len != sizeof(*m) + (size_t)m->n_layers * LAUNCH_HEX || n_fds != fds_of(m->work) || !all_files(fds, n_fds))
                 return -EBADMSG;

@@ -96,18 +96,33 @@ static int work_start(struct native *n, const struct launch_work_start *m, const
         return 0;
 }
 
-static int work_index(void *context, int archive_fd, int plain_fd, int report_fd, uint64_t max_bytes,
-                      uint64_t max_entries, image_work_fn fn, void *data, struct err *err)
+static int work_copy(struct native *n, uint32_t work, const int fds[3], uint64_t max_bytes, uint64_t max_entries,
+                     image_work_fn fn, void *data, struct err *err)
 {
         struct launch_work_start m = {
                 .h = { .op = LAUNCH_WORK },
-                .work = LAUNCH_WORK_INDEX,
+                .work = work,
                 .max_bytes = max_bytes,
                 .max_entries = max_entries,
         };
-        int fds[] = { archive_fd, plain_fd, report_fd };
 
-        return work_start(context, &m, NULL, fds, ARRAY_LEN(fds), fn, data, err);
+        return work_start(n, &m, NULL, fds, 3, fn, data, err);
+}
+
+static int work_index(void *context, int archive_fd, int plain_fd, int report_fd, uint64_t max_bytes,
+                      uint64_t max_entries, image_work_fn fn, void *data, struct err *err)
+{
+        const int fds[] = { archive_fd, plain_fd, report_fd };
+
+        return work_copy(context, LAUNCH_WORK_INDEX, fds, max_bytes, max_entries, fn, data, err);
+}
+
+static int work_plain(void *context, int blob_fd, int plain_fd, int report_fd, uint64_t max_bytes, uint64_t max_entries,
+                      image_work_fn fn, void *data, struct err *err)
+{
+        const int fds[] = { blob_fd, plain_fd, report_fd };
+
+        return work_copy(context, LAUNCH_WORK_PLAIN, fds, max_bytes, max_entries, fn, data, err);
 }
 
 static int work_unpack(void *context, int blob_fd, int report_fd, uint64_t max_bytes, uint64_t max_entries,
@@ -214,6 +229,7 @@ void native_workers_init(struct native *n)
         n->workers = (struct image_workers){
                 .context = n,
                 .index = work_index,
+                .plain = work_plain,
                 .unpack = work_unpack,
                 .merge = work_merge,
                 .commit = work_commit,

@@ -24,6 +24,15 @@ static int do_index(int argc, char **argv, struct str *report, struct err *err)
         return worker_index(WORKER_FD_INPUT, WORKER_FD_PLAIN, &limits, report, err);
 }
 
+static int do_plain(int argc, char **argv, struct str *report, struct err *err)
+{
+        struct worker_limits limits;
+
+        if (parse_limits(argc, argv, &limits) < 0)
+                return err_set(err, EINVAL, "plain takes two numbers");
+        return worker_plain(WORKER_FD_INPUT, WORKER_FD_PLAIN, &limits, report, err);
+}
+
 /* The launcher makes a name durable when it gives it; what lies behind the name must be before. */
 static int sync_all(int r, struct err *err)
 {
@@ -63,10 +72,8 @@ static const struct {
         const char *name;
         int (*run)(int argc, char **argv, struct str *report, struct err *err);
 } commands[] = {
-        { "index", do_index },
-        { "unpack", do_unpack },
-        { "merge", do_merge },
-        { "remove", do_remove },
+        { "index", do_index }, { "plain", do_plain },   { "unpack", do_unpack },
+        { "merge", do_merge }, { "remove", do_remove },
 };
 
 static int run(int argc, char **argv, struct str *report, struct err *err)

@@ -17,7 +17,7 @@
 
 enum worker_fd {
         WORKER_FD_INPUT = 3, /* index, unpack: what to read, from offset 0 */
-        WORKER_FD_PLAIN,     /* index: the uncompressed copy */
+        WORKER_FD_PLAIN,     /* index, plain: the uncompressed copy */
         WORKER_FD_REPORT,    /* all but remove */
         WORKER_FD_DIR,       /* unpack, merge: the directory to fill; remove: the one to empty */
         WORKER_FD_LAYERS,    /* merge: one for each layer, lowest first */
@@ -39,6 +39,9 @@ struct worker_limits {
 
 /* Lists a tar archive; a compressed one is written to plain_fd as it is uncompressed. */
 int worker_index(int archive_fd, int plain_fd, const struct worker_limits *limits, struct str *report, struct err *err);
+
+/* Writes the bytes of a compressed archive to plain_fd, all of them; of any other it writes nothing. */
+int worker_plain(int archive_fd, int plain_fd, const struct worker_limits *limits, struct str *report, struct err *err);
 
 /* Unpacks a layer into root/ and meta of dir_fd. */
 int worker_unpack(int blob_fd, int dir_fd, const struct worker_limits *limits, struct str *report, struct err *err);
