@@ -86,7 +86,7 @@ static bool may_begin_anew(const struct task *t, enum wire_reason reason)
                     reason == WIRE_REASON_START_ERROR;
 
         /* Of a live task the streams have been heard already. */
-        return fits && t->request.image && t->rec.attempts <= t->request.retries && !t->rec.kill_reason &&
+        return fits && t->request.retries > 0 && t->rec.attempts <= t->request.retries && !t->rec.kill_reason &&
                !t->ts->draining && !(t->is_live && t->state == WIRE_RUNNING);
 }
 
