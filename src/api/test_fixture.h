@@ -217,12 +217,14 @@ struct image_sink {
 
 static char image_name[] = "docker.io/library/busybox:demo", *image_names[] = { image_name, NULL };
 static char image_layers[1][65] = { "ab" };
+static char *image_cmd[] = { (char *)"true", NULL };
 static struct image image = {
         .digest = "sha256:1234",
         .architecture = "amd64",
         .os = "linux",
         .created = "2026-01-01T00:00:00Z",
         .names = image_names,
+        .cmd = image_cmd,
         .layers = image_layers,
         .n_layers = 1,
         .size = 42,
