@@ -111,6 +111,29 @@ int path_mkdirs(const char *path, mode_t mode, struct err *err)
         return 0;
 }
 
+int path_each_entry(int dirfd, int (*fn)(const char *name, void *data), void *data)
+{
+        int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), r = 0;
+        DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+        struct dirent *e;
+
+        if (!dir) {
+                r = -errno;
+                fd_close(fd);
+                return r;
+        }
+        errno = 0;
+        while (r == 0 && (e = readdir(dir))) {
+                if (!str_eq(e->d_name, ".") && !str_eq(e->d_name, ".."))
+                        r = fn(e->d_name, data);
+                errno = 0;
+        }
+        if (r == 0 && errno)
+                r = -errno;
+        closedir(dir);
+        return r;
+}
+
 /* A directory on the way down. Depth is the owner's choice, so only the lowest one is open; ".." leads back, and must
  * be the very directory that we came from. */
 struct remove_level {

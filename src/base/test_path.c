@@ -176,11 +176,54 @@ static void test_remove_deep(void **state)
         assert_int_equal(path_remove_tree(top, "deep"), 0);
 }
 
+struct seen {
+        int dir, n, stop;
+};
+
+static int see(const char *name, void *data)
+{
+        struct seen *s = data;
+
+        assert_true(name[0] != '.');
+        s->n++;
+        if (s->stop == s->n)
+                return -EXDEV;
+        return unlinkat(s->dir, name, 0) < 0 ? -errno : 0;
+}
+
+static void test_each_entry(void **state)
+{
+        char name[] = "/tmp/test-path-XXXXXX";
+        auto_fd fd = -EBADF;
+        struct seen s = { .n = 0 };
+
+        (void)state;
+        assert_non_null(mkdtemp(name));
+        s.dir = fd = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        assert_int_equal(path_each_entry(fd, see, &s), 0);
+        assert_int_equal(s.n, 0);
+        for (int i = 0; i < 300; i++) {
+                char file[8];
+
+                (void)snprintf(file, sizeof(file), "f%d", i);
+                fd_close(openat(fd, file, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+        }
+        s.stop = 100;
+        assert_int_equal(path_each_entry(fd, see, &s), -EXDEV);
+        assert_int_equal(s.n, 100);
+        s = (struct seen){ .dir = fd };
+        assert_int_equal(path_each_entry(fd, see, &s), 0);
+        assert_int_equal(s.n, 201);
+        assert_int_equal(rmdir(name), 0);
+        assert_int_equal(path_each_entry(-EBADF, see, &s), -EBADF);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_name),   cmocka_unit_test(test_open_in),     cmocka_unit_test(test_mkdirs_in),
-                cmocka_unit_test(test_mkdirs), cmocka_unit_test(test_remove_tree), cmocka_unit_test(test_remove_deep),
+                cmocka_unit_test(test_each_entry),  cmocka_unit_test(test_name),   cmocka_unit_test(test_open_in),
+                cmocka_unit_test(test_mkdirs_in),   cmocka_unit_test(test_mkdirs), cmocka_unit_test(test_remove_tree),
+                cmocka_unit_test(test_remove_deep),
         };
 
         return cmocka_run_group_tests(tests, setup, teardown);

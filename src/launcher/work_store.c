@@ -1,10 +1,10 @@
 #include "launcher/work_store.h"
 
 #include "base/fd.h"
+#include "base/path.h"
 #include "base/str.h"
 #include "launcher/sys.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -31,30 +31,6 @@ static int open_dir(int mount, const char *name, int *ret, struct err *err)
         if (*ret < 0 || fchown(*ret, 0, 0) < 0 || fchmod(*ret, 0700) < 0)
                 return err_sys(err, "open '%s' in the store", name);
         return 0;
-}
-
-/* Calls fn for each entry but "." and ".." until it answers other than 0. fn may remove the entry. */
-static int each_entry(int dirfd, int (*fn)(const char *name, void *data), void *data)
-{
-        int fd = openat(dirfd, ".", DIR_FLAGS), r = 0;
-        DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-        struct dirent *e;
-
-        if (!dir) {
-                r = -errno;
-                fd_close(fd);
-                return r;
-        }
-        errno = 0;
-        while (r == 0 && (e = readdir(dir))) {
-                if (!str_eq(e->d_name, ".") && !str_eq(e->d_name, ".."))
-                        r = fn(e->d_name, data);
-                errno = 0;
-        }
-        if (r == 0 && errno)
-                r = -errno;
-        closedir(dir);
-        return r;
 }
 
 static int throw_away(struct work_store *s, int dir, const char *name)
@@ -125,8 +101,8 @@ int work_store_open(struct work_store *s, int store_fd, uint32_t id_base, struct
                 r = open_dir(s->mount, "trash", &s->trash, err);
         if (r < 0)
                 return r;
-        (void)each_entry(s->trash, count_trash, s);
-        r = each_entry(s->tmp, throw_tmp, s);
+        (void)path_each_entry(s->trash, count_trash, s);
+        r = path_each_entry(s->tmp, throw_tmp, s);
         return r < 0 ? err_set(err, -r, "empty the store's tmp: %s", strerror(-r)) : 0;
 }
 
@@ -224,7 +200,7 @@ int work_store_open_layer(struct work_store *s, const char *name, struct err *er
 
 int work_store_list(struct work_store *s, enum launch_kind kind, int (*fn)(const char *name, void *data), void *data)
 {
-        return each_entry(kind_dir(s, kind), fn, data);
+        return path_each_entry(kind_dir(s, kind), fn, data);
 }
 
 struct trash_search {
@@ -249,7 +225,7 @@ bool work_store_next_trash(struct work_store *s, char ret_name[WORK_NAME_MAX], i
                 struct trash_search t = { .floor = s->floor };
                 int fd;
 
-                if (each_entry(s->trash, search_trash, &t) < 0 || !t.best[0])
+                if (path_each_entry(s->trash, search_trash, &t) < 0 || !t.best[0])
                         return false;
                 memcpy(s->floor, t.best, sizeof(s->floor));
                 if (unlinkat(s->trash, t.best, AT_REMOVEDIR) == 0 || unlinkat(s->trash, t.best, 0) == 0)

@@ -14,7 +14,6 @@
 #include "image/worker/report.h"
 #include "image/worker/worker.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -124,33 +123,22 @@ static int by_name(const void *a, const void *b)
         return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
+static int add_name(const char *name, void *data)
+{
+        struct names *names = data;
+        char *copy = strdup(name);
+        int r = copy ? VEC_ADD(names, copy) : -ENOMEM;
+
+        if (r < 0)
+                free(copy);
+        return r;
+}
+
 /* The names in a directory, sorted, so that a merge never depends on the order of the disk. */
 static int list(int dirfd, struct names *ret)
 {
-        int fd = openat(dirfd, ".", DIR_FLAGS), r = 0;
-        DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-        struct dirent *e;
+        int r = path_each_entry(dirfd, add_name, ret);
 
-        if (!dir) {
-                r = -errno;
-                fd_close(fd);
-                return r;
-        }
-        errno = 0;
-        while (r == 0 && (e = readdir(dir))) {
-                char *name;
-
-                if (str_eq(e->d_name, ".") || str_eq(e->d_name, ".."))
-                        continue;
-                name = strdup(e->d_name);
-                r = name ? VEC_ADD(ret, name) : -ENOMEM;
-                if (r < 0)
-                        free(name);
-                errno = 0;
-        }
-        if (r == 0 && errno)
-                r = -errno;
-        closedir(dir);
         if (ret->len > 1)
                 qsort(ret->items, ret->len, sizeof(*ret->items), by_name);
         return r;
