@@ -263,7 +263,7 @@ static int print_keys(const json_t *keys, bool all, struct err *err)
                 if (!all && !is_live(key))
                         continue;
                 cli_ago(cli_text(key, "created_at"), created);
-                cli_ago(cli_text(key, "used_at"), used);
+                cli_ago(cli_text(key, "last_used_at"), used);
                 cli_table_add(&table, cli_text(key, "id"));
                 cli_table_add(&table, *name ? name : NULL);
                 cli_table_add(&table, cli_text(key, "role"));

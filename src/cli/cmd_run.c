@@ -23,7 +23,7 @@ static int check_text(const char *what, char *const *words, struct err *err)
 }
 
 /* stdin belongs to the request only where nothing can be sent afterwards. */
-static int build_body(struct run_options *o, bool live, struct str *body, struct err *err)
+static int build_body(struct run_options *o, struct str *body, struct err *err)
 {
         struct wire_task_request *q = &o->request;
         int r;
@@ -33,7 +33,7 @@ static int build_body(struct run_options *o, bool live, struct str *body, struct
                 r = check_text("environment", q->env, err);
         for (size_t i = 0; o->copies && o->copies[i] && r == 0; i++)
                 r = run_copy(o->copies[i], q, err);
-        if (r == 0 && o->interactive && !live)
+        if (r == 0 && o->interactive && !o->live)
                 r = run_read_stdin(STDIN_FILENO, q, err);
         if (r < 0)
                 return r;
@@ -98,7 +98,7 @@ static int finish(const struct cli *cli, const struct run_options *o, json_t *ta
         int code = cli_task_exit_code(task);
 
         if (!cli->json)
-                cli_task_explain(task);
+                cli_task_explain(task, o->output_limited);
         if (write_outputs(o, task, err) < 0 && code == 0)
                 code = CLI_USAGE;
         return code;
@@ -200,17 +200,16 @@ int cmd_run(struct cli *cli, const struct cli_command *command, int argc, char *
         auto_str body = STR_INIT;
         struct err err = ERR_INIT;
         int r, code = CLI_USAGE;
-        bool live;
 
         r = run_options_parse(cli, command, argc, argv, &options, &err);
         if (r != 0)
                 return r > 0 ? CLI_OK : cli_fail(command, &err);
-        live = !cli->json && !options.detach && options.wait_ns < 0;
-        if (!live)
+        if (!options.live)
                 cli_catch_signals();
-        r = build_body(&options, live, &body, &err);
+        r = build_body(&options, &body, &err);
         if (r == 0)
-                r = live ? run_live(cli, &options, &body, &code, &err) : run_whole(cli, &options, &body, &code, &err);
+                r = options.live ? run_live(cli, &options, &body, &code, &err)
+                                 : run_whole(cli, &options, &body, &code, &err);
         if (r < 0)
                 code = failed(command, r, &err);
         if (r == -ENOENT && strstr(err.text, "image"))

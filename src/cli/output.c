@@ -112,7 +112,7 @@ int cli_flush(struct err *err)
 int cli_print_json(const json_t *v, struct err *err)
 {
         /* Escapes keep control bytes from the terminal. */
-        (void)json_dumpf(v, stdout, JSON_COMPACT | JSON_ENSURE_ASCII);
+        (void)json_dumpf(v, stdout, JSON_COMPACT | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(15));
         (void)putchar('\n');
         return cli_flush(err);
 }

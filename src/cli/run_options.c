@@ -270,8 +270,23 @@ static int take_outputs(struct run_options *o, struct err *err)
         return 0;
 }
 
-static int check(const struct run_options *o, struct err *err)
+/* What nobody asked to be limited. Only a live task may run without end, and its output is not bounded by what is kept of it. */
+static void set_unlimited(struct run_options *o)
 {
+        struct wire_limits *l = &o->request.limits, usual;
+
+        wire_limits_default(&usual);
+        o->output_limited = !o->live || l->output >= 0;
+        if (l->timeout_ns < 0)
+                l->timeout_ns = o->live ? 0 : WIRE_TIMEOUT_MAX_NS;
+        if (l->output < 0)
+                l->output = o->live ? usual.output : WIRE_OUTPUT_MAX;
+}
+
+static int check(const struct cli *cli, struct run_options *o, struct err *err)
+{
+        o->live = !cli->json && !o->detach && o->wait_ns < 0 && !o->idempotency_key;
+        set_unlimited(o);
         if (o->detach && o->attach_given)
                 return err_set(err, EINVAL, "conflicting options: cannot specify both --attach and --detach");
         if (o->detach && o->wait_ns >= 0)
@@ -358,11 +373,10 @@ int run_options_parse(struct cli *cli, const struct cli_command *command, int ar
         int r;
 
         wire_limits_default(&q->limits);
-        q->limits.timeout_ns = 0;
-        q->limits.output = WIRE_OUTPUT_MAX;
+        q->limits.timeout_ns = q->limits.output = -1;
         r = cli_parse(cli, command, options, ARRAY_LEN(options), &argc, argv, err);
         if (r == 0)
-                r = check(&o, err);
+                r = check(cli, &o, err);
         if (r == 0)
                 r = take_words(q, argc, argv, err);
         if (r == 0)

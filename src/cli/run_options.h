@@ -8,7 +8,9 @@ struct run_options {
         struct wire_task_request request; /* what is asked for, but for stdin and files */
         bool interactive;                 /* -i: stdin is sent */
         bool detach;                      /* -d */
+        bool live;                        /* streams, rather than one request and one answer */
         bool sig_proxy;                   /* signals go on to the task */
+        bool output_limited;              /* --output-limit, or what an answer holds: what comes after is cut */
         int64_t wait_ns;                  /* --wait; negative: until the end */
         bool attach_given;
         bool attached[3];    /* -a stdin, stdout, stderr */

@@ -22,6 +22,7 @@ struct output {
         struct str data;
         size_t at;     /* what was written of it */
         size_t piece;  /* at most so much at once: a pipe that is ready takes no more without blocking */
+        size_t room;   /* --output-limit, less what came */
         bool attached; /* else it is dropped */
 };
 
@@ -99,13 +100,17 @@ static int on_message(bool text, const void *data, size_t len, void *arg)
         const unsigned char *bytes = data;
         struct stream *s = arg;
         struct output *o;
+        size_t n;
 
         if (text)
                 return on_text(s, data, len);
         if (len == 0 || (bytes[0] != WIRE_STDOUT && bytes[0] != WIRE_STDERR))
                 return s->failed = err_set(&s->why, EPROTO, "the server sent what is no output");
         o = &s->out[bytes[0] - WIRE_STDOUT];
-        return o->attached ? str_add(&o->data, bytes + 1, len - 1) : 0;
+        /* The server sends all, and bounds what it keeps. */
+        n = MIN(len - 1, o->room);
+        o->room -= n;
+        return o->attached ? str_add(&o->data, bytes + 1, n) : 0;
 }
 
 /* ── what comes from here ────────────────────────────────────────────────────────────────────────────────────────── */
@@ -284,6 +289,7 @@ static void prepare_outputs(struct stream *s)
                 bool pipe = fstat(STDOUT_FILENO + i, &st) == 0 && !S_ISREG(st.st_mode);
 
                 s->out[i].piece = pipe ? PIPE_BUF : WRITE_PIECE;
+                s->out[i].room = s->options->output_limited ? (size_t)s->options->request.limits.output : SIZE_MAX;
                 s->out[i].attached = !s->options->attach_given || s->options->attached[1 + i];
         }
 }

@@ -67,22 +67,27 @@ static size_t prefix(const char *s, size_t n)
         return i;
 }
 
-static void print_cell(const char *cell, size_t width, bool last)
+/* The blanks before a cell are its own, so that no line ends with any. */
+static void print_cell(const char *cell, size_t width, size_t *gap)
 {
         size_t needs = cli_text_width(cell);
 
+        if (*cell) {
+                printf("%*s", (int)*gap, "");
+                *gap = 0;
+        }
         if (needs > width)
                 printf("%.*s…", (int)prefix(cell, width - 1), cell);
         else
                 printf("%s", cell);
-        if (!last)
-                printf("%*s", (int)(width - MIN(needs, width) + GAP), "");
+        *gap += width - MIN(needs, width) + GAP;
 }
 
 int cli_table_print(const struct cli_table *t, struct err *err)
 {
         size_t widths[CLI_COLUMNS_MAX] = { 0 }, room = cli_columns(STDOUT_FILENO);
         bool colored = cli_colored(STDOUT_FILENO);
+        size_t gap = 0;
 
         if (t->failed || t->columns == 0 || t->columns > CLI_COLUMNS_MAX)
                 return err_oom(err);
@@ -96,7 +101,8 @@ int cli_table_print(const struct cli_table *t, struct err *err)
 
                 if (colored && i == 0)
                         printf("\033[1m");
-                print_cell(t->cells[i], widths[column], last);
+                gap = column ? gap : 0;
+                print_cell(t->cells[i], widths[column], &gap);
                 if (colored && i == t->columns - 1)
                         printf("\033[0m");
                 if (last)

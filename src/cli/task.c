@@ -97,7 +97,7 @@ int cli_task_exit_code(const json_t *task)
         return r && r->code ? r->code : CLI_USAGE;
 }
 
-void cli_task_explain(const json_t *task)
+void cli_task_explain(const json_t *task, bool kept)
 {
         const char *reason = cli_text(task, "reason"), *detail = cli_text(task, "detail");
         const struct reason_text *r = find_reason(reason);
@@ -106,6 +106,6 @@ void cli_task_explain(const json_t *task)
                 cli_error("%s%s%s", r->text, *detail ? ": " : "", detail);
         else if (*reason && !str_eq(reason, "signal"))
                 cli_error("%s", *detail ? detail : reason);
-        if (json_is_true(json_object_get(task, "truncated")))
+        if (kept && json_is_true(json_object_get(task, "truncated")))
                 cli_warn("the output was cut: it was longer than the limit (--output-limit)");
 }

@@ -16,5 +16,5 @@ bool cli_task_ended(const json_t *task);
 
 /* What docker run would exit with: the task's exit code, or 125, 126, 127 if it never ran. */
 int cli_task_exit_code(const json_t *task);
-/* On stderr, why it ended, unless it exited by itself; and whether its output was cut. */
-void cli_task_explain(const json_t *task);
+/* On stderr, why it ended, unless it exited by itself; and, if that is of interest, whether what is kept of its output was cut. */
+void cli_task_explain(const json_t *task, bool kept);

@@ -58,7 +58,12 @@ static void test_defaults(void **state)
         assert_string_equal(o.request.cmd[1], "-n");
         assert_null(o.request.entrypoint);
         assert_int_equal(o.request.limits.timeout_ns, 0);
+        assert_true(o.live);
+        run_options_done(&o);
+        assert_int_equal(parse(&o, &err, WORDS("-d", "busybox")), 0);
+        assert_int_equal(o.request.limits.timeout_ns, WIRE_TIMEOUT_MAX_NS);
         assert_int_equal(o.request.limits.output, WIRE_OUTPUT_MAX);
+        assert_false(o.live);
         run_options_done(&o);
 }
 
