@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """`kill -9` of each of our processes while tasks run: what survives what, as the design's table promises.
 
-    tests/kill/kill.py [--long] [daemon] [launcher] [netd] [supervisor]
+    tests/kill/kill.py [--long] [daemon] [launcher] [standstill] [netd] [supervisor]
 """
 
 import concurrent.futures
@@ -231,6 +231,22 @@ def test_launcher(instance):
             assert instance.pids()["mayflyd"] == daemon, "mayflyd did not outlive the launcher"
 
 
+def test_standstill(instance):
+    with report.case("a launcher that stands still does not use up a task's time"):
+        launcher = instance.pid("mayfly-launcher")
+        body = {"image": "kill:1", "cmd": ["sh", "-c", "echo here; sleep 100"], "network": "none", "limits": {"timeout": "300ms"}}
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            os.kill(launcher, signal.SIGSTOP)
+            try:
+                answer = pool.submit(instance.client.post, body)
+                time.sleep(1)
+            finally:
+                os.kill(launcher, signal.SIGCONT)
+            task = mayfly.decode(answer.result().json())
+        assert (task["status"], task["reason"], task["out"]) == ("killed", "timeout", b"here\n"), task
+        assert task["timings"]["run_ms"] >= 300, task["timings"]
+
+
 def test_netd(instance):
     n = rounds("netd")
     for i in range(n):
@@ -278,7 +294,8 @@ def test_supervisor(instance):
                 assert not states, states
 
 
-TESTS = {"daemon": test_daemon, "launcher": test_launcher, "netd": test_netd, "supervisor": test_supervisor}
+TESTS = {"daemon": test_daemon, "launcher": test_launcher, "standstill": test_standstill, "netd": test_netd,
+         "supervisor": test_supervisor}
 
 
 def main():
