@@ -218,7 +218,7 @@ static void write_run(void *data)
                 job->entries[i]->r = r;
                 job->entries[i]->err = err;
         }
-        if (r < 0 && r != -ENOSPC && r != -EIO && job->n > 1)
+        if (r < 0 && r != -ENOSPC && job->n > 1)
                 write_apart(job);
         job->over = history_db_over(job->h->db, &job->h->bounds);
 }
