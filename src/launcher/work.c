@@ -17,11 +17,15 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/timerfd.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 
 #define INDEX_FDS 3
 #define UNPACK_FDS 2
 #define MERGE_FDS 1
+#define WATCH_NS (NS_PER_S / 4) /* between two looks at what a worker wrote */
+#define WRITTEN_EXTRA (UINT64_C(256) << 20)
+#define INODES_EXTRA 200000
 #define FILE_MAX_LEAST (UINT64_C(512) << 20) /* reports and what lies beside a layer are smaller */
 
 /* Which of a worker's descriptors (image/worker/worker.h) is which: input, plain copy, report, directory, layers. */
@@ -48,6 +52,7 @@ struct place {
         bool removal;
         char trash[WORK_NAME_MAX];
         uint64_t deadline_ns, oom_before;
+        uint64_t max_written, max_inodes, inodes_before; /* 0: not watched */
 };
 
 /* What was made and has no name yet. */
@@ -121,17 +126,63 @@ static struct token *find_token(struct work *w, uint32_t token)
 static void set_timer(struct work *w)
 {
         struct itimerspec t = { .it_value = { .tv_sec = 0 } };
-        uint64_t first = TIME_NEVER;
+        uint64_t first = TIME_NEVER, next = time_mono_ns() + WATCH_NS;
 
         for (size_t i = 0; i < WORK_RUNNING_MAX; i++) {
-                if (w->places[i].pid > 0)
-                        first = MIN(first, w->places[i].deadline_ns);
+                const struct place *p = &w->places[i];
+
+                if (p->pid > 0)
+                        first = MIN(first, p->max_written > 0 ? MIN(p->deadline_ns, next) : p->deadline_ns);
         }
         if (first != TIME_NEVER) {
                 t.it_value.tv_sec = (time_t)(first / NS_PER_S);
                 t.it_value.tv_nsec = (long)(first % NS_PER_S);
         }
         (void)timerfd_settime(w->timer, TFD_TIMER_ABSTIME, &t, NULL);
+}
+
+/* Of the whole file system: one that grows while a worker runs does so by the worker, but for little. */
+static uint64_t used_inodes(const struct work *w)
+{
+        struct statfs st;
+
+        return fstatfs(w->config.store_fd, &st) < 0 || st.f_files < st.f_ffree ? 0 : st.f_files - st.f_ffree;
+}
+
+/* What the process wrote and dirtied, rounded up to pages (proc(5), /proc/PID/io); 0 where the kernel does not say. */
+static uint64_t written(const struct work *w, pid_t pid)
+{
+        static const char *const keys[] = { "wchar: ", "write_bytes: " };
+        char name[32], text[512] = "";
+        auto_fd fd = -EBADF;
+        uint64_t most = 0;
+
+        (void)snprintf(name, sizeof(name), "%d/io", pid);
+        fd = openat(w->config.proc_fd, name, O_RDONLY | O_CLOEXEC);
+        if (fd < 0 || read(fd, text, sizeof(text) - 1) <= 0)
+                return 0;
+        for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
+                const char *at = strstr(text, keys[i]);
+
+                if (at)
+                        most = MAX(most, (uint64_t)strtoull(at + strlen(keys[i]), NULL, 10));
+        }
+        return most;
+}
+
+/* A worker bounds itself, unless it was taken over. An honest one stays far below these. */
+static void watch_disk(const struct work *w, struct place *p, const struct job *job)
+{
+        p->max_written = MIN(job->max_bytes, UINT64_C(1) << 60) * 2 +
+                         MIN(job->max_entries, (uint64_t)UINT32_MAX) * 8192 + WRITTEN_EXTRA;
+        p->max_inodes = MIN(job->max_entries, (uint64_t)UINT32_MAX) * 2 + INODES_EXTRA;
+        p->inodes_before = used_inodes(w);
+}
+
+static bool over_disk(const struct work *w, const struct place *p)
+{
+        return p->max_written > 0 &&
+               (written(w, p->pid) > p->max_written || used_inodes(w) > p->inodes_before + p->max_inodes);
 }
 
 static void kill_place(struct place *p)
@@ -256,6 +307,8 @@ static int start_job(struct work *w, struct place *p, const struct job *job, str
         p->kind = job->work == LAUNCH_WORK_UNPACK ? LAUNCH_KIND_LAYER : LAUNCH_KIND_TREE;
         p->token = new_token(w);
         r = work_store_make(&w->store, p->token, &dir, err);
+        if (job->work == LAUNCH_WORK_UNPACK)
+                watch_disk(w, p, job);
         if (r == 0 && job->work == LAUNCH_WORK_UNPACK)
                 r = start_unpack(w, p, job, dir, err);
         else if (r == 0)
@@ -680,9 +733,10 @@ void work_timer(struct work *w)
 
         (void)!read(w->timer, &ticks, sizeof(ticks));
         for (size_t i = 0; i < WORK_RUNNING_MAX; i++) {
-                if (w->places[i].pid > 0 && w->places[i].deadline_ns <= now)
+                if (w->places[i].pid > 0 && (w->places[i].deadline_ns <= now || over_disk(w, &w->places[i])))
                         kill_place(&w->places[i]);
         }
+        set_timer(w);
 }
 
 bool work_idle(const struct work *w)
