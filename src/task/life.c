@@ -203,7 +203,11 @@ static void on_exited(struct engine_container *c, const struct engine_exit *exit
                 task_end(t, WIRE_FAILED, WIRE_REASON_COMMAND_NOT_EXECUTABLE, 126, 0, exit->text);
                 break;
         case ENGINE_END_START_ERROR:
-                task_fail(t, WIRE_REASON_START_ERROR, -1, exit->text);
+                /* Killed on its way to the program, by us. */
+                if (t->rec.kill_reason && exit->error == ECANCELED)
+                        task_end_by_exit(t);
+                else
+                        task_fail(t, WIRE_REASON_START_ERROR, -1, exit->text);
                 break;
         case ENGINE_END_LOST:
                 task_fail(t, WIRE_REASON_NODE_LOST, -1, exit->text);

@@ -51,7 +51,8 @@ static void restart(struct fixture *f)
         int ready = 0;
 
         tasks_free(f->ts);
-        f->fake.image_fn = NULL;
+        if (f->fake.image_fn)
+                answer_image(&f->fake);
         f->fake.hold_images = false;
         start_tasks(f);
         assert_int_equal(tasks_adopt(f->ts, on_ready, &ready, NULL), 0);

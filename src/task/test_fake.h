@@ -349,6 +349,8 @@ static int teardown(void **state)
         struct fixture *f = *state;
 
         tasks_free(f->ts);
+        if (f->fake.image_fn)
+                answer_image(&f->fake);
         history_close(f->history);
         seal_free(f->seal);
         loop_free(f->fake.loop);
