@@ -7,6 +7,7 @@ suite launcher tests/launcher/run.sh
 suite conformance/native tests/conformance/run.sh
 suite isolation python3 tests/isolation/run.py
 suite kill python3 tests/kill/kill.py
+suite network python3 tests/network/run.py
 suite images python3 tests/image/run.py
 suite images/worker python3 tests/hostile/worker.py
 
@@ -30,12 +31,14 @@ shared_stop() {
     grep -iE 'sanitizer|runtime error|assert' "$shared/log" && echo "not ok - a clean log: see above"
     rm -rf "$shared"
 }
-if ! grep -qE "$only" <<<"api/tasks api/malformed cli docs api/stop"; then
+if ! grep -qE "$only" <<<"api/tasks api/malformed cli cli/tasks cli/completion docs api/stop"; then
     :
 elif shared_start >"$logs/shared-start" 2>&1; then
     suite api/tasks python3 tests/api/tasks.py
     suite api/malformed python3 tests/api/malformed.py --verbose --socket "$shared/run/mayfly.sock"
     suite cli tests/cli/run.sh
+    suite cli/tasks tests/cli/tasks.sh
+    suite cli/completion tests/cli/completion.sh
     suite docs tests/docs/run_docs.sh
     only=. suite api/stop shared_stop
 else
@@ -45,6 +48,7 @@ fi
 unset MAYFLY_HOST
 
 suite api/ecs python3 tests/api/ecs.py
+suite cli/remote tests/cli/remote.sh
 suite demo tests/demo.sh
 if [ -n "$long" ]; then
     suite isolation/weakened python3 tests/isolation/run_weakened.py

@@ -1,24 +1,7 @@
 #!/usr/bin/env bash
 # The command as a user types it, against the shared instance: streams, exit codes, messages, help.
-set -uo pipefail
+. "$(dirname "$0")/lib.sh"
 
-mayfly=$MAYFLY_BUILD/mayfly
-dir=$(mktemp -d)
-chmod 755 "$dir"
-trap 'rm -rf "$dir"' EXIT
-bad=
-
-# expect NAME STATUS STDOUT-REGEX STDERR-REGEX -- COMMAND…   (each regex over the whole stream; "" means empty)
-expect() {
-    local name=$1 status=$2 out=$3 err=$4 got why=
-    shift 5
-    "$@" >"$dir/out" 2>"$dir/err"
-    got=$?
-    [ "$got" = "$status" ] || why="status $got, expected $status"
-    if [ -z "$out" ]; then [ ! -s "$dir/out" ] || why+=" stdout is not empty"; else tr '\n' ' ' <"$dir/out" | grep -qE -- "$out" || why+=" stdout: $(head -c 300 "$dir/out" | tr '\n' ' ')"; fi
-    if [ -z "$err" ]; then [ ! -s "$dir/err" ] || why+=" stderr: $(head -c 300 "$dir/err" | tr '\n' ' ')"; else tr '\n' ' ' <"$dir/err" | grep -qE -- "$err" || why+=" stderr: $(head -c 300 "$dir/err" | tr '\n' ' ')"; fi
-    if [ -z "$why" ]; then echo "ok - $name"; else echo "not ok - $name: $why"; bad=1; fi
-}
 run() { "$mayfly" run --network none "$@"; }
 piped() { printf 'line\n' | "$mayfly" run --network none "$@"; }
 
@@ -34,6 +17,13 @@ expect "run sends no stdin without -i" 0 '' '' -- piped busybox:demo cat
 expect "run -e -w -u" 0 '^v /w 65534 $' '' -- run -e A=v -w /w -u nobody busybox:demo sh -c 'echo $A $(pwd) $(id -u)'
 expect "run --entrypoint" 0 '^a b $' '' -- run --entrypoint echo busybox:demo a b
 expect "run --timeout says why it ended" 137 '' 'timeout' -- run --timeout 200ms busybox:demo sleep 5
+expect "a command that is nearly one" 125 '' 'did you mean images' -- "$mayfly" imagse
+expect "help of a command" 0 'Usage: mayfly ps' '' -- "$mayfly" help ps
+expect "help of none" 1 '' 'no command .nope' -- "$mayfly" help nope
+expect "a group lists its commands" 125 '' 'key create.*key list.*key revoke' -- "$mayfly" key
+expect "an option that is nearly one" 125 '' 'did you mean --network' -- run --netwrok none busybox:demo true
+expect "a flag that is off already" 0 '^x $' '' -- run --privileged=false --rm busybox:demo echo x
+expect "a key in the command line is refused" 1 '' 'MAYFLY_KEY' -- "$mayfly" ps --key a:b
 expect "run -v names what to use" 125 '' '--copy' -- run -v /a:/b busybox:demo true
 expect "run without an image asks for one" 125 '' 'which image' -- "$mayfly" run
 expect "an unknown flag is named" 125 '' 'no-such-flag' -- run --no-such-flag busybox:demo true
@@ -44,7 +34,7 @@ expect "inspect an image" 0 '"[Ii]d"|"digest"' '' -- "$mayfly" inspect busybox:d
 expect "inspect nothing" 1 '^\[\] $' 'no.such' -- "$mayfly" inspect no.such/thing:x
 expect "version" 0 '[0-9]+\.[0-9]+' '' -- "$mayfly" version
 expect "help lists the commands" 0 'run.*images|images.*run' '' -- "$mayfly" --help
-for command in serve run images inspect import load rmi version; do
+for command in serve run ps logs wait stop kill inspect images import load rmi "key create" "key list" "key revoke" version completion help; do
     expect "$command --help has an example" 0 '[Ee]xample' '' -- "$mayfly" $command --help
 done
 expect "an unknown command is named" 125 '' 'frobnicate' -- "$mayfly" frobnicate
@@ -58,8 +48,8 @@ printf 'tasks:\n  max_runing: 3\n' >"$dir/bad.yaml"
 expect "serve --check names the line" 1 '' ':2: .*max_runing' -- "$mayfly" serve --check --config "$dir/bad.yaml"
 printf 'tasks:\n  max_running: 3\n' >"$dir/good.yaml"
 expect "serve --check accepts what is good" 0 '' '' -- bash -c "'$mayfly' serve --check --config '$dir/good.yaml' >/dev/null"
-expect "a second instance of the same name is refused" 1 '' "another instance.*'${MAYFLY_NAME:-mayfly-test}'" -- timeout 60 "$mayfly" serve --data "$dir/data" --run "$dir/run" --name ${MAYFLY_NAME:-mayfly-test} --network.pool 10.216.0.0/16
-mkdir -m 700 "$dir/home" && cp "$MAYFLY_BUILD"/mayfly{,d,-supervisor,-launcher,-netd,-worker,-init} "$dir/home/"
+expect "a second instance of the same name is refused" 1 '' "another (instance|Mayfly).*'${MAYFLY_NAME:-mayfly-test}'" -- timeout 60 "$mayfly" serve --data "$dir/data" --run "$dir/run" --name ${MAYFLY_NAME:-mayfly-test} --network.pool 10.216.0.0/16
+mkdir -m 700 "$dir/home" && find "$MAYFLY_BUILD" -maxdepth 1 -name 'mayfly*' -type f -perm -1 -exec cp {} "$dir/home/" \;
 "$dir/home/mayfly" serve --data "$dir/data" --run "$dir/run" --name mayfly-home --network.pool 10.216.0.0/16 >"$dir/log" 2>&1 &
 home=$!
 for _ in $(seq 300); do grep -q 'is ready' "$dir/log" && break; kill -0 $home 2>/dev/null || break; sleep 0.1; done
