@@ -127,13 +127,33 @@ static int write_kept(int fd, const json_t *task, const char *name, const char *
 
 /* ── the ways to run it ──────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* In one request and one answer, when the task is over, or not waited for. */
-static int run_whole(const struct cli *cli, struct run_options *o, const struct str *body, int *ret_code,
-                     struct err *err)
+/* Whether all that the server minds are limits that nobody asked for. */
+static bool minds_unasked(const struct run_options *o, const struct http_answer *answer)
+{
+        auto_json problem = NULL;
+        json_t *faults, *fault;
+        size_t i;
+
+        if (answer->status < 400 ||
+            json_read(answer->body.data ? answer->body.data : "", answer->body.len, &problem, NULL) < 0)
+                return false;
+        faults = json_object_get(problem, "errors");
+        json_array_foreach(faults, i, fault) {
+                const char *pointer = cli_text(fault, "pointer");
+
+                if (!(o->free_timeout && str_eq(pointer, "/limits/timeout")) &&
+                    !(o->free_output && str_eq(pointer, "/limits/output")))
+                        return false;
+        }
+        return json_array_size(faults) > 0;
+}
+
+static int post(const struct cli *cli, const struct run_options *o, const struct str *body, struct http_answer *ret,
+                struct err *err)
 {
         auto_free char *key = o->idempotency_key ? str_printf("Idempotency-Key: %s", o->idempotency_key) : NULL;
         const char *headers[] = { key, NULL };
-        struct http_client_request request = {
+        const struct http_client_request request = {
                 .method = "POST",
                 .path = "/v1/tasks",
                 .content_type = "application/json",
@@ -143,12 +163,48 @@ static int run_whole(const struct cli *cli, struct run_options *o, const struct 
                 .headers = headers,
                 .abort = &cli_aborted,
         };
+
+        return cli_request(cli, &request, ret, err);
+}
+
+/* What a key bounds cannot be without end: the server's own limits then hold, which is worth telling of the time. */
+static int post_bounded(const struct cli *cli, struct run_options *o, const struct str *body, struct http_answer *ret,
+                        struct err *err)
+{
+        auto_str bounded = STR_INIT;
+        struct wire_limits usual;
+        int r;
+
+        r = post(cli, o, body, ret, err);
+        if (r == 0 || !minds_unasked(o, ret))
+                return r;
+        wire_limits_default(&usual);
+        if (o->free_timeout)
+                o->request.limits.timeout_ns = usual.timeout_ns;
+        if (o->free_output)
+                o->request.limits.output = usual.output;
+        if (wire_task_request_write(&o->request, &bounded) < 0)
+                return err_oom(err);
+        http_answer_done(ret);
+        *ret = (struct http_answer){ .status = 0 };
+        *err = (struct err)ERR_INIT;
+        r = post(cli, o, &bounded, ret, err);
+        explicit_bzero(bounded.data, bounded.len);
+        if (r == 0 && o->free_timeout)
+                cli_warn("the key bounds how long a task may run: --timeout asks for more than a minute");
+        return r;
+}
+
+/* In one request and one answer, when the task is over, or not waited for. */
+static int run_whole(const struct cli *cli, struct run_options *o, const struct str *body, int *ret_code,
+                     struct err *err)
+{
         auto_answer answer = { .status = 0 };
         auto_json task = NULL;
         int r;
 
         cli_catch_signals();
-        r = cli_request(cli, &request, &answer, err);
+        r = post_bounded(cli, o, body, &answer, err);
         if (r < 0)
                 return r;
         r = json_read(answer.body.data ? answer.body.data : "", answer.body.len, &task, err);

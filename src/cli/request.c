@@ -62,7 +62,7 @@ int cli_explain(const struct cli *cli, int r, struct err *err)
         case ECANCELED:
                 return err_set(err, -r, "interrupted");
         default:
-                return err_wrap(err, "%s", host);
+                return err && str_starts(err->text, host) ? r : err_wrap(err, "%s", host);
         }
 }
 
@@ -83,10 +83,12 @@ int cli_problem(const struct http_answer *answer, struct err *err)
         (void)str_adds(&text, detail ? detail : "the server gave no reason");
         faults = json_object_get(doc, "errors");
         json_array_foreach(faults, i, fault) {
-                const char *pointer = json_string_value(json_object_get(fault, "pointer"));
-                const char *what = json_string_value(json_object_get(fault, "detail"));
+                const char *pointer = cli_text(fault, "pointer"), *what = cli_text(fault, "detail");
+                auto_free char *told = str_printf("%s: %s", *pointer ? pointer + 1 : "", what);
 
-                (void)str_addf(&text, "\n  %s: %s", pointer && *pointer ? pointer : "body", what ? what : "");
+                /* A fault that is the detail needs no second line. */
+                if (!str_eq(told, detail))
+                        (void)str_addf(&text, "\n  %s: %s", *pointer ? pointer : "body", what);
         }
         return err_set(err, answer->status == 404 ? ENOENT : EPROTO, "%s", text.data ? text.data : "");
 }
@@ -95,6 +97,7 @@ int cli_problem(const struct http_answer *answer, struct err *err)
 
 static int read_key_file(const char *path, struct str *ret, struct err *err)
 {
+        static bool warned;
         struct stat st;
 
         if (fd_read_file(AT_FDCWD, path, KEY_FILE_MAX, ret, err) < 0)
@@ -103,8 +106,9 @@ static int read_key_file(const char *path, struct str *ret, struct err *err)
                 ret->data[--ret->len] = '\0';
         if (ret->len == 0 || strlen(ret->data) != ret->len || strpbrk(ret->data, " \t\r\n"))
                 return err_set(err, EINVAL, "%s: not a key, id:secret on one line", path);
-        if (stat(path, &st) == 0 && st.st_mode & S_IROTH)
+        if (!warned && stat(path, &st) == 0 && st.st_mode & S_IROTH)
                 cli_warn("%s can be read by everybody on this machine (chmod 600 %s)", path, path);
+        warned = true;
         return 0;
 }
 

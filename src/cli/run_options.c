@@ -276,10 +276,12 @@ static void set_unlimited(struct run_options *o)
         struct wire_limits *l = &o->request.limits, usual;
 
         wire_limits_default(&usual);
-        o->output_limited = !o->live || l->output >= 0;
-        if (l->timeout_ns < 0)
+        o->free_timeout = l->timeout_ns < 0;
+        o->free_output = l->output < 0;
+        o->output_limited = !o->live || !o->free_output;
+        if (o->free_timeout)
                 l->timeout_ns = o->live ? 0 : WIRE_TIMEOUT_MAX_NS;
-        if (l->output < 0)
+        if (o->free_output)
                 l->output = o->live ? usual.output : WIRE_OUTPUT_MAX;
 }
 

@@ -10,6 +10,7 @@ struct run_options {
         bool detach;                      /* -d */
         bool live;                        /* streams, rather than one request and one answer */
         bool sig_proxy;                   /* signals go on to the task */
+        bool free_timeout, free_output;   /* without a limit that was asked for */
         bool output_limited;              /* --output-limit, or what an answer holds: what comes after is cut */
         int64_t wait_ns;                  /* --wait; negative: until the end */
         bool attach_given;
