@@ -1,20 +1,23 @@
 #!/usr/bin/env python3
-"""POST /v1/tasks over the unix socket, row by row of the API's tables: every member and every outcome that this version
-has, and what it refuses. Written as a client would: HTTP and JSON, nothing of Mayfly's own code."""
+"""POST /v1/tasks over TCP with a key, row by row of the API's tables: every member and every outcome that this version has,
+and what it refuses. Written as a client would: HTTP and JSON, nothing of Mayfly's own code."""
 import base64
 import hashlib
+import io
 import json
 import os
+import signal
 import socket
 import sys
+import tarfile
 import threading
 import time
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-import mayfly  # noqa: E402
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from common import IMAGE, TcpInstance, equal, mayfly, run_all  # noqa: E402
 
-client = mayfly.runner_client()
-IMAGE = "busybox:demo"
+instance = None
+client = None
 tests = []
 
 
@@ -42,17 +45,13 @@ def problem(reason, expect, **members):
     return answer
 
 
-def equal(got, want):
-    assert got == want, f"got {got!r}, expected {want!r}"
-
-
 @test
 def answer_has_every_member():
     t = sh("echo hello; echo oops >&2")
     equal(sorted(t), sorted([
         "id", "status", "exit_code", "signal", "reason", "stdout", "stderr", "stdout_encoding", "stderr_encoding",
         "stdout_bytes", "stderr_bytes", "truncated", "outputs", "usage", "timings", "created_at", "started_at",
-        "finished_at", "image", "engine", "limits", "labels"]))
+        "finished_at", "image", "engine", "limits", "labels", "attempts"]))
     equal((t["status"], t["exit_code"], t["signal"], t["reason"]), ("exited", 0, None, None))
     equal((t["stdout"], t["stderr"], t["stdout_bytes"], t["stderr_bytes"]), ("hello\n", "oops\n", 6, 5))
     equal((t["stdout_encoding"], t["truncated"], t["engine"]), ("utf-8", False, "native"))
@@ -300,9 +299,9 @@ def idempotency_key_joins_a_live_task():
 def hang_up_cancels():
     key = f"gone-{time.time_ns()}"
     body = json.dumps({"image": IMAGE, "network": "none", "cmd": ["sleep", "60"]}).encode()
-    with socket.socket(socket.AF_UNIX) as s:
-        s.connect(client.path)
+    with socket.create_connection(("127.0.0.1", client.port)) as s:
         s.sendall(b"POST /v1/tasks HTTP/1.1\r\nHost: mayfly\r\nContent-Type: application/json\r\n"
+                  b"Authorization: " + client.authorization()["Authorization"].encode() + b"\r\n"
                   b"Idempotency-Key: " + key.encode() + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         time.sleep(0.5)
     for _ in range(100):
@@ -342,11 +341,201 @@ def large_streams_are_exact():
     equal(hashlib.sha256(base64.b64decode(t["stdout"])).hexdigest(), t["stderr"].split()[0])
 
 
+def tar_of(**files):
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        for name, text in files.items():
+            info = tarfile.TarInfo("dir/" + name)
+            info.size, info.mode = len(text), 0o640
+            tar.addfile(info, io.BytesIO(text))
+    return base64.b64encode(data.getvalue()).decode()
+
+
+def wait_status(id, *wanted, seconds=30):
+    def there():
+        t = client.get(f"/v1/tasks/{id}").json()
+        return t if t["status"] in wanted else None
+    found = mayfly.wait_until(there, seconds, 0.02)
+    assert found, client.get(f"/v1/tasks/{id}")
+    return found
+
+
+@test
+def files_as_tar():
+    t = sh("cat x/dir/a x/dir/b; stat -c %a x/dir/a", workdir="/w", user="nobody", files=[
+        {"path": "x", "content": tar_of(a=b"1", b=b"2"), "encoding": "tar+base64"}])
+    equal(t["stdout"], "12640\n")
+
+
+@test
+def outputs_come_back():
+    t = sh("mkdir d; echo f >d/f; printf '\\377' >b; echo text >t; ln -s t l", workdir="/w",
+           outputs=["t", "b", "d", "l", "/w/none"])
+    found = {o["path"]: o for o in t["outputs"]}
+    equal((found["t"]["type"], found["t"]["encoding"], found["t"]["content"]), ("file", "utf-8", "text\n"))
+    equal(base64.b64decode(found["b"]["content"]), b"\xff")
+    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(found["d"]["content"]))) as tar:
+        assert any(name.endswith("f") for name in tar.getnames()), tar.getnames()
+    equal(found["/w/none"]["error"], "not_found")
+    equal(client.get(f"/v1/tasks/{t['id']}").json()["outputs"], t["outputs"])
+
+
+@test
+def secrets_are_files():
+    t = sh("cat /run/secrets/TOKEN; env | grep -c hidden", secrets={"TOKEN": "hidden-value"})
+    equal(t["stdout"], "hidden-value0\n")
+    kept = client.get(f"/v1/tasks/{t['id']}")
+    assert b"TOKEN" not in kept.body.replace(b'"stdout":"hidden-value0', b""), kept
+
+
+@test
+def labels_are_kept_and_found():
+    mark = f"m{time.time_ns()}"
+    t = sh("true", labels={"job": mark, "other": "x"})
+    equal(t["labels"], {"job": mark, "other": "x"})
+    listed = client.get(f"/v1/tasks?label=job={mark}").json()["tasks"]
+    equal([x["id"] for x in listed], [t["id"]])
+    equal(client.get(f"/v1/tasks?label=job={mark}&label=other=y").json()["tasks"], [])
+
+
+@test
+def pull_words():
+    for word in ("missing", "never"):
+        equal(sh("echo x", pull=word)["stdout"], "x\n")
+    problem("image_not_found", 404, image="no/such:image", pull="never")
+    answer = task(expect=400, pull="sometimes")
+    equal(answer["errors"][0]["pointer"], "/pull")
+
+
+@test
+def engine_by_name():
+    equal(sh("echo x", engine="native")["engine"], "native")
+    answer = task(expect=400, engine="steam", cmd=["true"])
+    equal(answer["errors"][0]["pointer"], "/engine")
+
+
+@test
+def registry_auth_is_never_answered():
+    t = sh("echo x", registry_auth={"username": "u", "password": "p4ss-never-shown"})
+    assert b"p4ss-never-shown" not in client.get(f"/v1/tasks/{t['id']}").body
+    answer = task(expect=400, registry_auth={"username": "u"})
+    assert answer["errors"][0]["pointer"].startswith("/registry_auth"), answer
+
+
+@test
+def what_comes_later_is_refused():
+    for member, value in (("tty", True), ("profile", "restricted"), ("priority", 1), ("callback_url", "http://x/")):
+        answer = task(expect=400, **{member: value})
+        equal([e["pointer"] for e in answer["errors"]], ["/" + member])
+
+
+@test
+def cpu_time_limit():
+    t = sh("while :; do :; done", limits={"cpu_time": 0.3, "timeout": 20})
+    equal((t["status"], t["exit_code"], t["signal"], t["reason"]), ("killed", 137, "SIGKILL", "cpu_time"))
+
+
+@test
+def queue_timeout():
+    slow = instance.net_client("task", limits={"max_running": 1})
+    held = slow.request("POST", "/v1/tasks", {"image": IMAGE, "cmd": ["sleep", "60"], "network": "none", "wait": False})
+    equal(held.status, 202)
+    mayfly.wait_until(lambda: slow.get("/v1/tasks?status=running").json()["tasks"])
+    answer = slow.request("POST", "/v1/tasks", {"image": IMAGE, "cmd": ["true"], "network": "none",
+                                                "limits": {"queue_timeout": "100ms"}})
+    equal((answer.status, answer.json()["type"]), (503, "urn:mayfly:problem:queue_timeout"))
+    kept = slow.get(f"/v1/tasks/{answer.json()['task_id']}").json()
+    equal((kept["status"], kept["exit_code"], kept["reason"]), ("failed", None, "queue_timeout"))
+    slow.request("POST", f"/v1/tasks/{held.json()['id']}/cancel")
+
+
+@test
+def wait_false_is_accepted():
+    answer = client.request("POST", "/v1/tasks", {"image": IMAGE, "cmd": ["echo", "later"], "network": "none", "wait": False})
+    t = answer.json()
+    equal((answer.status, answer.headers["Location"]), (202, f"/v1/tasks/{t['id']}"))
+    assert t["status"] in ("queued", "pulling", "running"), t
+    equal(wait_status(t["id"], "exited")["stdout"], "later\n")
+
+
+@test
+def wait_for_a_while():
+    answer = client.request("POST", "/v1/tasks", {"image": IMAGE, "cmd": ["sh", "-c", "sleep 1; echo done"],
+                                                  "network": "none", "wait": "200ms"})
+    equal(answer.status, 202)
+    equal(wait_status(answer.json()["id"], "exited")["stdout"], "done\n")
+    equal(sh("echo quick", wait="30s")["stdout"], "quick\n")
+
+
+def post_and_leave(**members):
+    """The client is gone before the task has ended; the task's id."""
+    mark = f"left{time.time_ns()}"
+    body = json.dumps({"image": IMAGE, "network": "none", "labels": {"mark": mark}, **members}).encode()
+    with socket.create_connection(("127.0.0.1", client.port)) as s:
+        s.sendall(b"POST /v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: " +
+                  client.authorization()["Authorization"].encode() + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        found = mayfly.wait_until(
+            lambda: [t for t in client.get(f"/v1/tasks?label=mark={mark}").json()["tasks"] if t["status"] == "running"])
+    return found[0]["id"]
+
+
+@test
+def on_disconnect():
+    gone = post_and_leave(cmd=["sleep", "60"])
+    kept = post_and_leave(cmd=["sh", "-c", "sleep 1; echo alive"], on_disconnect="detach")
+    equal(wait_status(gone, "killed")["reason"], "cancelled")
+    equal(wait_status(kept, "exited")["stdout"], "alive\n")
+
+
+@test
+def cancel_with_grace():
+    def run(grace):
+        answer = client.request("POST", "/v1/tasks", {
+            "image": IMAGE, "network": "none", "wait": False, "limits": {"grace": grace},
+            "cmd": ["sh", "-c", "trap 'echo term; exit 3' TERM; echo up; while :; do sleep 0.05; done"]})
+        path = f"/v1/tasks/{answer.json()['id']}"
+        mayfly.wait_until(lambda: client.get(path + "/stdout").body == b"up\n")
+        equal(client.request("POST", path + "/cancel").status, 202)
+        t = wait_status(answer.json()["id"], "killed")
+        equal(client.request("POST", path + "/cancel").status, 200)
+        return t
+    t = run("10s")
+    equal((t["reason"], t["stdout"]), ("cancelled", "up\nterm\n"))
+    t = run("0s")
+    equal((t["reason"], t["exit_code"], t["signal"]), ("cancelled", 137, "SIGKILL"))
+
+
+@test
+def a_key_is_by_scheme_and_case():
+    for scheme in ("Basic", "Bearer", "bearer"):
+        text = base64.b64encode(client.key.encode()).decode() if scheme == "Basic" else client.key
+        equal(mayfly.NetClient(client.port).request("GET", "/v1/version", headers={"Authorization": f"{scheme} {text}"}).status,
+              200)
+    answer = mayfly.NetClient(client.port).get("/v1/version")
+    equal(answer.status, 401)
+    equal([v.split()[0] for v in answer.headers.get_all("WWW-Authenticate")], ["Basic", "Bearer"])
+    equal(answer.json()["type"], "urn:mayfly:problem:unauthorized")
+
+
+@test
+def node_lost():
+    kept = client.request("POST", "/v1/tasks", {"image": IMAGE, "cmd": ["sleep", "60"], "network": "none", "wait": False})
+    again = client.request("POST", "/v1/tasks", {"image": IMAGE, "network": "none", "wait": False, "retries": 1,
+                                                 "cmd": ["sh", "-c", "echo up; sleep 3; echo end"]})
+    for answer in (kept, again):
+        wait_status(answer.json()["id"], "running")
+    os.kill(instance.pid("mayfly-launcher"), signal.SIGKILL)
+    t = wait_status(kept.json()["id"], "failed")
+    equal((t["exit_code"], t["signal"], t["reason"]), (None, None, "node_lost"))
+    t = wait_status(again.json()["id"], "exited", seconds=60)
+    equal((t["exit_code"], t["attempts"], t["stdout"]), (0, 2, "up\nend\n"))
+
+
 def main():
-    report = mayfly.Report()
-    for function in tests:
-        with report.case(function.__name__):
-            function()
+    global instance, client
+    with TcpInstance("mfapitasks", "10.232.0.0/16") as instance:
+        client = instance.net_client()
+        report = run_all(tests)
     report.exit()
 
 

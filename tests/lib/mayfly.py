@@ -78,7 +78,7 @@ class Report:
         except Skip as e:
             self.skip(name, e)
         except Exception as e:  # noqa: BLE001: whatever a test raises is its failure
-            self.not_ok(name, f"{type(e).__name__}: {e}")
+            self.not_ok(name, f"{type(e).__name__}: {e} (line {e.__traceback__.tb_next.tb_lineno})")
         else:
             self.ok(name)
 
@@ -124,8 +124,11 @@ class Client:
         self.path = path
         self.timeout = timeout * SLOW
 
+    def connect(self, timeout):
+        return UnixConnection(self.path, timeout)
+
     def request(self, method, path, body=None, headers=None, timeout=None):
-        connection = UnixConnection(self.path, timeout or self.timeout)
+        connection = self.connect(timeout or self.timeout)
         try:
             headers = dict(headers or {})
             if isinstance(body, (dict, list)):
@@ -154,6 +157,35 @@ class Client:
     def load(self, archive, ref):
         """Imports a root file system."""
         return self.request("POST", "/v1/images/import?ref=" + ref, archive, {"Content-Type": "application/x-tar"})
+
+
+class NetClient(Client):
+    """The API over TCP, with a key (`id:secret`) or without."""
+
+    def __init__(self, port, key=None, timeout=60, scheme="Basic", host="127.0.0.1", tls=None):
+        super().__init__(None, timeout)
+        self.port, self.key, self.scheme, self.host, self.tls = port, key, scheme, host, tls
+
+    def connect(self, timeout):
+        if self.tls:
+            return http.client.HTTPSConnection(self.host, self.port, timeout=timeout, context=self.tls)
+        return http.client.HTTPConnection(self.host, self.port, timeout=timeout)
+
+    def authorization(self):
+        if not self.key:
+            return {}
+        text = base64.b64encode(self.key.encode()).decode() if self.scheme == "Basic" else self.key
+        return {"Authorization": f"{self.scheme} {text}"}
+
+    def request(self, method, path, body=None, headers=None, timeout=None):
+        return super().request(method, path, body, {**self.authorization(), **(headers or {})}, timeout)
+
+
+def free_port():
+    """A TCP port on loopback that nobody listens on now."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def decode(task):
