@@ -552,10 +552,15 @@ def test_linger(rig):
 
 
 def test_sockets(rig):
-    """The API's sockets and the helpers' are for those who may, and abstract ones there are none."""
-    with report.case("no abstract socket of ours"):
-        names = [line.split()[-1] for line in mayfly.read("/proc/net/unix").splitlines() if line.split()[-1].startswith("@")]
-        assert not [n for n in names if "mayfly" in n and ABSTRACT not in n], names
+    """The API's sockets and the helpers' are for those who may, and no abstract one says anything to anybody."""
+    with report.case("no abstract socket of ours but the lock of the name"):
+        pids = rig.instance.pids().values()
+        ours = {os.readlink(f"/proc/{pid}/fd/{fd}") for pid in pids for fd in os.listdir(f"/proc/{pid}/fd")
+                if os.path.islink(f"/proc/{pid}/fd/{fd}")}
+        lines = [line.split() for line in mayfly.read("/proc/net/unix").splitlines()]
+        names = {line[7] for line in lines if len(line) == 8 and f"socket:[{line[6]}]" in ours}
+        assert names & {os.path.join(rig.instance.run_dir, "mayfly.sock")}, f"none of ours found: {names}"
+        assert {n for n in names if n.startswith("@")} <= {f"@mayfly-netd/{rig.instance.name}"}, names
     with report.case("the sockets' modes"):
         for name, mode in (("mayfly.sock", 0o660), ("launcher.sock", 0o600), ("netd.sock", 0o600)):
             st = os.stat(os.path.join(rig.instance.run_dir, name))
