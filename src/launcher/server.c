@@ -436,6 +436,10 @@ static void reap(struct server *s)
 
                 if (sys_waitid(P_ALL, 0, &info, WEXITED | WNOHANG, &usage) < 0 || info.si_pid == 0)
                         return;
+                if (janitor_reaped(&s->janitor, info.si_pid)) {
+                        log_line("the janitor has died", NULL);
+                        continue;
+                }
                 c = containers_find_pid(&s->containers, info.si_pid);
                 if (!c && copies_reaped(&s->copies, &info))
                         continue;
@@ -529,13 +533,14 @@ static int init_work(struct server *s, const struct server_fds *fds, struct err 
 
 int server_init(struct server *s, const struct ceiling *ceiling, const struct server_fds *fds, struct err *err)
 {
-        struct slots_host host = { fds->proc, fds->store, fds->detached, -EBADF, &s->cgroup };
+        struct slots_host host = { fds->proc, fds->store, fds->detached, -EBADF, &s->cgroup, &s->janitor };
         sigset_t set;
         int r;
 
         s->ceiling = ceiling;
         s->listener = fds->listener;
         s->peer = s->signals = -EBADF;
+        s->janitor = (struct janitor)JANITOR_NONE;
         for (unsigned i = 0; i < WORK_RUNNING_MAX; i++)
                 s->work_leaves[i] = (struct cgroup_leaf)CGROUP_LEAF_NONE;
         s->epoll = epoll_create1(EPOLL_CLOEXEC);
@@ -548,7 +553,9 @@ int server_init(struct server *s, const struct ceiling *ceiling, const struct se
         s->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
         if (s->signals < 0)
                 return err_sys(err, "make a signalfd");
-        r = watch(s, s->signals, EPOLLIN, TAG_SIGNALS, err);
+        r = janitor_start(&s->janitor, err);
+        if (r == 0)
+                r = watch(s, s->signals, EPOLLIN, TAG_SIGNALS, err);
         if (r == 0)
                 r = watch(s, s->listener, EPOLLIN, TAG_LISTENER, err);
         if (r == 0)
@@ -643,6 +650,7 @@ void server_done(struct server *s)
         work_free(s->work);
         s->work = NULL;
         slots_done(&s->slots);
+        janitor_stop(&s->janitor);
         for (unsigned i = 0; i < WORK_RUNNING_MAX; i++)
                 cgroup_leaf_remove(&s->cgroup, &s->work_leaves[i]);
         cgroup_close(&s->cgroup);

@@ -7,6 +7,7 @@
 #include "launcher/ceiling.h"
 #include "launcher/cgroup.h"
 #include "launcher/container.h"
+#include "launcher/janitor.h"
 #include "launcher/copy.h"
 #include "launcher/slot.h"
 #include "launcher/validate.h"
@@ -22,6 +23,7 @@ struct server {
         struct slots slots;
         struct containers containers;
         struct copies copies;
+        struct janitor janitor;
         struct work *work;
         struct cgroup_leaf work_leaves[WORK_RUNNING_MAX];
         int epoll, listener, signals, peer;

@@ -23,6 +23,7 @@
 #define TTY_GID 5   /* as every distribution has it */
 #define PTS_MAX 256 /* all instances of devpts share kernel.pty.max: one task must not take it */
 #define OPTIONS_MAX 256
+#define LEFT_MAX (256 * 1024) /* bytes in the mounts of a container that may be gone a little later than it */
 
 uint32_t slot_inodes(uint64_t disk)
 {
@@ -251,20 +252,35 @@ static void remove_leaf(struct slots *s, struct slot *slot)
         cgroup_leaf_remove(s->host.cgroup, &slot->leaf);
 }
 
-static void drop_mounts(struct slot *slot)
+/* What a container had for itself. */
+static void drop_mounts(struct slots *s, struct slot *slot)
 {
+        if (!s->host.detached)
+                fd_replace(&slot->store, -EBADF);
+        if (!s->host.detached || (slot->shm >= 0 && !shm_is_new(slot)))
+                fd_replace(&slot->shm, -EBADF);
         fd_replace(&slot->mntns, -EBADF);
         fd_replace(&slot->upper, -EBADF);
-        fd_replace(&slot->store, -EBADF);
         fd_replace(&slot->overlay, -EBADF);
         fd_replace(&slot->pts, -EBADF);
 }
 
+/* As drop_mounts(), by the janitor: but what is large is gone before the cgroup is used again, which it is charged to. */
+static void hand_over_mounts(struct slots *s, struct slot *slot)
+{
+        int *fds[] = { &slot->mntns, &slot->upper, &slot->overlay, &slot->pts };
+        uint64_t used;
+        bool full;
+
+        slot_disk(slot, &used, &full);
+        if (used <= LEFT_MAX && s->host.detached && shm_is_new(slot))
+                janitor_close(s->host.janitor, fds, ARRAY_LEN(fds));
+        drop_mounts(s, slot);
+}
+
 static void clean(struct slots *s, struct slot *slot)
 {
-        drop_mounts(slot);
-        if (!s->host.detached || !shm_is_new(slot))
-                fd_replace(&slot->shm, -EBADF);
+        hand_over_mounts(s, slot);
         if (slot->leaf.name[0] && !cgroup_leaf_reset(s->host.cgroup, &slot->leaf))
                 remove_leaf(s, slot);
         slot->state = SLOT_COLD;
@@ -279,7 +295,7 @@ static int prepare(struct slots *s, struct slot *slot, struct err *err)
                 r = make_leaf(s, slot, err);
         if (r == 0)
                 r = make_upper(s, slot, s->limits.disk, err);
-        if (r == 0)
+        if (r == 0 && slot->store < 0)
                 r = make_store(s, slot, err);
         if (r == 0 && s->host.detached)
                 r = make_overlay(slot, err);
@@ -288,7 +304,7 @@ static int prepare(struct slots *s, struct slot *slot, struct err *err)
         if (r == 0)
                 r = make_pts(slot, err);
         if (r < 0) {
-                drop_mounts(slot);
+                drop_mounts(s, slot);
                 return r;
         }
         slot->state = SLOT_READY;
@@ -404,7 +420,7 @@ static int try_idmap(struct slots *s, struct err *err)
         if (r < 0)
                 return r;
         s->idmapped = make_store(s, slot, &ignored) == 0;
-        drop_mounts(slot);
+        fd_replace(&slot->store, -EBADF);
         if (s->idmapped)
                 return 0;
         fd_replace(&slot->idmap, -EBADF);
@@ -446,8 +462,9 @@ int slots_init(struct slots *s, uint32_t n, uint32_t id_base, const struct slots
 void slots_done(struct slots *s)
 {
         for (uint32_t i = 0; s->items && i < s->top; i++) {
-                drop_mounts(&s->items[i]);
+                drop_mounts(s, &s->items[i]);
                 fd_replace(&s->items[i].shm, -EBADF);
+                fd_replace(&s->items[i].store, -EBADF);
                 remove_leaf(s, &s->items[i]);
                 fd_replace(&s->items[i].userns, -EBADF);
                 fd_replace(&s->items[i].idmap, -EBADF);

@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 #include "launcher/cgroup.h"
+#include "launcher/janitor.h"
 #include "launcher/proto.h"
 
 #include <stdbool.h>
@@ -33,7 +34,7 @@ struct slot {
         uid_t base;              /* host id of the container's 0 */
         int userns, idmap;       /* user namespaces: the container's; store's ids to the slot's */
         int upper;               /* detached tmpfs: upper/ work/ store/ root/ */
-        int store;               /* detached mount of the store in the slot's ids */
+        int store;               /* detached mount of the store in the slot's ids; from Linux 6.15 on it stays */
         int overlay;             /* file system context of the root, all but the image's tree; -EBADF: the child mounts it */
         int pts, shm;            /* detached; from Linux 6.15 on a container gets a clone of shm */
         struct stat shm_new;     /* its root directory before anybody saw it */
@@ -52,6 +53,7 @@ struct slots_host {
         bool detached; /* likewise */
         int epoll;     /* version 1's OOM events are added here, as SLOT_EVENT | n */
         struct cgroup *cgroup;
+        struct janitor *janitor;
 };
 
 struct slots {
