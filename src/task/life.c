@@ -99,7 +99,7 @@ static uint64_t backoff_ns(unsigned attempts)
         ns = MIN(ns, TASK_BACKOFF_MAX_NS);
         if (getrandom(&chance, sizeof(chance), GRND_NONBLOCK) != sizeof(chance))
                 chance = UINT32_MAX / 2;
-        return ns / 2 + (uint64_t)((double)(ns / 2) * chance / UINT32_MAX);
+        return ns / 2 + (uint64_t)((double)ns / 2 * chance / UINT32_MAX);
 }
 
 static void on_backoff(struct loop_timer *timer, void *data)
