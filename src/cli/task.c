@@ -63,7 +63,7 @@ struct reason_text {
 };
 
 static const struct reason_text reasons[] = {
-        { "timeout", "the task was killed: it ran longer than its timeout (--timeout)", 0 },
+        { "timeout", "the task was killed: it ran longer than its timeout", 0 },
         { "cpu_time", "the task was killed: it used up its CPU time (--cpu-time)", 0 },
         { "oom", "the task was killed: it needed more memory than its limit (--memory)", 0 },
         { "output_limit", "the task was killed: it wrote more than its limit (--output-limit)", 0 },

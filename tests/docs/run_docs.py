@@ -27,6 +27,8 @@ ELSEWHERE = {
     "make coverage": "make release-check",
     "make release-check": "a release",
     "sudo make install": "tests/vm",
+    "MAYFLY_HOST=ssh://user@machine mayfly ps": "tests/cli/remote.sh",
+    "MAYFLY_KEY_FILE=~/.mayfly-key mayfly --host https://machine:6293 --pin sha256//HASH ps": "tests/cli/remote.sh",
     "sudo mayfly serve": "tools/test.sh starts the instance so",
 }
 
