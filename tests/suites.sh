@@ -9,6 +9,10 @@ suite isolation python3 tests/isolation/run.py
 suite kill python3 tests/kill/kill.py
 suite network python3 tests/network/run.py
 suite images python3 tests/image/run.py
+suite api/tasks python3 tests/api/tasks.py
+suite api/live python3 tests/api/live.py
+suite api/roles python3 tests/api/roles.py
+suite api/limits python3 tests/api/limits.py
 suite images/worker python3 tests/hostile/worker.py
 
 shared=$logs/shared
@@ -31,10 +35,9 @@ shared_stop() {
     grep -iE 'sanitizer|runtime error|assert' "$shared/log" && echo "not ok - a clean log: see above"
     rm -rf "$shared"
 }
-if ! grep -qE "$only" <<<"api/tasks api/malformed cli cli/tasks cli/completion docs api/stop"; then
+if ! grep -qE "$only" <<<"api/malformed cli cli/tasks cli/completion docs api/stop"; then
     :
 elif shared_start >"$logs/shared-start" 2>&1; then
-    suite api/tasks python3 tests/api/tasks.py
     suite api/malformed python3 tests/api/malformed.py --verbose --socket "$shared/run/mayfly.sock"
     suite cli tests/cli/run.sh
     suite cli/tasks tests/cli/tasks.sh
