@@ -138,7 +138,8 @@ void http_conn_hand_over(struct http_conn *c)
         c->parser = p;
         p->added = c;
         p->dirty = true;
-        http_server_defer(c->server);
+        if (!c->listener->accepting)
+                http_server_defer(c->server);
         /* It tells of the connection by way of p->added, and has closed it where it fails. */
         if (MHD_add_connection(p->daemon, c->fd, &unspecified, sizeof(unspecified)) != MHD_YES && p->added)
                 http_conn_end(c);
@@ -334,13 +335,14 @@ static bool accept_one(struct http_listener *l)
 static void on_accept(struct loop_io *io, uint32_t events, void *data)
 {
         struct http_listener *l = data;
-        bool any = false;
 
         (void)io;
         (void)events;
+        l->accepting = true;
         for (unsigned i = 0; i < ACCEPTS_PER_TURN && accept_one(l); i++)
-                any = true;
-        if (any && l->parser->dirty)
+                ;
+        l->accepting = false;
+        if (l->parser->dirty)
                 http_parser_run(l->parser);
 }
 

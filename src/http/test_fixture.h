@@ -253,6 +253,8 @@ static inline void fixture_free(struct fixture *f)
                 assert_int_equal(pthread_join(f->thread, NULL), 0);
         http_server_free(f->server);
         http_tls_free(f->tls);
+        /* What the server owed to the loop. */
+        (void)loop_turn(f->loop, 0, NULL);
         loop_free(f->loop);
         (void)unlink(f->path);
         (void)unlink(f->cert);
