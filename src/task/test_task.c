@@ -634,6 +634,13 @@ static void test_record(void **state)
         r.kill_signo = SIGTERM;
         r.grace_end_ns = 42;
         r.body_hash[0] = 9;
+        r.attempts = 3;
+        r.retries = 4;
+        r.accepted = true;
+        r.created_ns = UINT64_MAX - 5; /* before the machine's start */
+        assert_int_equal(strv_add(&r.labels, "a=b"), 0);
+        assert_int_equal(strv_add(&r.outputs, "/x"), 0);
+        assert_int_equal(strv_add(&r.outputs, "y"), 0);
         assert_int_equal(task_record_write(&r, &text), 0);
         assert_int_equal(task_record_read(text.data, text.len, &back, NULL), 0);
         assert_string_equal(back.owner, "alice");
@@ -643,6 +650,12 @@ static void test_record(void **state)
         assert_int_equal(back.kill_signo, SIGTERM);
         assert_int_equal(back.grace_end_ns, 42);
         assert_int_equal(back.body_hash[0], 9);
+        assert_int_equal(back.attempts, 3);
+        assert_int_equal(back.retries, 4);
+        assert_true(back.accepted && back.created_ns == UINT64_MAX - 5);
+        assert_string_equal(back.labels[0], "a=b");
+        assert_null(back.labels[1]);
+        assert_string_equal(back.outputs[1], "y");
         task_record_done(&back);
         for (size_t len = 0; len < text.len; len++)
                 assert_int_equal(task_record_read(text.data, len, &back, NULL), -EBADMSG);
