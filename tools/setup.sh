@@ -11,7 +11,7 @@ declare -A packages=(
         libmnl-dev libjansson-dev libyaml-dev libarchive-dev libsqlite3-dev libcurl4-openssl-dev libwslay-dev libssl-dev
         zlib1g-dev libzstd-dev libcmocka-dev nftables python3"
     [demo]="busybox-static curl"
-    [test]="busybox-static curl python3 iproute2 procps util-linux clang libclang-rt-14-dev clang-format
+    [test]="busybox-static curl dnsmasq-base unbound iptables python3 iproute2 procps util-linux clang libclang-rt-14-dev clang-format
         clang-tidy cppcheck gcovr umoci skopeo zstd slowhttptest zsh fish mandoc openssh-server openssh-client"
     [release]="debootstrap qemu-system-x86 cpio e2fsprogs gcc-aarch64-linux-gnu qemu-user"
     [bench]="bubblewrap runc crun podman docker.io busybox-static python3"

@@ -19,7 +19,7 @@ enum firewall_state { FIREWALL_UNKNOWN, FIREWALL_OPEN, FIREWALL_CLOSED };
 /* Sends one datagram on each way from the namespace that the thread is in. */
 void firewall_send(uint32_t dns);
 
-/* What became of it, some time (at most 10 s) later. `address` is the namespace's, host byte order. */
+/* What became of it, some time (at most 4 s) later. `address` is the namespace's, host byte order. */
 enum firewall_state firewall_result(struct nl *nl, const char *instance, uint32_t address, enum firewall_way way);
 
 /* For people: which chain it was, as far as can be told, and what to add. */

@@ -2,6 +2,7 @@
 
 #include "base/fd.h"
 #include "base/str.h"
+#include "net/link.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -143,7 +144,8 @@ int forward_restore(int state_dir, struct err *err)
         if (r <= 0)
                 return r;
         r = 0;
-        if (str_starts(record.data, RECORD_OFF)) {
+        /* Docker, which may have come after us, needs it, and never switches it off itself. */
+        if (str_starts(record.data, RECORD_OFF) && link_index("docker0") == 0) {
                 r = fd_write_knob(AT_FDCWD, IP_FORWARD, "0", err);
                 for (const char *p = record.data + strlen(RECORD_OFF); r == 0 && *p; p += strcspn(p, "\n") + 1)
                         switch_on(p, strcspn(p, "\n"));

@@ -100,6 +100,10 @@ static int become_user(const struct options *o, struct err *err)
 {
         if (geteuid() != 0)
                 return 0;
+        for (unsigned long cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++) {
+                if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
+                        return err_sys(err, "drop capability %lu", cap);
+        }
         if (setgroups(0, NULL) < 0 || setresgid(o->gid, o->gid, o->gid) < 0 || setresuid(o->uid, o->uid, o->uid) < 0)
                 return err_sys(err, "become user %u:%u", (unsigned)o->uid, (unsigned)o->gid);
         return 0;

@@ -344,7 +344,7 @@ static int send_probe(void *data, struct err *err)
         return 0;
 }
 
-/* What became of the last datagram; then the next one. */
+/* Sends datagrams, and the next time looks what became of them. */
 static void probe_firewalls(struct netd *d)
 {
         uint32_t dns = own_routes(d).dns, from = d->probed;
@@ -372,8 +372,8 @@ static void probe_firewalls(struct netd *d)
                 (void)str_add(&d->notice, notice.data ? notice.data : "", notice.len);
                 server_notice(d->server, d->notice.data ? d->notice.data : "");
         }
-        d->probed = pool_from_stock(d->pool, send_probe, &dns);
-        d->probe_at = now_ms() + (from > 0 ? CHECK_MS : PROBE_MS);
+        d->probed = from > 0 ? 0 : pool_from_stock(d->pool, send_probe, &dns);
+        d->probe_at = now_ms() + (from > 0 ? CHECK_MS : PROBE_MS); /* at the start there is no stock yet */
 }
 
 static void check(struct netd *d)
