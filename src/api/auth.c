@@ -1,47 +1,27 @@
 /* Who calls, and what of. RFC 9110 section 11, RFC 7617 (Basic), RFC 6750 section 2.1 (Bearer). */
 
 #include "api/internal.h"
+#include "api/text.h"
 #include "base/time.h"
+#include "state/seal.h"
 
-#include <openssl/crypto.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/socket.h>
-
-#define CREDENTIALS_MAX 512
-
-/* `id:secret` of the header, in place of which the caller's buffer is wiped by seal_wipe(). False: it has none. */
-static bool credentials_read(const char *header, struct str *out)
-{
-        const char *at = header + strcspn(header, " ");
-        size_t scheme = (size_t)(at - header);
-
-        while (*at == ' ')
-                at++;
-        if (!*at || strlen(at) > CREDENTIALS_MAX)
-                return false;
-        if (scheme == 6 && strncasecmp(header, "Bearer", 6) == 0)
-                return str_adds(out, at) == 0;
-        if (scheme == 5 && strncasecmp(header, "Basic", 5) == 0)
-                return base64_decode(out, at, strlen(at)) == 0 && memchr(out->data, '\0', out->len) == NULL;
-        return false;
-}
 
 static const struct key *key_of(struct call *c)
 {
         const char *header = http_header(c->http, "Authorization");
-        auto_str text = STR_INIT;
+        auto_secret text = STR_INIT;
         const struct key *key = NULL;
         char *colon;
 
-        if (!header || !c->api->config.keys || !credentials_read(header, &text) || !text.data)
+        if (!header || !c->api->config.keys || !credentials_parse(header, &text))
                 return NULL;
         colon = strchr(text.data, ':');
         if (colon) {
                 *colon = '\0';
                 key = keys_verify(c->api->config.keys, text.data, colon + 1);
         }
-        OPENSSL_cleanse(text.data, text.cap);
         return key;
 }
 

@@ -48,7 +48,7 @@ struct api {
         struct health health;
         struct meters *meters;
         struct meters *ecs_meters; /* NULL: the original's limits are off */
-        unsigned uploads; /* archives that are coming or being read, and their bytes */
+        unsigned uploads;          /* archives that are coming or being read, and their bytes */
         uint64_t upload_bytes;
         double log_tokens; /* lines of requests that may be logged now */
         uint64_t log_ns;

@@ -150,6 +150,30 @@ static void test_event_ids(void **state)
         assert_true(at[0] == 12 && at[1] == 0);
 }
 
+static void test_credentials(void **state)
+{
+        static const char *const good[] = { "Bearer a:b", "bearer   a:b", "Basic YTpi", "basic YTpi" };
+        static const char *const bad[] = { "",          "Basic",       "Basic ",     "Bearer ",    "BearerX a:b",
+                                           "Basic YTp", "Basic YTpi!", "Basic AA==", "Digest a:b", "a:b" };
+        auto_free char *huge = calloc(1, 1000);
+
+        (void)state;
+        for (size_t i = 0; i < ARRAY_LEN(good); i++) {
+                auto_str out = STR_INIT;
+
+                assert_true(credentials_parse(good[i], &out));
+                assert_string_equal(out.data, "a:b");
+        }
+        for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+                auto_str out = STR_INIT;
+
+                assert_false(credentials_parse(bad[i], &out));
+        }
+        memcpy(huge, "Bearer ", 7);
+        memset(huge + 7, 'x', CREDENTIALS_MAX + 1);
+        assert_false(credentials_parse(huge, &(struct str)STR_INIT));
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {

@@ -203,3 +203,19 @@ int event_id_parse(const char *s, uint64_t ret[2])
         memcpy(ret, values, sizeof(values));
         return 0;
 }
+
+bool credentials_parse(const char *header, struct str *out)
+{
+        const char *at = header + strcspn(header, " ");
+        size_t scheme = (size_t)(at - header);
+
+        while (*at == ' ')
+                at++;
+        if (!*at || strlen(at) > CREDENTIALS_MAX)
+                return false;
+        if (scheme == 6 && strncasecmp(header, "Bearer", 6) == 0)
+                return str_adds(out, at) == 0;
+        if (scheme != 5 || strncasecmp(header, "Basic", 5) != 0)
+                return false;
+        return base64_decode(out, at, strlen(at)) == 0 && out->len > 0 && !memchr(out->data, '\0', out->len);
+}

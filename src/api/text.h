@@ -1,6 +1,8 @@
 /* Small grammars of the API's headers and parameters: pure functions. */
 #pragma once
 
+#include "base/str.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -29,3 +31,9 @@ int range_parse(const char *value, uint64_t size, uint64_t *ret_first, uint64_t 
 
 /* The id of an event: how many bytes of stdout and stderr were sent with it, "123.45". -EINVAL. */
 int event_id_parse(const char *s, uint64_t ret[2]);
+
+#define CREDENTIALS_MAX 512
+
+/* RFC 7617 and RFC 6750 section 2.1: what Authorization holds, `id:secret`, of either scheme. The caller wipes `out`, whatever is
+ * answered. */
+bool credentials_parse(const char *header, struct str *out);
