@@ -221,7 +221,8 @@ static int move_procs(int from, int to, struct err *err)
                         r = 0;
         }
         (void)fclose(f);
-        return r < 0 ? err_set(err, -r, "process %ld in the cgroup that was delegated to us cannot be moved aside", pid) : n;
+        return r < 0 ? err_set(err, -r, "process %ld in the cgroup that was delegated to us cannot be moved aside", pid)
+                     : n;
 }
 
 /* A cgroup with processes cannot hand controllers to its children (cgroup-v2.rst, «No Internal Process Constraint»): who

@@ -38,7 +38,7 @@ struct child {
         const struct launch_start *start; /* validated */
         uint8_t *payload;                 /* validated; the child's own copy of the page, which it writes to */
         size_t payload_len;
-        char **argv, **envp; /* room for LAUNCH_ARGS_MAX strings and NULL each */
+        char **argv, **envp;     /* room for LAUNCH_ARGS_MAX strings and NULL each */
         const struct slot *slot; /* its descriptors are out of reach, but for the window's */
         const struct cgroup *cgroup;
         int window; /* first descriptor of its window */

@@ -272,7 +272,7 @@ static void keep_root(struct container *c, const struct child *child)
         for (uint32_t i = 0; c->keep && i < s->argc + s->envc + 2; i++)
                 if (payload_next(&p, &text, &len) < 0)
                         return;
-        c->workdir = c->keep ? strndup((const char *)text, len) : NULL;
+        c->workdir = c->keep && text ? strndup((const char *)text, len) : NULL;
 }
 
 static int make_init_pipe(const struct launch_start *start, int *ret_r, int *ret_w)

@@ -77,8 +77,9 @@ static int serve(const struct setup *setup, struct err *err)
                 r = take_place(&server, &ceiling, &place, err);
         if (r < 0)
                 return r;
-        fds = (struct server_fds){ place.listener, place.proc, setup->init, setup->worker, place.store,
-                                     place.detached };
+        fds = (struct server_fds){
+                place.listener, place.proc, setup->init, setup->worker, place.store, place.detached
+        };
         r = server_init(&server, &ceiling, &fds, err);
         if (r == 0)
                 r = server_run(&server, err);

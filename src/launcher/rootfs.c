@@ -98,7 +98,8 @@ static int mount_image(const struct rootfs *r)
         char options[OPTIONS_MAX];
 
         (void)snprintf(options, sizeof(options),
-                       "lowerdir=store/" SKELETON_NAME ":store/trees/%.*s,upperdir=upper,workdir=work,xino=off,index=off,"
+                       "lowerdir=store/" SKELETON_NAME
+                       ":store/trees/%.*s,upperdir=upper,workdir=work,xino=off,index=off,"
                        "uuid=off,redirect_dir=off,metacopy=off",
                        LAUNCH_HEX, r->tree);
         return mount("overlay", "root", "overlay", 0, options) < 0 || chdir("root") < 0 ? -errno : 0;

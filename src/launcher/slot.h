@@ -31,12 +31,12 @@ struct slot_report {
 struct slot {
         enum slot_state state;
         uint32_t n;
-        uid_t base;              /* host id of the container's 0 */
-        int userns, idmap;       /* user namespaces: the container's; store's ids to the slot's */
-        int upper;               /* detached tmpfs: upper/ work/ store/ root/ */
-        int store;               /* detached mount of the store in the slot's ids; from Linux 6.15 on it stays */
-        int overlay;             /* file system context of the root, all but the image's tree; -EBADF: the child mounts it */
-        int pts, shm;            /* detached; from Linux 6.15 on a container gets a clone of shm */
+        uid_t base;        /* host id of the container's 0 */
+        int userns, idmap; /* user namespaces: the container's; store's ids to the slot's */
+        int upper;         /* detached tmpfs: upper/ work/ store/ root/ */
+        int store;         /* detached mount of the store in the slot's ids; from Linux 6.15 on it stays */
+        int overlay;       /* file system context of the root, all but the image's tree; -EBADF: the child mounts it */
+        int pts, shm;      /* detached; from Linux 6.15 on a container gets a clone of shm */
         struct stat shm_new;     /* its root directory before anybody saw it */
         int mntns;               /* of the container, so that its end does not wait for the mounts to go */
         uint64_t disk, shm_size; /* bytes that upper and shm have */

@@ -39,7 +39,7 @@ class Tree:
         self.source = os.path.join(self.top, "source")
         self.build = os.path.join(self.top, "build")
         os.mkdir(self.source)
-        names = ["src", "tools", "contrib", "tests/fuzz", "meson.build", "meson_options.txt"]
+        names = ["src", "tools", "contrib", "web", "tests/fuzz", "meson.build", "meson_options.txt"]
         archive = run(["tar", "-C", mayfly.ROOT, "-cf", os.path.join(self.top, "source.tar"),
                        *[n for n in names if os.path.exists(os.path.join(mayfly.ROOT, n))]])
         assert archive.returncode == 0, archive.stdout
