@@ -552,8 +552,15 @@ static void on_marked(int r, const struct err *err, void *data)
         struct tasks *ts = t->ts;
 
         ts->storing--;
-        if (!task_settle(t) || ts->freeing)
+        if (!task_settle(t))
                 return;
+        if (ts->freeing) {
+                /* It did not start, and is the next daemon's to start. */
+                task_move(t, WIRE_QUEUED);
+                t->rec.attempts--;
+                (void)task_accept(t, NULL);
+                return;
+        }
         if (t->rec.kill_reason)
                 task_end(t, WIRE_KILLED, t->rec.kill_reason, -1, 0, NULL);
         else if (r < 0)

@@ -61,7 +61,7 @@ struct task_maxima {
         uint32_t max_running, max_queued; /* tasks of this owner */
 };
 
-/* One task's streams, live. None is called from within a function of this header but task_pause() is allowed in output(). */
+/* One task's streams, live. They end with the waiter that has the same data: when it goes, the task goes on without them. None is called from within a function of this header but task_pause() is allowed in output(). */
 struct task_live {
         /* A piece of the output as it came; borrowed for the call. */
         void (*output)(struct task *t, enum engine_stream stream, const void *bytes, size_t len, void *data);

@@ -205,6 +205,29 @@ static void test_started_and_gone_with_retries(void **state)
         assert_int_equal(f->fake.n, 2);
 }
 
+/* The daemon stops between the mark on disk and the start. */
+static void test_marked_and_not_started(void **state)
+{
+        struct fixture *f = *state;
+        struct stored s = { .calls = 0 };
+        struct counted on_disk;
+
+        f->fake.hold_images = true;
+        (void)accept_task(f, request(), &s, NULL);
+        wait_call(f, &s);
+        assert_non_null(f->fake.image_fn);
+        answer_image(&f->fake);
+        tasks_free(f->ts);
+        start_tasks(f);
+        on_disk = requests_on_disk(f);
+        assert_int_equal(on_disk.n, 1);
+        assert_false(on_disk.started);
+        assert_int_equal(on_disk.attempts, 0);
+        restart(f);
+        end(running(f, 1), exit_0);
+        wait_stored(f);
+}
+
 /* Its container is there: it runs on, and is no second one. */
 static void test_started_and_there(void **state)
 {
@@ -452,6 +475,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_never_started, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_started_and_gone, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_started_and_gone_with_retries, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_marked_and_not_started, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_started_and_there, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_key_after_a_restart, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_no_place, setup, teardown),
