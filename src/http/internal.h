@@ -36,7 +36,7 @@ struct http_listener {
         struct loop_io *io;
         struct http_tls *tls;
         bool proxy_protocol;
-        bool accepting; /* and the parser runs after it */
+        bool accepting;    /* and the parser runs after it */
         struct list node;  /* of server->listeners */
         struct list early; /* connections that the parser does not have yet */
         struct http_parser *parser;

@@ -8,8 +8,8 @@
 #include <stddef.h>
 #include <sys/socket.h>
 
-#define LOOK_S 5
-#define SLOW_LOOKS 6 /* that many in a row end it */
+#define LOOK_S 1
+#define SLOW_LOOKS 30 /* that many in a row end it; one makes it the next to go when there is no room */
 /* Whoever has just come, or been answered, is not evicted for the next. */
 #define EVICT_AGE_NS (250 * NS_PER_MS)
 
