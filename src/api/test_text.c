@@ -179,6 +179,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_media_types), cmocka_unit_test(test_ids),    cmocka_unit_test(test_times),
                 cmocka_unit_test(test_slashes),     cmocka_unit_test(test_ranges), cmocka_unit_test(test_event_ids),
+                cmocka_unit_test(test_credentials),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
