@@ -16,7 +16,8 @@
 
 #define PENDING_MAX ((size_t)1 << 20) /* of stdin, on its way to the server */
 #define WRITE_PIECE ((size_t)64 * 1024)
-#define PATIENCE 3 /* signals to end it, of which the last does */
+#define LIFE_MS 15000 /* a fourth of the time after which the server gives up who is silent */
+#define PATIENCE 3    /* signals to end it, of which the last does */
 
 struct output {
         struct str data;
@@ -235,14 +236,30 @@ static int broken(const struct stream *s, int r, struct err *err)
                 s->cli->host, why.num ? ": " : "", why.text, s->id, s->id);
 }
 
+/* Who does not read does not see the server's pings either, and would be taken for dead: an empty piece of stdin is a sign of
+ * life. */
+static int show_life(struct stream *s, struct err *err)
+{
+        static const unsigned char nothing[] = { WIRE_STDIN };
+
+        if (s->closed)
+                return 0;
+        if (http_ws_client_send(s->ws, false, nothing, sizeof(nothing)) < 0)
+                return err_oom(err);
+        return pump(s, err);
+}
+
 static int turn(struct stream *s, struct err *err)
 {
         struct pollfd fds[FDS];
         int r;
 
         prepare(s, fds);
-        if (poll(fds, FDS, -1) < 0)
+        r = poll(fds, FDS, fds[FD_SERVER].fd < 0 ? LIFE_MS : -1);
+        if (r < 0)
                 return errno == EINTR ? 0 : err_sys(err, "poll");
+        if (r == 0)
+                return show_life(s, err);
         r = write_ready(s, fds, err);
         if (r == 0 && fds[FD_SIGNALS].revents)
                 r = on_signal(s, err);

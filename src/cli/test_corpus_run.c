@@ -143,7 +143,7 @@ static void run_values(const char *table, value_fn *parse)
 static void run_texts(const char *table, bool age)
 {
         auto_json doc = read_table(table);
-        char text[MAX(CLI_AGE_MAX, UNITS_HUMAN_MAX)];
+        char aged[CLI_AGE_MAX], sized[UNITS_HUMAN_MAX];
         json_t *c;
         size_t i;
 
@@ -154,10 +154,10 @@ static void run_texts(const char *table, bool age)
                 if (json_is_real(in) && json_real_value(in) > 1e19)
                         continue;
                 if (age)
-                        cli_age(json_integer_value(in), text);
+                        cli_age(json_integer_value(in), aged);
                 else
-                        units_human((uint64_t)json_number_value(in), text);
-                assert_string_equal(text, json_string_value(json_object_get(c, "out")));
+                        units_human((uint64_t)json_number_value(in), sized);
+                assert_string_equal(age ? aged : sized, json_string_value(json_object_get(c, "out")));
         }
 }
 
