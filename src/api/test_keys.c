@@ -219,6 +219,49 @@ static void test_ownership(void **state)
         expect(f, mine, "GET", path, NULL, 404);
 }
 
+/* The same while it runs. */
+static void test_ownership_of_live_tasks(void **state)
+{
+        struct fixture *f = *state;
+        auto_free char *other = make_key(f, "task", NULL);
+        auto_free char *reader = make_key(f, "read", NULL);
+        auto_fd fd = start_task(f, NULL);
+        auto_json running = wait_count(f, "running", 1);
+        const json_t *t = json_array_get(json_object_get(running, "tasks"), 0);
+        auto_free char *path = str_printf("/v1/tasks/%s", text_of(t, "id"));
+        auto_free char *cancel = str_printf("%s/cancel", path);
+        auto_json seen = as(f, other, "GET", "/v1/tasks", NULL, 200);
+
+        assert_int_equal(json_array_size(json_object_get(seen, "tasks")), 0);
+        expect(f, other, "GET", path, NULL, 404);
+        expect(f, other, "POST", cancel, NULL, 404);
+        expect(f, other, "DELETE", path, NULL, 404);
+        expect(f, reader, "GET", path, NULL, 200);
+        expect(f, reader, "POST", cancel, NULL, 403);
+        wait_for(f, "running", 1);
+}
+
+/* A body without a length is bounded by what comes. */
+static void test_chunked_body_too_long(void **state)
+{
+        struct fixture *f = *state;
+        auto_free char *key = make_key(f, "admin", NULL);
+        auto_str text = STR_INIT;
+        char out[2048];
+
+        assert_int_equal(
+                str_addf(&text,
+                         "POST /v1/keys HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nConnection: close\r\n"
+                         "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n11170\r\n",
+                         key),
+                0);
+        for (int i = 0; i < 0x11170; i++)
+                assert_int_equal(str_addc(&text, ' '), 0);
+        assert_int_equal(str_adds(&text, "\r\n0\r\n\r\n"), 0);
+        raw(f, text.data, out, sizeof(out));
+        assert_true(str_starts(out, "HTTP/1.1 413 "));
+}
+
 static void test_maxima(void **state)
 {
         struct fixture *f = *state;
@@ -271,6 +314,8 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_bad_keys, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_roles, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_ownership, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_ownership_of_live_tasks, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_chunked_body_too_long, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_maxima, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_rates, setup_limited, teardown),
         };
