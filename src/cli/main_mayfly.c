@@ -4,9 +4,11 @@
 #include "cli/options.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 static const struct {
         const char *name;
@@ -88,6 +90,16 @@ static const char *from_environment(const char *name, const char *otherwise)
         return value && *value ? value : otherwise;
 }
 
+/* Where a standard stream is closed, the next descriptor, a connection, would take its place. What stands there instead
+ * cannot be read, or written: the failure is told, not swallowed. */
+static int keep_standard_fds(void)
+{
+        for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+                if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) != fd)
+                        return -EBADF;
+        return 0;
+}
+
 int main(int argc, char **argv)
 {
         struct cli cli = {
@@ -103,6 +115,8 @@ int main(int argc, char **argv)
         struct err err = ERR_INIT;
         int r, words = 0;
 
+        if (keep_standard_fds() < 0)
+                return CLI_USAGE;
         (void)signal(SIGPIPE, SIG_IGN);
         argc--;
         argv++;

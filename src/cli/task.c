@@ -75,7 +75,9 @@ static const struct reason_text reasons[] = {
         { "queue_timeout", "the task waited too long for its turn (--queue-timeout)", CLI_USAGE },
         { "start_error", "the task could not be started", CLI_USAGE },
         { "registry_error", "the image's registry failed", CLI_USAGE },
-        { "image_not_found", "there is no such image", CLI_USAGE },
+        { "image_not_found",
+          "there is no such image (mayfly images lists what is here; mayfly load and mayfly import add more)",
+          CLI_USAGE },
         { "image_unauthorized", "the image is not yours to use", CLI_USAGE },
 };
 

@@ -39,6 +39,8 @@ for command in serve run ps logs wait stop kill inspect images import load rmi "
 done
 expect "an unknown command is named" 125 '' 'frobnicate' -- "$mayfly" frobnicate
 expect "no daemon: what to do" 125 '' 'mayfly serve' -- env MAYFLY_HOST=unix://"$dir/none.sock" "$mayfly" run busybox:demo true
+cp "$mayfly" "$dir/mayfly"
+expect "no permission: what to do" 1 '' 'group mayfly.*usermod' -- setpriv --reuid 65534 --regid 65534 --clear-groups "$dir/mayfly" ps
 expect "import from a pipe, with changes" 0 '' '' -- bash -c "tools/busybox-image.sh | '$mayfly' import --change 'CMD [\"echo\", \"changed\"]' --change 'ENV X=1' - cli:import >/dev/null 2>&1"
 expect "the changes are there" 0 '^changed $' '' -- run cli:import
 expect "rmi" 0 '' '' -- bash -c "'$mayfly' rmi cli:import >/dev/null"

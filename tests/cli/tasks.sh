@@ -27,6 +27,8 @@ check "and through pipes" [ "$(cat "$dir/big" | run -i busybox:demo cat | cat | 
 rm "$dir/big"
 expect "a slow reader slows the task" 0 '^2000000 $' '' -- bash -c "'$mayfly' run --network none busybox:demo sh -c 'yes | head -c 2000000' | { sleep 1; wc -c; }"
 expect "who reads no more ends it" 0 '^y 141 $' '' -- bash -c "'$mayfly' run --network none busybox:demo yes | head -n 1; echo \${PIPESTATUS[0]}"
+expect "a closed stdout is a fault, and no connection's" 125 '' 'write the output' -- bash -c "'$mayfly' run --network none busybox:demo echo x >&-"
+expect "so is a closed stdin" 125 '' 'read stdin' -- bash -c "'$mayfly' run --network none -i busybox:demo cat <&-"
 expect "-a stdout" 0 '^o $' '' -- run -a stdout busybox:demo sh -c 'echo o; echo e >&2'
 expect "--output-limit cuts" 0 '^1 2 $' 'output was cut' -- run --output-limit 4 busybox:demo seq 100
 expect "--on-output-limit kill" 137 '^1 2 $' 'more than its limit' -- run --output-limit 4 --on-output-limit kill busybox:demo sh -c 'seq 100; sleep 60'
