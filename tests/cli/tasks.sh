@@ -118,4 +118,19 @@ expect "key revoke of none" 1 '' 'nosuchkey123' -- "$mayfly" key revoke nosuchke
 expect "key create with a role that is none" 1 '' 'none of admin' -- "$mayfly" key create --role king
 expect "key create that is over already" 1 '' 'neither a duration' -- "$mayfly" key create --expires -1h
 
+# ── --json, everywhere ──
+lines() { "$@" | python3 -c 'import json, sys; n = len([json.loads(l) for l in sys.stdin]); sys.exit(0 if n else 1)'; }
+id=$(spawn busybox:demo sleep 60)
+check "images --json" lines "$mayfly" images --json
+check "inspect --json" lines "$mayfly" inspect --json busybox:demo "$id"
+check "version --json" lines "$mayfly" version --json
+check "ps --json" lines "$mayfly" ps --json
+for _ in $(seq 100); do "$mayfly" inspect "$id" | grep -q '"running"' && break; sleep 0.05; done
+check "kill --json" lines "$mayfly" kill --json "$id"
+check "wait --json" lines "$mayfly" wait --json "$id"
+check "import --json" lines bash -c "tools/busybox-image.sh | '$mayfly' import --json - cli:json"
+check "rmi --json" lines "$mayfly" rmi --json cli:json
+check "key create --json" lines "$mayfly" key create --json --name cli-json
+check "key revoke --json" lines bash -c "'$mayfly' key list --json | grep cli-json | python3 -c 'import json, sys; print(json.loads(sys.stdin.readline())[\"id\"])' | xargs '$mayfly' key revoke --json"
+
 [ -z "$bad" ]
