@@ -115,19 +115,53 @@ def members():
                    {"timeout": -1}, {"timeout": "soon"}, {"timeout": 1e300}, {"cpus": 0}, {"cpus": "0.0001"},
                    {"cpus": -1}, {"cpus": 1e9}, {"pids": 0}, {"pids": -1}, {"pids": 1.5}, {"pids": 2**62},
                    {"output": -1}, {"output": "1t"}, {"disk": 0}, {"shm": 0}, {"grace": -1}, {"unknown": 1},
-                   {"cpu_time": 1}],
+                   {"cpu_time": -1}, {"cpu_time": "soon"}, {"queue_timeout": "2d"}],
         "on_output_limit": ["explode", 1],
         "network": ["host", "bridge", 1, {}],
         "init": ["yes", 1, None],
         "encoding": ["utf-8", 1],
-        "wait": [False, 0, "10s", None],
+        "wait": [None, -1, "soon", "25h", 1e300, [], {}],
+        "on_disconnect": ["run", 1, None],
+        "outputs": ["a", [1], [""], ["a"] * 65, {}],
+        "secrets": [1, ["a"], {"A": 1}, {"": "x"}, {"..": "x"}, {"a/b": "x"}, {"a": "x" * 2000000}],
+        "labels": [1, ["a"], {"A": 1}, {"": "x"}, {"a=b": "x"}, {str(i): "x" for i in range(200)}],
+        "registry_auth": [1, [], {}, {"username": "a"}, {"username": 1, "password": "b"}],
+        "pull": ["sometimes", 1, None],
+        "engine": [1, "", "steam"],
+        "retries": [-1, 1.5, "1", 1000000],
         "tty": [True],
+        "profile": ["restricted"],
+        "priority": [1],
+        "callback_url": ["http://127.0.0.1/"],
         "privileged": [True],
         "volumes": [["/:/host"]],
     }
     for name, values in wrong.items():
         for value in values:
             yield Case("%s: %.40s" % (name, json.dumps(value)), task(**{name: value}))
+
+
+def other_routes():
+    task_path = b"/v1/tasks/00000000000000000000000000"
+    for body in (b"", b"[]", b"1", b"null", b'{"role":"king"}', b'{"role":"read","name":1}', b'{"role":"read","expires_in":"-1s"}',
+                 b'{"role":"read","limits":[]}', b'{"role":"read","limits":{"rate":"fast"}}', b'{"role":"read","images":"x"}',
+                 b'{"role":"read","images":[1]}', b'{"role":"read","secret":"mine"}', b'{"role":"read","id":"mine"}',
+                 b'{"role":"read","name":"' + b"x" * 65 + b'"}', b'{"role":"read","images":["' + b"x" * 600 + b'"]}'):
+        yield Case("key: %.40r" % body, post(body, path=b"/v1/keys"))
+    for body in (b"", b"[]", b"{}", b'{"signal":null}', b'{"signal":"SIGNO"}', b'{"signal":"99"}', b'{"signal":"-1"}'):
+        yield Case("signal: %.40r" % body, post(body, path=task_path + b"/signal"))
+    for path in (b"/wait?timeout=x", b"/wait?timeout=-1s", b"/wait?timeout=48h", b"/wait?x=1", b"/stdout?offset=-1", b"/stdout?tail=x",
+                 b"/stderr?offset=99999999999999999999", b"/logs?follow=2", b"/logs?stream=stdin", b"/logs?tail=-1", b"/", b"/nothing"):
+        yield Case("GET …%s" % path.decode(), b"GET " + task_path + path + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+    upgrade = b"GET /v1/tasks/stream HTTP/1.1\r\n" + HOST
+    for name, headers in (("none", b""), ("no key", b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"),
+                          ("a bad key", b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                                        b"Sec-WebSocket-Key: x\r\n"),
+                          ("an old version", b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 8\r\n"
+                                             b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"),
+                          ("another origin", b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                                             b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: http://evil.example\r\n")):
+        yield Case("upgrade with %s" % name, upgrade + headers + b"\r\n")
 
 
 def types():
@@ -377,7 +411,7 @@ def main():
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
     passed = failed = 0
-    for source in (bodies, members, types, framing, heads, lines, noise):
+    for source in (bodies, members, other_routes, types, framing, heads, lines, noise):
         for case in source():
             why = fault(args.socket, case)
             if why:
