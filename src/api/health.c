@@ -153,14 +153,22 @@ void health_check(struct call *c, bool full, health_answer_fn fn)
         health_start(c->api);
 }
 
-/* {"status", "engine": {"name", "status", "detail"}, "task": {"status", "detail", "run_ms"}} */
+/* What hinders tasks, though the engine is well: told beside the status, which it does not change. */
+static json_t *warnings_json(const struct engine *engine)
+{
+        const char *notice = engine->ops->notice ? engine->ops->notice(engine) : NULL;
+
+        return notice ? json_pack("[s]", notice) : json_array();
+}
+
+/* {"status", "engine": {"name", "status", "detail"}, "task": {"status", "detail", "run_ms"}, "warnings": […]} */
 static void health_answer(struct call *c, const struct health_report *report)
 {
         auto_json o = health_json(c, report);
         auto_str text = STR_INIT;
 
         if (!o || json_object_set_new(o, "status", json_string(report->ok ? "ok" : "failed")) < 0 ||
-            json_write(o, &text) < 0)
+            json_object_set_new(o, "warnings", warnings_json(c->api->config.engine)) < 0 || json_write(o, &text) < 0)
                 call_oom(c);
         else
                 call_answer(c, report->ok && !c->api->draining ? 200 : 503, &text);

@@ -6,6 +6,7 @@
 #include "base/time.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -192,11 +193,24 @@ static void found_ended(struct call *c, const struct history_record *record)
         call_problem(c, 409, "not_running", "task %s has ended", record->id);
 }
 
+/* A name, or a number: "SIGTERM", "TERM", "15", 15. Without a fault of its own 0 means that it is none. */
+static int signal_member(struct json_obj *o)
+{
+        const char *name = NULL;
+        json_t *value;
+        int64_t n = 0;
+
+        if (!json_get_any(o, "signal", &value))
+                return 0;
+        if (json_is_integer(value))
+                return json_get_int(o, "signal", 1, SIGRTMAX, &n) ? (int)n : 0;
+        return json_get_str(o, "signal", &name, NULL) ? wire_signal_parse(name) : 0;
+}
+
 static int read_signal(struct call *c)
 {
         struct json_faults faults = { .items = NULL };
         struct err err = ERR_INIT;
-        const char *name = NULL;
         auto_json body = NULL;
         struct json_obj o;
         int signo = 0;
@@ -204,8 +218,7 @@ static int read_signal(struct call *c)
         if (json_read(c->body.data ? c->body.data : "", c->body.len, &body, &err) < 0) {
                 json_faults_add(&faults, "", "%s", err.text);
         } else if (json_obj_init(&o, body, "", &faults) == 0) {
-                if (json_get_str(&o, "signal", &name, NULL))
-                        signo = wire_signal_parse(name);
+                signo = signal_member(&o);
                 if (signo <= 0 && faults.len == 0)
                         json_faults_add(&faults, "/signal", "must be a signal, such as SIGTERM or 15");
                 json_obj_done(&o);

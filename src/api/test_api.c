@@ -23,6 +23,21 @@ static void test_health(void **state)
         assert_string_equal(text_of(json_object_get(broken, "engine"), "detail"), "the launcher does not answer");
 }
 
+static void test_health_warns(void **state)
+{
+        struct fixture *f = *state;
+        auto_json calm = get(f, "/v1/health", 200);
+        auto_json hindered = NULL;
+
+        assert_int_equal(json_array_size(json_object_get(calm, "warnings")), 0);
+        assert_true(json_is_array(json_object_get(calm, "warnings")));
+        atomic_store(&f->engine.hindered, 1);
+        hindered = get(f, "/v1/health", 200);
+        assert_string_equal(text_of(hindered, "status"), "ok");
+        assert_string_equal(json_string_value(json_array_get(json_object_get(hindered, "warnings"), 0)),
+                            "a firewall drops what tasks send");
+}
+
 static void test_health_that_cannot_run(void **state)
 {
         struct fixture *f = *state;
@@ -78,6 +93,7 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_health, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_health_warns, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_health_that_cannot_run, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_routes, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_too_large, setup, teardown),

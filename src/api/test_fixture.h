@@ -45,7 +45,7 @@ struct fake_engine {
         struct engine base;
         struct loop *loop;
         struct list containers;
-        atomic_int broken, live, started;
+        atomic_int broken, live, started, hindered;
 };
 
 struct image_call {
@@ -191,6 +191,11 @@ static inline int fake_check(struct engine *e, struct err *err)
         return number ? err_set(err, number, "the launcher does not answer") : 0;
 }
 
+static inline const char *fake_notice(const struct engine *e)
+{
+        return atomic_load(&((const struct fake_engine *)e)->hindered) ? "a firewall drops what tasks send" : NULL;
+}
+
 static const struct engine_ops fake_ops = {
         .name = "fake",
         .ensure_image = fake_ensure_image,
@@ -201,6 +206,7 @@ static const struct engine_ops fake_ops = {
         .update_record = fake_update_record,
         .remove = fake_remove,
         .check = fake_check,
+        .notice = fake_notice,
 };
 
 /* ── the store ─────────────────────────────────────────────────────────────────────────────────────────────────────── */

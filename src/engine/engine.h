@@ -225,6 +225,9 @@ struct engine_ops {
 
         /* Health: 0, or -errno with what is wrong (launcher gone…). */
         int (*check)(struct engine *e, struct err *err);
+        /* What hinders tasks although all of ours works (another firewall), in a sentence for people; NULL: nothing that is
+         * known. Peek: until the loop turns. May be NULL where an engine has nothing to tell. */
+        const char *(*notice)(const struct engine *e);
         /* Leaves containers as they are. Not from within a callback of the loop, which it may turn. */
         void (*free)(struct engine *e);
 };

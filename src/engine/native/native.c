@@ -134,6 +134,13 @@ static void native_free(struct engine *e)
         free(n);
 }
 
+static const char *native_notice(const struct engine *e)
+{
+        const struct native *n = to_native((struct engine *)(uintptr_t)e);
+
+        return n->net.notice.len > 0 ? n->net.notice.data : NULL;
+}
+
 static const struct engine_ops native_ops = {
         .name = "native",
         .features = ENGINE_F_SIGNAL_EXACT | ENGINE_F_MEMORY_PEAK | ENGINE_F_CPU_USAGE | ENGINE_F_DISK_LIMIT |
@@ -150,6 +157,7 @@ static const struct engine_ops native_ops = {
         .remove = native_container_remove,
         .list = native_list,
         .check = native_check,
+        .notice = native_notice,
         .free = native_free,
 };
 
@@ -215,13 +223,6 @@ int engine_native_new(struct loop *loop, const struct engine_native_config *conf
 void engine_native_set_store(struct engine *e, struct image_store *store)
 {
         to_native(e)->store = store;
-}
-
-const char *engine_native_notice(const struct engine *e)
-{
-        const struct native *n = to_native((struct engine *)e);
-
-        return n->net.notice.len > 0 ? n->net.notice.data : NULL;
 }
 
 const struct image_workers *engine_native_workers(struct engine *e)

@@ -24,9 +24,5 @@ int engine_native_new(struct loop *loop, const struct engine_native_config *conf
 /* The store comes after the engine, because it needs its workers. Borrowed; before list(). */
 void engine_native_set_store(struct engine *e, struct image_store *store);
 
-/* What keeps tasks from their network although all of ours works (another firewall), in a sentence for people; NULL when
- * nothing is known to. Peek: until the loop turns. */
-const char *engine_native_notice(const struct engine *e);
-
 /* Valid as long as the engine; each fails with -ENOTCONN while the launcher cannot be reached. */
 const struct image_workers *engine_native_workers(struct engine *e);
