@@ -2,7 +2,7 @@
 """Requests made from the OpenAPI document that the daemon serves, right and wrong ones: every answer must be one that the
 document promises (status, content type, schema), and none may be an error of the server.
 
-    tests/openapi/requests.py [--requests N] [--seed N]     MAYFLY_OPENAPI_REQUESTS is N's default
+    tests/openapi/requests.py [--requests N] [--seed N]     2,000 by default; 20,000 with MAYFLY_LONG
 """
 import argparse
 import base64
@@ -26,6 +26,7 @@ except ImportError:
 
 ADDRESS = ("127.0.0.1", 16294)
 DEPTH_MAX = 6
+NEEDS_LIVE = ("/signal", "/cancel", "/wait", "/logs")
 WORDS = ("", "a", "true", "busybox:demo", "/tmp/x", "..", "\u00e9\U0001f600", "x" * 300, "0", "-1", "1m", "\u0000", "A=b",
          "../../etc/passwd", "%2e%2e", "'\"<>&;", "latest", "SIGTERM", "none", "nat")
 NUMBERS = (0, 1, -1, 2, 255, 65536, 2**31, 2**53, 2**63, -2**63, 1e300, 0.5, 10)
@@ -145,6 +146,15 @@ def operations(document):
             for path, item in document["paths"].items() for method in methods if method in item]
 
 
+def saved_image():
+    """An archive as `docker save` writes it."""
+    layer = mayfly.Archive().dir("srv").file("srv/x", "x").bytes()
+    config = json.dumps({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {
+        "type": "layers", "diff_ids": ["sha256:" + mayfly.sha256(layer)]}}).encode()
+    manifest = json.dumps([{"Config": "c.json", "RepoTags": ["spare:2"], "Layers": ["l.tar"]}])
+    return mayfly.Archive().file("c.json", config).file("l.tar", layer).file("manifest.json", manifest).bytes()
+
+
 class Run:
     def __init__(self, instance, document, seed):
         self.instance = instance
@@ -153,24 +163,48 @@ class Run:
         self.generator = Generator(document, self.rng)
         self.operations = operations(document)
         self.key = instance.key("admin")
-        self.ids = collections.deque(maxlen=20)
+        self.ids = {"tasks": collections.deque(maxlen=20), "keys": collections.deque(maxlen=20)}
         self.faults = collections.Counter()
         self.example = {}
         self.seen = collections.Counter()
         self.connection = None
+        self.validators = {}
+
+    def validator(self, schema):
+        """The schema with all that it may refer to, below the same names: no resolver is needed."""
+        key = json.dumps(schema, sort_keys=True)
+        if key not in self.validators:
+            whole = {**schema, "components": self.document["components"]}
+            self.validators[key] = jsonschema.Draft202012Validator(whole)
+        return self.validators[key]
 
     # ── making requests ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def parameter(self, p):
+    def parameter(self, p, operation):
         name = p["name"]
-        if name == "id" and self.ids and self.rng.random() < 0.7:
-            return self.rng.choice(self.ids)
+        if name == "id" and self.rng.random() < 0.8:
+            kind = operation.path.split("/")[2]
+            if operation.path.endswith(NEEDS_LIVE) and self.rng.random() < 0.5:
+                return self.live_task()
+            if self.ids.get(kind):
+                return self.rng.choice(self.ids[kind])
         if name == "ref" and self.rng.random() < 0.5:
             return self.rng.choice(("busybox:demo", "spare:1", "docker.io/library/spare:1"))
+        if name == "file" and self.rng.random() < 0.5:
+            return self.rng.choice(("swagger-ui.css", "start.js"))
         if self.rng.random() < 0.15:
             return self.rng.choice(WORDS)
         value = self.generator.value(p.get("schema", {"type": "string"}))
         return value if isinstance(value, str) else json.dumps(value)
+
+    def live_task(self):
+        """Id of a task that runs for some seconds: what is generated mostly ends at once."""
+        body = {"image": "busybox:demo", "cmd": ["sleep", "60"], "wait": False, "network": "none", "limits": {"timeout": 5}}
+        answer = self.instance.client.post(body)
+        assert answer.status == 202, answer
+        path = "/v1/tasks/" + answer.json()["id"]
+        mayfly.wait_until(lambda: self.instance.client.get(path).json()["status"] not in ("queued", "pulling"))
+        return answer.json()["id"]
 
     def task_body(self):
         """Most requests from the schema alone name images that are not there: half are made to run."""
@@ -188,8 +222,8 @@ class Run:
             return None, None
         kind = rng.choice(list(operation.content))
         if kind != "application/json":
-            data = rng.randbytes(rng.choice((0, 1, 512, 10240))) if rng.random() < 0.7 else mayfly.Archive().bytes()
-            return kind, data
+            whole = saved_image() if operation.path.endswith("/load") else mayfly.Archive().dir("srv").bytes()
+            return kind, whole if rng.random() < 0.4 else rng.randbytes(rng.choice((0, 1, 512, 10240)))
         self.content_schema = {"application/json": operation.content[kind]["schema"]}
         runs = operation.path.endswith("/v1/tasks") and rng.random() < 0.5
         value = self.task_body() if runs else self.generator.value(operation.content[kind]["schema"])
@@ -211,9 +245,9 @@ class Run:
         for p in operation.parameters:
             p = self.generator.resolve(p)
             if p["in"] == "path":
-                path = path.replace("{" + p["name"] + "}", urllib.parse.quote(self.parameter(p), safe="") or "-")
+                path = path.replace("{" + p["name"] + "}", urllib.parse.quote(self.parameter(p, operation), safe="") or "-")
             elif p.get("required") or rng.random() < 0.3:
-                value = self.parameter(p)
+                value = self.parameter(p, operation)
                 if p["in"] == "query":
                     query.append((p["name"], value))
                 elif p["in"] == "header" and re.fullmatch(r"[\x21-\x7e]{1,200}", value):
@@ -283,12 +317,12 @@ class Run:
                 self.fault(operation, f"{status} is no JSON: {e}", detail)
                 return
             self.validate(operation, status, content[kind]["schema"], document, detail)
-            if isinstance(document, dict) and isinstance(document.get("id"), str):
-                self.ids.append(document["id"])
+            kind = operation.path.split("/")[2:3]
+            if isinstance(document, dict) and isinstance(document.get("id"), str) and kind and kind[0] in self.ids:
+                self.ids[kind[0]].append(document["id"])
 
     def validate(self, operation, status, schema, document, detail):
-        resolver = jsonschema.RefResolver("", self.document)
-        for e in jsonschema.Draft202012Validator(schema, resolver=resolver).iter_errors(document):
+        for e in self.validator(schema).iter_errors(document):
             place = "/".join("*" if isinstance(p, int) else str(p) for p in e.absolute_path)
             self.fault(operation, f"{status}: at /{place}: {e.message[:120]}", detail)
 
@@ -312,9 +346,61 @@ class Run:
             self.instance.load(mayfly.busybox().bytes(), "busybox:demo")
 
 
+# ── members ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+TASK_MEMBERS = ("image pull cmd entrypoint workdir user env stdin stdin_encoding files outputs secrets limits on_output_limit "
+                "network init engine labels registry_auth wait on_disconnect encoding retries").split()
+LIMITS = "timeout queue_timeout cpu_time memory cpus pids output disk shm grace".split()
+KEY_LIMITS = ("memory disk shm output cpus pids timeout queue_timeout cpu_time max_running max_queued max_connections rate "
+              "burst").split()
+# Members that need another one, or a value that no schema tells.
+GIVEN = {"files": [{"path": "x", "content": "x"}], "engine": "native", "networks": ["none"], "images": ["busybox:*"],
+         "engines": ["native"], "outputs": ["x"]}
+
+
+def sample(run, name, schema):
+    if name in GIVEN:
+        return GIVEN[name]
+    wanted = run.generator.resolve(schema)
+    examples = schema.get("examples") or wanted.get("examples")
+    return examples[0] if examples else run.generator.value(schema)
+
+
+def check_members(report, run, client):
+    schemas = run.document["components"]["schemas"]
+    for name, members in (("TaskRequest", TASK_MEMBERS), ("LimitsRequest", LIMITS), ("KeyLimitsRequest", KEY_LIMITS),
+                          ("KeyRequest", "role name expires_in expires_at limits images networks engines".split())):
+        got = set(schemas[name]["properties"])
+        report.check(f"{name} has the members of the API", got == set(members), got ^ set(members))
+    for name, schema in schemas["TaskRequest"]["properties"].items():
+        body = {"image": "busybox:demo", "cmd": ["true"], "network": "none"}
+        if name == "limits":
+            for limit in LIMITS:
+                value = sample(run, limit, schemas["LimitsRequest"]["properties"][limit])
+                accepted(report, client, f"limits.{limit}", "/v1/tasks", {**body, "limits": {limit: value}})
+        elif name != "image":
+            accepted(report, client, name, "/v1/tasks", {**body, name: sample(run, name, schema)})
+    for name, schema in schemas["KeyRequest"]["properties"].items():
+        value = {} if name == "limits" else sample(run, name, schema)
+        accepted(report, client, "key: " + name, "/v1/keys", {"role": "task", name: value})
+    for name, schema in schemas["KeyLimitsRequest"]["properties"].items():
+        body = {"role": "task", "limits": {name: sample(run, name, schema)}}
+        accepted(report, client, f"key: limits.{name}", "/v1/keys", body)
+    for signal in ("SIGCONT", "CONT", "18", 18):
+        accepted(report, client, f"signal {signal!r}", f"/v1/tasks/{run.live_task()}/signal", {"signal": signal})
+    for name in ("profile", "tty", "priority", "callback_url", "x"):
+        answer = client.request("POST", "/v1/tasks", {"image": "busybox:demo", name: 1})
+        report.check(f"{name} is refused", answer.status == 400 and "/" + name in answer.body.decode(), answer)
+
+
+def accepted(report, client, what, path, body):
+    answer = client.request("POST", path, body)
+    report.check(f"{what} is accepted", answer.status in (200, 201, 202), f"{json.dumps(body)}: {answer}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=int(os.environ.get("MAYFLY_OPENAPI_REQUESTS", "2000")))
+    parser.add_argument("--requests", type=int, default=20000 if os.environ.get("MAYFLY_LONG") else 2000)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     report = mayfly.Report("openapi: ")
@@ -326,6 +412,7 @@ def main():
         instance.load(mayfly.busybox().bytes(), "busybox:demo")
         document = instance.client.get("/v1/openapi.json").json()
         run = Run(instance, document, arguments.seed)
+        check_members(report, run, instance.client)
         for _ in range(arguments.requests):
             run.step()
         for key, n in run.faults.most_common():
