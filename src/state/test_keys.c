@@ -318,6 +318,45 @@ static void test_damaged_row(void **state)
         f->keys = NULL;
 }
 
+static void run_sql(const char *path, const char *sql)
+{
+        sqlite3 *db = NULL;
+
+        assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+        assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
+        assert_int_equal(sqlite3_close(db), SQLITE_OK);
+}
+
+/* The table is bounded: what nobody can use makes room, what somebody can use does not. */
+static void test_full(void **state)
+{
+        static const char many[] =
+                "WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)"
+                "INSERT INTO keys SELECT printf('k%011d', i), name, role, salt, hash, created + i, 0,"
+                " 0, 0, bounds FROM keys, n";
+        struct fixture *f = *state;
+        struct made first = make(f, &(struct key){ .role = KEY_TASK }), next;
+        struct err err = ERR_INIT;
+        auto_free char *revoked = strdup("k00000000007");
+
+        close_keys(f);
+        run_sql(f->path, many);
+        open_keys(f);
+        assert_non_null(keys_at(f->keys, KEYS_MAX - 1));
+        assert_null(keys_at(f->keys, KEYS_MAX));
+        assert_int_equal(keys_create(f->keys, &(struct key){ .role = KEY_TASK }, on_made, NULL, &err), -ENOSPC);
+        revoke_one(f, revoked);
+        next = make(f, &(struct key){ .role = KEY_TASK });
+        assert_null(keys_find(f->keys, revoked));
+        assert_non_null(keys_verify(f->keys, next.id, next.secret));
+        assert_non_null(keys_verify(f->keys, first.id, first.secret));
+        close_keys(f);
+        open_keys(f);
+        assert_null(keys_find(f->keys, revoked));
+        assert_non_null(keys_verify(f->keys, next.id, next.secret));
+        assert_null(keys_at(f->keys, KEYS_MAX));
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -329,6 +368,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_versions, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_damaged_row, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_full, setup, teardown),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
