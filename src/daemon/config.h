@@ -16,15 +16,15 @@
 #define CONFIG_ID_RANGE 65536u /* ids of one slot */
 
 struct config {
-        char name[16];                    /* instance: cgroup, nft table, link prefix; [a-z][a-z0-9-]* */
-        char data[108], run[80];          /* directories */
-        char user[32], net_user[32];      /* mayfly, mayfly-net */
-        char dns_user[32];                /* mayfly-dns */
-        char group[32];                   /* who may open the socket: mayfly */
-        char log_level[8];                /* error warn info debug */
-        char listen[512];                 /* addresses beside the unix socket (listen.h), by commas; "none" */
-        char trusted_proxies[512];        /* addresses and CIDRs, by commas; "none" */
-        bool proxy_protocol;              /* on the network's listeners, from trusted proxies */
+        char name[16];               /* instance: cgroup, nft table, link prefix; [a-z][a-z0-9-]* */
+        char data[108], run[80];     /* directories */
+        char user[32], net_user[32]; /* mayfly, mayfly-net */
+        char dns_user[32];           /* mayfly-dns */
+        char group[32];              /* who may open the socket: mayfly */
+        char log_level[8];           /* error warn info debug */
+        char listen[512];            /* addresses beside the unix socket (listen.h), by commas; "none" */
+        char trusted_proxies[512];   /* addresses and CIDRs, by commas; "none" */
+        bool proxy_protocol;         /* on the network's listeners, from trusted proxies */
         bool ecs_original_limits;
         char tls_cert[108], tls_key[108]; /* PEM files; "none": our own in <data>/state/tls */
         uint32_t id_base, slots;          /* ids.base 2013265920, ids.slots 512 */
