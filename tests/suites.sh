@@ -37,14 +37,13 @@ shared_stop() {
     grep -iE 'sanitizer|runtime error|assert' "$shared/log" && echo "not ok - a clean log: see above"
     rm -rf "$shared"
 }
-if ! grep -qE "$only" <<<"api/malformed cli cli/tasks cli/completion docs api/stop"; then
+if ! grep -qE "$only" <<<"api/malformed cli cli/tasks cli/completion api/stop"; then
     :
 elif shared_start >"$logs/shared-start" 2>&1; then
     suite api/malformed python3 tests/api/malformed.py --verbose --socket "$shared/run/mayfly.sock"
     suite cli tests/cli/run.sh
     suite cli/tasks tests/cli/tasks.sh
     suite cli/completion tests/cli/completion.sh
-    suite docs tests/docs/run_docs.sh
     only=. suite api/stop shared_stop
 else
     echo "not ok - the shared instance starts" >>"$logs/shared-start"
@@ -54,6 +53,7 @@ unset MAYFLY_HOST
 
 suite api/ecs python3 tests/api/ecs.py
 suite cli/remote tests/cli/remote.sh
+suite docs tests/docs/run_docs.sh
 suite demo tests/demo.sh
 if [ -n "$long" ]; then
     suite isolation/weakened python3 tests/isolation/run_weakened.py

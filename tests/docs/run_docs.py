@@ -3,11 +3,15 @@
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests/lib"))
+import mayfly  # noqa: E402
+
 FILES = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", *sorted(
     str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
 TIMEOUT = 120
@@ -32,7 +36,18 @@ ELSEWHERE = {
     "sudo mayfly serve": "tools/test.sh starts the instance so",
 }
 
+# What the documents show, and what takes its place: addresses that the machine may use for something else.
 SOCKET = "/run/mayfly/mayfly.sock"
+ADDRESS = "127.0.0.1:6293"
+PORTS = ("8443", "8444", "8445")
+
+# Commands that a machine may lack, and where Debian has them.
+NEEDS = (("go run", "go", "golang-go"), ("node ", "node", "nodejs"), ("cc ", "cc", "gcc"), ("haproxy ", "haproxy", "haproxy"),
+         ("nginx ", "nginx", "nginx-light"), ("openssl ", "openssl", "openssl"), ("-lcurl", "curl-config", "libcurl4-openssl-dev"))
+
+# The first line of a block that is a file: its name, as a comment of its language.
+FILE_NAME = re.compile(r"^(?:#|//|/\*|;)\s*([\w.-]+\.(?:py|mjs|go|c|cfg|conf|yaml))\b")
+FILES_OF = ("python", "js", "go", "c", "haproxy", "nginx", "yaml")
 
 
 class Block:
@@ -70,11 +85,20 @@ def blocks(file):
     return found
 
 
-def environment(directory):
-    env = dict(os.environ, HOME=directory, LC_ALL="C.UTF-8")
-    build = env.get("MAYFLY_BUILD")
-    if build:
-        env["PATH"] = build + ":" + env["PATH"]
+def python_with_requests(directory):
+    """A directory for the PATH where python3 is one that has the module requests; Debian's, if the first one lacks it."""
+    for python in (shutil.which("python3"), "/usr/bin/python3"):
+        if python and subprocess.run([python, "-c", "import requests"], stderr=subprocess.DEVNULL, check=False).returncode == 0:
+            bin_directory = os.path.join(directory, "bin")
+            os.mkdir(bin_directory)
+            os.symlink(python, os.path.join(bin_directory, "python3"))
+            return bin_directory + ":"
+    return ""
+
+
+def environment(directory, path=""):
+    env = dict(os.environ, HOME=directory, LC_ALL="C.UTF-8", GO111MODULE="off")
+    env["PATH"] = f"{path}{mayfly.BUILD}:{os.path.dirname(mayfly.program('mayfly'))}:{env['PATH']}"
     return env
 
 
@@ -83,20 +107,51 @@ def matches(expected, output):
     return re.fullmatch(pattern, output.rstrip("\n")) is not None
 
 
-def run(block, directory, socket):
-    text = "\n".join(block.text).replace(SOCKET, socket) + "\n"
-    command = ["bash", "-eu", "-o", "pipefail", "-c", text] if block.kind == "sh" else ["python3", "-c", text]
-    try:
-        done = subprocess.run(command, cwd=directory, env=environment(directory), stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=TIMEOUT, check=False)
-    except subprocess.TimeoutExpired:
-        return f"took longer than {TIMEOUT} s"
-    output = done.stdout.decode("utf-8", "replace")
-    if done.returncode != 0:
-        return f"exit code {done.returncode}:\n{output}"
-    if block.expected is not None and not matches(block.expected, output):
-        return "wrote something else:\n" + output + "\ninstead of:\n" + "\n".join(block.expected)
-    return None
+class Session:
+    """The blocks of one file, in order: they share a directory, and what they export."""
+
+    def __init__(self, directory, env, replace):
+        self.directory, self.env, self.replace = directory, env, replace
+        self.exports = os.path.join(directory, ".exports")
+        self.unused = {}
+
+    def text(self, block):
+        text = "\n".join(block.text) + "\n"
+        for shown, real in self.replace:
+            text = text.replace(shown, real)
+        return text
+
+    def save(self, block, name):
+        with open(os.path.join(self.directory, name), "w") as f:
+            f.write(self.text(block))
+        self.unused[name] = block
+
+    def lacks(self, text):
+        """Why the block cannot run here, or None."""
+        return next((f"{package} is not installed" for words, program, package in NEEDS
+                     if words in text and not shutil.which(program, path=self.env["PATH"])), None)
+
+    def run(self, block):
+        """None, or what is wrong."""
+        text = self.text(block)
+        self.unused = {name: b for name, b in self.unused.items() if name not in text}
+        if block.kind == "python":
+            text = f"exec python3 - <<'PYTHON_ENDS'\n{text}PYTHON_ENDS\n"
+        text = f"[ ! -f {self.exports} ] || . {self.exports}; trap 'export -p >{self.exports}' EXIT\n" + text
+        try:
+            done = subprocess.run(["bash", "-eu", "-o", "pipefail", "-c", text], cwd=self.directory, env=self.env,
+                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                  timeout=TIMEOUT * mayfly.SLOW, check=False)
+        except subprocess.TimeoutExpired:
+            return f"took longer than {TIMEOUT} s"
+        output = done.stdout.decode("utf-8", "replace")
+        for shown, real in self.replace:
+            output = output.replace(real, shown)
+        if done.returncode != 0:
+            return f"exit code {done.returncode}:\n{output}"
+        if block.expected is not None and not matches(block.expected, output):
+            return "wrote something else:\n" + output + "\ninstead of:\n" + "\n".join(block.expected)
+        return None
 
 
 def check_console(block):
@@ -129,22 +184,48 @@ def report(name, fault):
     return bool(fault)
 
 
-def main():
-    host = os.environ.get("MAYFLY_HOST", "unix://" + SOCKET)
-    socket = host.removeprefix("unix://")
+def check_file(file, env, replace):
+    """How many of its blocks fail."""
     failed = 0
-    for file in FILES:
-        if not (ROOT / file).exists():
-            continue
-        with tempfile.TemporaryDirectory(prefix="mayfly-docs-") as directory:
-            for block in blocks(file):
-                if block.kind in ("sh", "python"):
-                    fault = run(block, directory, socket)
-                elif block.kind == "console":
-                    fault = check_console(block)
-                else:
-                    continue
-                failed += report(block.name(), fault)
+    with tempfile.TemporaryDirectory(prefix="mayfly-docs-") as directory:
+        session = Session(directory, environment(directory, env), replace)
+        session.env.update(MAYFLY_HOST="unix://" + dict(replace)[SOCKET])
+        for block in blocks(file):
+            name = FILE_NAME.match(block.text[0]) if block.text and block.kind in FILES_OF else None
+            lacks = session.lacks("\n".join(block.text)) if block.kind == "sh" else None
+            if name:
+                session.save(block, name.group(1))
+            elif lacks:
+                print(f"skip - {block.name()}: {lacks}")
+                session.unused.clear()
+            elif block.kind in ("sh", "python"):
+                failed += report(block.name(), session.run(block))
+            elif block.kind == "console":
+                failed += report(block.name(), check_console(block))
+            elif block.kind in FILES_OF:
+                failed += report(block.name(), "the block has no file name in its first line, so that nothing runs it")
+        for name, block in session.unused.items():
+            failed += report(block.name(), f"no command uses {name}")
+    return failed
+
+
+def start(instance):
+    instance.load(subprocess.run([ROOT / "tools/busybox-image.sh"], stdout=subprocess.PIPE, check=True).stdout, "busybox:demo")
+
+
+def main():
+    """With the names of files: only those."""
+    mayfly.exclusive("docs")
+    port = mayfly.free_port()
+    ports = [(":" + shown, f":{mayfly.free_port()}") for shown in PORTS]
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="mayfly-docs-") as tools, \
+            mayfly.Instance("mfdocs", "10.218.0.0/16", listen=f"tcp://127.0.0.1:{port}", trusted_proxies="127.0.0.1") as i:
+        start(i)
+        replace = [(SOCKET, i.socket), (ADDRESS, f"127.0.0.1:{port}"), *ports]
+        for file in sys.argv[1:] or FILES:
+            if (ROOT / file).exists():
+                failed += check_file(file, python_with_requests(tempfile.mkdtemp(dir=tools)), replace)
     failed += report("docs/configuration.md has every key", check_keys())
     return 1 if failed else 0
 
