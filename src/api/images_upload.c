@@ -132,9 +132,11 @@ static void on_loaded(int r, const char *const *digests, size_t n, const struct 
 
         if (!c->api)
                 u->api = NULL;
-        if (c->http && r < 0) {
+        if (!c->api || !c->http) {
+                /* nobody to tell */
+        } else if (r < 0) {
                 refuse_image(c, r, err);
-        } else if (c->http) {
+        } else {
                 answer = loaded_json(c->api->config.store, digests, n);
                 call_answer_json(c, 201, answer);
         }

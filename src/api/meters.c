@@ -206,7 +206,7 @@ static int failure_wait_ms(double failures)
 
         if (failures <= FAILURES_FREE)
                 return 0;
-        for (double n = failures - 1; n > FAILURES_FREE && ms < FAILURE_LAST_MS; n--)
+        for (int n = (int)ceil(failures) - 1; n > FAILURES_FREE && ms < FAILURE_LAST_MS; n--)
                 ms *= 2;
         return MIN(ms, FAILURE_LAST_MS);
 }

@@ -142,10 +142,11 @@ bool listen_matches(const struct listen_address *a, int fd)
 {
         const struct sockaddr_in *v4 = (const struct sockaddr_in *)&a->addr;
         const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&a->addr;
-        struct sockaddr_storage name = { .ss_family = AF_UNSPEC };
+        struct sockaddr_storage name;
         const struct sockaddr_in *n4 = (const struct sockaddr_in *)&name;
         const struct sockaddr_in6 *n6 = (const struct sockaddr_in6 *)&name;
 
+        memset(&name, 0, sizeof(name));
         if (name_of(fd, &name) < 0 || name.ss_family != a->addr.ss_family)
                 return false;
         if (name.ss_family == AF_INET)

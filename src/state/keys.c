@@ -26,7 +26,7 @@ struct keys {
         EVP_MD *sha256; /* looked up once: that costs more than the hash itself */
         EVP_MD_CTX *hasher;
         struct map *by_id;
-        VEC(struct key_row *) rows; /* the newest first */
+        VEC(struct key_row *) rows; /* the oldest first */
         struct key_row dummy;       /* what an unknown id is compared with */
         void (*revoked)(const struct key *key, void *data);
         void *revoked_data;
@@ -80,28 +80,24 @@ static int draw(const struct keys *ks, struct key_row *row, char secret[KEY_SECR
 
 static int row_insert(struct keys *ks, struct key_row *row)
 {
-        if (VEC_ADD(&ks->rows, row) < 0)
+        if (VEC_ADD(&ks->rows, row) < 0) // NOLINT(bugprone-sizeof-expression)
                 return -ENOMEM;
         if (map_set(ks->by_id, row->key.id, row) < 0) {
                 ks->rows.len--;
                 return -ENOMEM;
         }
-        memmove(&ks->rows.items[1], &ks->rows.items[0], (ks->rows.len - 1) * sizeof(*ks->rows.items));
-        ks->rows.items[0] = row;
         return 0;
 }
 
 static void row_drop(struct keys *ks, const char *id)
 {
         struct key_row *row = map_remove(ks->by_id, id);
+        size_t kept = 0;
 
-        for (size_t i = 0; row && i < ks->rows.len; i++) {
+        for (size_t i = 0; i < ks->rows.len; i++)
                 if (ks->rows.items[i] != row)
-                        continue;
-                memmove(&ks->rows.items[i], &ks->rows.items[i + 1], (ks->rows.len - i - 1) * sizeof(*ks->rows.items));
-                ks->rows.len--;
-                break;
-        }
+                        ks->rows.items[kept++] = ks->rows.items[i];
+        ks->rows.len = kept;
         key_row_free(row);
 }
 
@@ -165,7 +161,7 @@ const struct key *keys_find(const struct keys *ks, const char *id)
 
 const struct key *keys_at(const struct keys *ks, size_t i)
 {
-        return i < ks->rows.len ? &ks->rows.items[i]->key : NULL;
+        return i < ks->rows.len ? &ks->rows.items[ks->rows.len - 1 - i]->key : NULL;
 }
 
 void keys_on_revoke(struct keys *ks, void (*fn)(const struct key *key, void *data), void *data)
@@ -312,10 +308,10 @@ static int room_make(struct keys *ks, char id[KEY_ID_LEN + 1], struct err *err)
 {
         if (ks->rows.len + ks->making < KEYS_MAX)
                 return 0;
-        for (size_t i = ks->rows.len; i > 0 && ks->making == 0; i--) {
-                if (key_is_live(&ks->rows.items[i - 1]->key))
+        for (size_t i = 0; i < ks->rows.len && ks->making == 0; i++) {
+                if (key_is_live(&ks->rows.items[i]->key))
                         continue;
-                memcpy(id, ks->rows.items[i - 1]->key.id, KEY_ID_LEN + 1);
+                memcpy(id, ks->rows.items[i]->key.id, KEY_ID_LEN + 1);
                 return 0;
         }
         return err_set(err, ENOSPC, "there are %d keys already: revoke some", KEYS_MAX);

@@ -19,7 +19,7 @@ static char dir[] = "/tmp/mayfly-seal-XXXXXX", keyfile[64];
 static int setup(void **state)
 {
         (void)state;
-        memcpy(dir + strlen(dir) - 6, "XXXXXX", 6);
+        (void)snprintf(dir, sizeof(dir), "/tmp/mayfly-seal-XXXXXX");
         assert_non_null(mkdtemp(dir));
         (void)snprintf(keyfile, sizeof(keyfile), "%s/key", dir);
         return 0;
