@@ -177,7 +177,7 @@ def signals():
     assert mayfly.wait_until(lambda: client.get(path + "/stdout").body == b"up\n")
     equal(client.request("POST", path + "/signal", {"signal": "SIGUSR1"}).status, 200)
     assert mayfly.wait_until(lambda: client.get(path + "/stdout").body == b"up\nusr1\n")
-    for bad in ({}, {"signal": "SIGNONE"}, {"signal": 5}, {"signal": "TERM", "now": True}):
+    for bad in ({}, {"signal": "SIGNONE"}, {"signal": 5.5}, {"signal": 0}, {"signal": "TERM", "now": True}):
         equal(client.request("POST", path + "/signal", bad).status, 400)
     equal(client.request("POST", path + "/signal", {"signal": "15"}).status, 200)
     t = client.get(path + "/wait?timeout=20").json()
@@ -235,12 +235,12 @@ def stream(script, **members):
 
 def finish(ws):
     """What comes up to the close: stdout, stderr, the result, the close's code."""
-    out, result = {1: b"", 2: b""}, None
+    out, result = {1: bytearray(), 2: bytearray()}, None
     while True:
         kind, payload = ws.receive()
         if kind == "close":
             ws.close()
-            return out[1], out[2], result, payload
+            return bytes(out[1]), bytes(out[2]), result, payload
         if kind == "binary":
             out[payload[0]] += payload[1:]
         else:
