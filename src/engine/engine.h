@@ -201,6 +201,10 @@ struct engine_ops {
         /* Calls `found` for each container of an earlier daemon, then `done`. Once, before the first create(). */
         int (*list)(struct engine *e, engine_found_fn found, engine_done_fn done, void *data, struct err *err);
 
+        /* A number, never 0 or 1, that stays as long as whatever was started with it is among what list() finds, until
+         * remove(); so what it does not find never started. 0: nothing is known. NULL: always 0. */
+        uint64_t (*life)(struct engine *e);
+
         /* NULL where the engine's features lack them. */
         int (*exec)(struct engine_container *c, char *const *argv, const struct engine_events *events, void *data,
                     struct engine_container **ret, struct err *err);

@@ -94,7 +94,7 @@ static const char *const statements[DB_STATEMENTS] = {
         [DB_ADD_LABEL] = "INSERT OR IGNORE INTO labels (label, task) VALUES (?, ?)",
         [DB_ACCEPT] = "INSERT OR REPLACE INTO requests (id, owner, key, hash, created, started, attempts, sealed)"
                       " SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE NOT EXISTS (SELECT 1 FROM tasks WHERE id = ?1)",
-        [DB_STARTED] = "UPDATE requests SET started = 1, attempts = ? WHERE id = ?",
+        [DB_STARTED] = "UPDATE requests SET started = ?, attempts = ? WHERE id = ?",
         [DB_DROP] = "DELETE FROM requests WHERE id = ?",
         [DB_REQUESTS] = "SELECT id, owner, key, hash, created, started, attempts, sealed FROM requests ORDER BY id",
         [DB_SIZE] = "SELECT seq, bytes FROM tasks WHERE id = ?1 AND (?2 IS NULL OR owner = ?2)",
@@ -406,7 +406,7 @@ static int db_accept(struct history_db *db, const struct history_request *q, str
         db_bind_text(st, 3, q->idempotency_key);
         (void)sqlite3_bind_blob(st, 4, q->body_hash, sizeof(q->body_hash), SQLITE_STATIC);
         (void)sqlite3_bind_int64(st, 5, (int64_t)q->created_ms);
-        (void)sqlite3_bind_int(st, 6, q->started);
+        (void)sqlite3_bind_int64(st, 6, (int64_t)q->started);
         (void)sqlite3_bind_int64(st, 7, q->attempts);
         (void)sqlite3_bind_blob64(st, 8, q->sealed.data ? q->sealed.data : "", q->sealed.len, SQLITE_STATIC);
         return db_run(db, DB_ACCEPT, err);
@@ -414,8 +414,9 @@ static int db_accept(struct history_db *db, const struct history_request *q, str
 
 static int db_started(struct history_db *db, const struct history_request *q, struct err *err)
 {
-        (void)sqlite3_bind_int64(db->statements[DB_STARTED], 1, q->attempts);
-        db_bind_text(db->statements[DB_STARTED], 2, q->id);
+        (void)sqlite3_bind_int64(db->statements[DB_STARTED], 1, (int64_t)q->started);
+        (void)sqlite3_bind_int64(db->statements[DB_STARTED], 2, q->attempts);
+        db_bind_text(db->statements[DB_STARTED], 3, q->id);
         return db_run(db, DB_STARTED, err);
 }
 
@@ -642,7 +643,7 @@ static bool db_read_request(sqlite3_stmt *st, struct history_request *ret)
         if (hash && sqlite3_column_bytes(st, 3) == sizeof(ret->body_hash))
                 memcpy(ret->body_hash, hash, sizeof(ret->body_hash));
         ret->created_ms = (uint64_t)sqlite3_column_int64(st, 4);
-        ret->started = sqlite3_column_int(st, 5) != 0;
+        ret->started = (uint64_t)sqlite3_column_int64(st, 5);
         ret->attempts = (unsigned)sqlite3_column_int64(st, 6);
         return ret->owner && db_column_bytes(st, 7, &ret->sealed) == 0;
 }

@@ -20,7 +20,7 @@ enum history_write { HISTORY_ADD, HISTORY_ACCEPT, HISTORY_STARTED, HISTORY_DROP,
 struct history_change {
         enum history_write kind;
         struct history_record record;   /* ADD; of DELETE id, and owner or NULL */
-        struct history_request request; /* ACCEPT; of STARTED id and attempts; of DROP id */
+        struct history_request request; /* ACCEPT; of STARTED id, started, attempts; of DROP id */
         int r;                          /* of DELETE: 0 or -ENOENT */
 };
 

@@ -382,25 +382,26 @@ int history_accept(struct history *h, struct history_request *q, history_done_fn
         return r;
 }
 
-static int change_request(struct history *h, enum history_write kind, const char *id, unsigned attempts,
-                          history_done_fn fn, void *data, struct err *err)
+static int change_request(struct history *h, enum history_write kind, const char *id, uint64_t started,
+                          unsigned attempts, history_done_fn fn, void *data, struct err *err)
 {
         struct history_change change = { .kind = kind };
 
         (void)snprintf(change.request.id, sizeof(change.request.id), "%s", id);
+        change.request.started = started;
         change.request.attempts = attempts;
         return queue_change(h, &change, 0, kind == HISTORY_STARTED, fn, data, err);
 }
 
-int history_started(struct history *h, const char *id, unsigned attempts, history_done_fn fn, void *data,
+int history_started(struct history *h, const char *id, uint64_t by, unsigned attempts, history_done_fn fn, void *data,
                     struct err *err)
 {
-        return change_request(h, HISTORY_STARTED, id, attempts, fn, data, err);
+        return change_request(h, HISTORY_STARTED, id, by, attempts, fn, data, err);
 }
 
 int history_drop(struct history *h, const char *id, history_done_fn fn, void *data, struct err *err)
 {
-        return change_request(h, HISTORY_DROP, id, 0, fn, data, err);
+        return change_request(h, HISTORY_DROP, id, 0, 0, fn, data, err);
 }
 
 int history_delete(struct history *h, const char *id, const char *owner, history_done_fn fn, void *data,

@@ -65,7 +65,7 @@ struct history_request {
         char *idempotency_key; /* NULL: none */
         uint8_t body_hash[32];
         uint64_t created_ms;
-        bool started;      /* it was about to be started, or more */
+        uint64_t started;  /* it was about to be started, or more: what history_started() was given; 0: it was not */
         unsigned attempts; /* how often */
         struct str sealed;
 };
@@ -75,8 +75,9 @@ void history_request_done(struct history_request *q);
  * One whose id is there already is replaced; one that has its record already (history_add()) changes nothing. */
 int history_accept(struct history *h, struct history_request *q, history_done_fn fn, void *data, struct err *err);
 
-/* Before the start of an accepted task: fn after the fsync. A request that is not there is a success. */
-int history_started(struct history *h, const char *id, unsigned attempts, history_done_fn fn, void *data,
+/* Before the start of an accepted task, by what runs it (not 0; opaque): fn after the fsync. A request that is not there is a
+ * success. */
+int history_started(struct history *h, const char *id, uint64_t by, unsigned attempts, history_done_fn fn, void *data,
                     struct err *err);
 
 /* It is not to be, after all (the client hung up before it was answered). */

@@ -149,7 +149,7 @@ static int start(struct fixture *f, const char *id, unsigned attempts)
 {
         struct done d = { .done = false };
 
-        assert_int_equal(history_started(f->h, id, attempts, on_done, &d, NULL), 0);
+        assert_int_equal(history_started(f->h, id, UINT64_MAX - 1, attempts, on_done, &d, NULL), 0);
         return wait_done(f, &d);
 }
 
@@ -271,7 +271,7 @@ static void test_life_of_a_request(void **state)
         assert_string_equal(all.first.idempotency_key, "k");
         assert_int_equal(all.first.body_hash[31], 7);
         assert_int_equal(all.first.created_ms, 42);
-        assert_true(all.first.started);
+        assert_int_equal(all.first.started, UINT64_MAX - 1);
         assert_int_equal(all.first.attempts, 2);
         assert_string_equal(all.first.sealed.data, "sealed b");
         history_request_done(&all.first);
@@ -491,6 +491,8 @@ static int change(struct history_db *db, enum history_write kind, const char *id
                 (void)snprintf(c.record.id, sizeof(c.record.id), "%s", id);
         else
                 c.request = accepted(id);
+        if (kind == HISTORY_STARTED)
+                c.request.started = 1;
         if (kind == HISTORY_ADD && strv_add(&c.record.labels, "a=b") < 0)
                 return -ENOMEM;
         r = history_db_write(db, changes, 1, kind == HISTORY_ACCEPT || kind == HISTORY_STARTED, NULL);

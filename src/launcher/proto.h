@@ -18,7 +18,7 @@
 
 #include <stdint.h>
 
-#define LAUNCH_VERSION 2
+#define LAUNCH_VERSION 3
 
 #define LAUNCH_ID_MAX 32              /* container id: [a-z0-9]{1,32}, with NUL where shorter */
 #define LAUNCH_HEX 64                 /* names in the store: SHA-256 in lower-case hex */
@@ -74,6 +74,7 @@ struct launch_hello {
         uint32_t cgroup;  /* answer: enum launch_cgroup */
         uint32_t slots;   /* answer: containers that can live at once */
         uint32_t idmap;   /* answer: 1 if the store's file system can be idmapped, each slot its own ids */
+        uint64_t life;    /* answer: random, of this launcher alone; never 0 or 1 */
 };
 
 enum launch_cgroup { LAUNCH_CGROUP_V2 = 1, LAUNCH_CGROUP_V1, LAUNCH_CGROUP_HYBRID };

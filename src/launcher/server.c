@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -203,6 +204,7 @@ static int handle_hello(struct server *s, const struct launch_hello *hello, stru
                 .cgroup = s->cgroup.kind,
                 .slots = s->slots.n,
                 .idmap = s->slots.idmapped,
+                .life = s->life,
         };
 
         if (s->peer_state != PEER_NEW)
@@ -541,6 +543,9 @@ int server_init(struct server *s, const struct ceiling *ceiling, const struct se
         s->listener = fds->listener;
         s->peer = s->signals = -EBADF;
         s->janitor = (struct janitor)JANITOR_NONE;
+        while (s->life < 2)
+                if (getrandom(&s->life, sizeof(s->life), 0) < 0 && errno != EINTR)
+                        return err_sys(err, "get random bytes");
         for (unsigned i = 0; i < WORK_RUNNING_MAX; i++)
                 s->work_leaves[i] = (struct cgroup_leaf)CGROUP_LEAF_NONE;
         s->epoll = epoll_create1(EPOLL_CLOEXEC);

@@ -29,6 +29,7 @@ struct server {
         int epoll, listener, signals, peer;
         enum { PEER_NONE, PEER_NEW, PEER_GREETING, PEER_SERVED } peer_state; /* NEW: no HELLO yet */
         uint32_t greeted;                                                    /* next container to ADOPT */
+        uint64_t life;                                                       /* as HELLO tells it */
         struct str out; /* packets that did not fit in the socket: u32 length and bytes each */
         size_t out_sent;
         bool just_ended; /* a container has, and none was started since */

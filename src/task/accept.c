@@ -73,6 +73,14 @@ static int seal_request(const struct task *t, struct str *out, struct err *err)
         return r < 0 ? err_set(err, -r, "seal the request: %s", strerror(-r)) : 0;
 }
 
+uint64_t tasks_life(const struct tasks *ts)
+{
+        struct engine *e = ts->engine;
+        uint64_t life = e->ops->life ? e->ops->life(e) : 0;
+
+        return life ? life : TASK_LIFE_UNKNOWN;
+}
+
 int task_accept(struct task *t, struct err *err)
 {
         struct history_request q = { .created_ms = t->rec.created_ms, .attempts = t->rec.attempts };
@@ -80,7 +88,7 @@ int task_accept(struct task *t, struct err *err)
         int r;
 
         (void)snprintf(q.id, sizeof(q.id), "%s", t->id);
-        q.started = t->state != WIRE_QUEUED;
+        q.started = t->state != WIRE_QUEUED ? tasks_life(ts) : 0;
         q.owner = strdup(t->rec.owner);
         if (t->rec.key) {
                 q.idempotency_key = strdup(t->rec.key);
@@ -173,6 +181,12 @@ static void recover_found(struct task *t, struct wire_task_request *request)
         }
 }
 
+/* It was marked under the very engine that lives, which does not have it: the daemon died before it asked for the start. */
+static bool never_ran(const struct tasks *ts, const struct history_request *q)
+{
+        return !ts->forgot && q->started > TASK_LIFE_UNKNOWN && q->started == tasks_life(ts);
+}
+
 static int recover(struct tasks *ts, struct history_request *q)
 {
         struct wire_task_request request = { .image = NULL };
@@ -190,6 +204,8 @@ static int recover(struct tasks *ts, struct history_request *q)
                 wire_task_request_done(&request);
                 return 0;
         }
+        if (never_ran(ts, q) && q->attempts > 0)
+                q->attempts--;
         if (broken)
                 request.image = strdup("unknown");
         if (!request.image || tasks_restore(ts, q, &request, &t) < 0) {
@@ -200,7 +216,7 @@ static int recover(struct tasks *ts, struct history_request *q)
                 t->request.retries = 0;
         if (broken) {
                 task_fail(t, WIRE_REASON_START_ERROR, -1, "its request could not be read after a restart");
-        } else if (q->started) {
+        } else if (q->started && !never_ran(ts, q)) {
                 task_fail(t, WIRE_REASON_NODE_LOST, -1, "the node stopped while it ran");
         } else {
                 task_watch_queue(t);

@@ -118,6 +118,7 @@ struct tasks {
         uint64_t available, sampled_ns;
         uint64_t ended_ns, pace_ns; /* the last end; how far apart ends are */
         struct loop_timer admit_timer;
+        bool forgot; /* a container of an earlier daemon had to be removed unheard */
         bool draining, freeing, admitting;
         engine_done_fn adopted;
         void *adopted_data;
@@ -168,6 +169,8 @@ int tasks_check(struct tasks *ts, struct wire_task_request *q, const struct task
 /* accept.c: requests on disk. */
 int task_accept(struct task *t, struct err *err);
 int tasks_recover(struct tasks *ts, struct err *err);
+#define TASK_LIFE_UNKNOWN 1
+uint64_t tasks_life(const struct tasks *ts); /* the engine's; TASK_LIFE_UNKNOWN where it tells none */
 
 /* live.c */
 int task_live_open(struct task *t, int *ret_stdin_fd, struct err *err);

@@ -579,7 +579,7 @@ static void mark_and_start(struct task *t)
                 return;
         }
         t->rec.accepted = true;
-        if (history_started(t->ts->history, t->id, t->rec.attempts, on_marked, t, &err) < 0) {
+        if (history_started(t->ts->history, t->id, tasks_life(t->ts), t->rec.attempts, on_marked, t, &err) < 0) {
                 task_fail(t, WIRE_REASON_START_ERROR, -1, err.text);
                 return;
         }

@@ -162,12 +162,14 @@ static void store_later(struct task *t, uint64_t delay_ns)
 }
 
 /* A result that history does not take stays with its container, where a daemon that follows finds it, as long as such ones
- * leave room for others. */
+ * leave room for others. Those of accepted tasks stay in any case, or they would be started again; none is started while the
+ * disk takes nothing. */
 static bool may_wait(const struct task *t)
 {
         const struct tasks *ts = t->ts;
 
-        return t->tries < TASK_HISTORY_TRIES || (t->container && ts->lingering <= ts->config.max_running / 4);
+        return t->tries < TASK_HISTORY_TRIES ||
+               (t->container && (t->disk != TASK_UNSTORED || ts->lingering <= ts->config.max_running / 4));
 }
 
 static void on_stored(int r, const struct err *err, void *data)

@@ -211,6 +211,7 @@ static void on_found(struct engine_container *c, const char *id, const void *rec
                 r = task_adopt(ts, c, id, &rec);
         if (r < 0) {
                 log_debug("container %s of an earlier daemon: %s", id, err.num ? err.text : strerror(-r));
+                ts->forgot = true;
                 ts->engine->ops->remove(c);
         }
         task_record_done(&rec);

@@ -205,6 +205,42 @@ static void test_started_and_gone_with_retries(void **state)
         assert_int_equal(f->fake.n, 2);
 }
 
+/* The daemon died between the mark on disk and the start: the engine that lives never had it. */
+static void test_marked_and_unknown_to_the_engine(void **state)
+{
+        struct fixture *f = *state;
+        struct wire_task_request q = request();
+        struct stored s = { .calls = 0 };
+
+        f->fake.life = 42;
+        q.retries = 0;
+        (void)accept_task(f, q, &s, NULL);
+        running(f, 1)->removed = true;
+        restart(f);
+        end(running(f, 2), exit_0);
+        assert_string_equal(f->fake.containers[1]->id, s.id);
+        assert_int_equal(requests_on_disk(f).attempts, 1);
+        wait_stored(f);
+        assert_int_equal(requests_on_disk(f).n, 0);
+}
+
+/* Another launcher: whether it ran is not known. */
+static void test_marked_under_another_engine(void **state)
+{
+        struct fixture *f = *state;
+        struct stored s = { .calls = 0 };
+        auto_free char *document = NULL;
+
+        f->fake.life = 42;
+        (void)accept_task(f, request(), &s, NULL);
+        running(f, 1)->removed = true;
+        f->fake.life = 43;
+        restart(f);
+        document = document_of(f, s.id);
+        assert_non_null(strstr(document, "\"reason\":\"node_lost\""));
+        assert_int_equal(f->fake.n, 1);
+}
+
 /* The daemon stops between the mark on disk and the start. */
 static void test_marked_and_not_started(void **state)
 {
@@ -475,6 +511,8 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_never_started, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_started_and_gone, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_started_and_gone_with_retries, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_marked_and_unknown_to_the_engine, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_marked_under_another_engine, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_marked_and_not_started, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_started_and_there, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_key_after_a_restart, setup, teardown),

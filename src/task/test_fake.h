@@ -70,6 +70,7 @@ struct fake {
         size_t n_cmd, stdin_len, n_files, n_secrets;
         char file_paths[8][64], secret[64];
         bool live, keep_root;
+        uint64_t life;
 };
 
 static struct fake *to_fake(struct engine *e)
@@ -250,6 +251,11 @@ static int fake_copy_out(struct engine_container *base, const char *path, const 
         return 0;
 }
 
+static uint64_t fake_life(struct engine *e)
+{
+        return CONTAINER_OF(e, struct fake, engine)->life;
+}
+
 static const struct engine_ops fake_ops = {
         .name = "fake",
         .features = ENGINE_F_CPU_USAGE | ENGINE_F_COPY_OUT | ENGINE_F_LIVE | ENGINE_F_SECRETS,
@@ -264,6 +270,7 @@ static const struct engine_ops fake_ops = {
         .update_record = fake_update,
         .remove = fake_remove,
         .list = fake_list,
+        .life = fake_life,
         .check = fake_check,
 };
 

@@ -76,6 +76,7 @@ struct native {
         struct peer launcher;
         enum launch_state state;
         struct launch_hello host;
+        bool forgot; /* a container of an earlier daemon had to be removed unheard */
         uint32_t seq;
         struct loop_timer lost_timer;
         struct map *by_id;      /* of native_container */

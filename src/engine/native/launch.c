@@ -98,6 +98,7 @@ static void on_adopt(struct native *n, const struct launch_adopt *m, int *fds, s
         if (n->listed || native_container_adopt(n, m, fds, &c, &err) < 0) {
                 if (err.num)
                         log_debug("container %.*s: %s", LAUNCH_ID_MAX, m->id, err.text);
+                n->forgot = true;
                 send_remove(n, m->id);
         }
 }
@@ -131,6 +132,7 @@ void native_tell_found(struct native *n)
                 uint32_t slot;
 
                 if (native_record_read(c->record_fd, &rec, &slot, NULL) < 0) {
+                        n->forgot = true;
                         native_container_remove(&c->base);
                         continue;
                 }

@@ -105,6 +105,13 @@ static int native_list(struct engine *e, engine_found_fn found, engine_done_fn d
         return 0;
 }
 
+static uint64_t native_life(struct engine *e)
+{
+        struct native *n = to_native(e);
+
+        return n->forgot ? 0 : n->host.life;
+}
+
 static int native_check(struct engine *e, struct err *err)
 {
         struct native *n = to_native(e);
@@ -156,6 +163,7 @@ static const struct engine_ops native_ops = {
         .update_record = native_container_update_record,
         .remove = native_container_remove,
         .list = native_list,
+        .life = native_life,
         .check = native_check,
         .notice = native_notice,
         .free = native_free,
