@@ -20,6 +20,9 @@
 #define DRAIN_NS (5 * NS_PER_S)
 #define CANCEL_NS (5 * NS_PER_S)
 #define DRAIN_LOOK_NS (20 * NS_PER_MS)
+/* How long the start waits for all of the engine, so that the first who asks for its health finds it well. */
+#define ENGINE_NS (2 * NS_PER_S)
+#define ENGINE_LOOK_NS (2 * NS_PER_MS)
 
 enum node_state { NODE_STARTING, NODE_ADOPTING, NODE_SERVING, NODE_DRAINING, NODE_STOPPED };
 
@@ -36,8 +39,8 @@ struct node {
         struct tasks *tasks;
         struct serve serve;
 
-        struct loop_timer drain_timer;
-        uint64_t drain_until_ns;
+        struct loop_timer drain_timer, engine_timer;
+        uint64_t drain_until_ns, engine_until_ns;
         struct err failure;
 };
 
@@ -165,12 +168,26 @@ static void serve_now(struct node *n)
         fd_replace(&n->ready_fd, -EBADF);
 }
 
-/* Without its built-in image a node serves, and health says what is wrong. */
+/* With a part of its engine missing for longer, a node serves, and health says what is wrong. */
+static void engine_look(struct loop_timer *timer, void *data)
+{
+        struct node *n = data;
+        uint64_t now = time_mono_ns();
+
+        if (n->engine->ops->check(n->engine, NULL) == 0 || now >= n->engine_until_ns ||
+            loop_timer_set(n->loop, timer, now + ENGINE_LOOK_NS, engine_look, n) < 0)
+                serve_now(n);
+}
+
+/* Without its built-in image, too. */
 static void builtin_done(int r, const struct err *err, void *data)
 {
+        struct node *n = data;
+
         if (r < 0)
                 log_warn("the built-in image: %s", err->text);
-        serve_now(data);
+        n->engine_until_ns = time_mono_ns() + ENGINE_NS;
+        engine_look(&n->engine_timer, n);
 }
 
 /* Every task of an earlier daemon is known: only now may a client ask for one. */
@@ -331,6 +348,7 @@ void node_free(struct node *n)
         if (!n)
                 return;
         loop_timer_cancel(&n->drain_timer);
+        loop_timer_cancel(&n->engine_timer);
         api_free(n->serve.api);
         if (n->tasks)
                 tasks_free(n->tasks);
