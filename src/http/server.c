@@ -167,7 +167,9 @@ static void on_hangup(struct loop_io *io, uint32_t events, void *data)
         for (int i = 0; i < n; i++) {
                 struct http_conn *c = found[i].data.ptr;
 
+                /* It comes twice where the client ends its side first, and the connection later. */
                 c->is_hung_up = true;
+                list_remove(&c->hung_node);
                 list_append(&c->parser->hung_up, &c->hung_node);
                 c->parser->dirty = true;
                 http_server_defer(s);

@@ -512,6 +512,34 @@ static void test_large_answer_to_slow_client(void **state)
         assert_int_equal(strlen(strstr(in.data, "\r\n\r\n") + 4), size);
 }
 
+/* Its end is told twice: of its side, and of the connection. */
+static void test_half_closed_and_closed(void **state)
+{
+        const size_t size = 4 * 1024 * 1024;
+        struct fixture *f = *state;
+        auto_str in = STR_INIT;
+        auto_fd other = -EBADF;
+        int fd = dial(f), waiting = dial(f);
+
+        puts_to(f, fd, "GET /later HTTP/1.1\r\nHost: x\r\n\r\n");
+        wait_event(f, "end 0;");
+        assert_int_equal(http_reply_take(f->waiting, 200, "text/plain", calloc(1, size), size), 0);
+        for (int i = 0; i < 20; i++)
+                turn(f);
+        assert_int_equal(shutdown(fd, SHUT_WR), 0);
+        puts_to(f, waiting, "GET /later HTTP/1.1\r\nHost: x\r\n\r\n");
+        for (int i = 0; i < 20; i++)
+                turn(f);
+        /* After a hang-up of which the parser is not told, the server hears of the next one before the parser does. */
+        fd_close(waiting);
+        turn(f);
+        fd_close(fd);
+        wait_event(f, "gone 0;gone 0;");
+        other = dial(f);
+        puts_to(f, other, "GET /next HTTP/1.1\r\nHost: x\r\n\r\n");
+        get_until(f, other, "GET /next", &in);
+}
+
 static void test_bad(void **state)
 {
         static const struct {
@@ -742,6 +770,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_early_reply, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_refused_upload, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_large_answer_to_slow_client, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_half_closed_and_closed, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_bad, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_many_of_all, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_drain, setup, teardown),
