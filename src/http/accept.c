@@ -6,6 +6,9 @@
 #include "http/internal.h"
 
 #include <errno.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -150,6 +153,8 @@ void http_conn_hand_over(struct http_conn *c)
 static void conn_begin(struct http_conn *c)
 {
         proxy_wait_end(c);
+        if (c->listener->tls)
+                http_conn_idle(c);
         if (!conn_admit(c) || (c->listener->tls && http_link_start(c) < 0))
                 http_conn_drop(c);
         else if (!c->link)
@@ -216,6 +221,7 @@ static void conn_await_proxy(struct http_conn *c)
         struct loop *loop = c->server->loop;
         int r;
 
+        http_conn_idle(c);
         c->proxy = calloc(1, sizeof(*c->proxy));
         if (!c->proxy) {
                 http_conn_drop(c);
@@ -292,7 +298,7 @@ static void conn_new(struct http_listener *l, int fd, const struct sockaddr_stor
         list_init(&c->hung_node);
         s->connections++;
         /* Descriptors are given from the lowest free one on. */
-        s->few_fds = fd + HTTP_FD_RESERVE >= s->fd_limit;
+        s->few_fds = fd + s->fds_owed + (c->is_tls ? HTTP_LINK_FDS : 0) + HTTP_FD_RESERVE >= s->fd_limit;
         http_address_from_sockaddr(from, &c->address);
         if (c->address.family == AF_UNIX)
                 c->has_uid = fd_peer_uid(fd, &c->uid) == 0;
@@ -300,6 +306,18 @@ static void conn_new(struct http_listener *l, int fd, const struct sockaddr_stor
                 conn_await_proxy(c);
         else
                 conn_begin(c);
+}
+
+/* How many wait; of a unix socket, whether one does. (tcpi_unacked of a listening socket is the length of its queue.) */
+static unsigned accept_backlog(const struct http_listener *l)
+{
+        struct pollfd waits = { .fd = l->fd, .events = POLLIN };
+        struct tcp_info info = { .tcpi_state = 0 };
+        socklen_t len = sizeof(info);
+
+        if (poll(&waits, 1, 0) <= 0)
+                return 0;
+        return getsockopt(l->fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0 ? MAX(info.tcpi_unacked, 1U) : 1;
 }
 
 /* False: no more for now. */
@@ -310,9 +328,13 @@ static bool accept_one(struct http_listener *l)
         socklen_t len = sizeof(from);
         int fd;
 
-        /* Whoever is ended leaves in a moment. */
+        /* Whoever is ended leaves in a moment; for nobody, nobody goes. */
         if (is_full(s)) {
-                (void)http_server_evict(s);
+                unsigned n = accept_backlog(l);
+
+                if (n == 0)
+                        return false;
+                http_server_evict(s, MIN(n, (unsigned)ACCEPTS_PER_TURN));
                 accept_rest(s);
                 return false;
         }
@@ -324,7 +346,7 @@ static bool accept_one(struct http_listener *l)
         if (errno == EAGAIN)
                 return false;
         if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-                (void)http_server_evict(s);
+                http_server_evict(s, 1);
                 accept_rest(s);
                 return false;
         }

@@ -61,6 +61,8 @@ struct http_server {
         struct map *sources; /* struct http_source by key */
         uint64_t connections, body_bytes;
         int fd_limit;     /* descriptors of this process */
+        int fds_owed;     /* that TLS will take when the handshakes under way are done */
+        uint64_t looked_ns; /* the last look at the busy ones */
         bool few_fds;     /* the last connection took one of the last descriptors */
         bool accept_rest; /* nothing is accepted until accept_timer, or the end of a connection */
         size_t open;
@@ -79,8 +81,8 @@ struct http_conn {
         struct list watch_node;     /* of server->idle or server->busy */
         struct list hung_node;      /* of parser->hung_up */
         uint64_t idle_since_ns;
-        uint64_t progress;      /* bytes at the last look */
-        unsigned slow;          /* looks since which it has been too slow */
+        uint64_t progress, look_ns; /* bytes at the last look, and when that was; 0: none */
+        uint64_t slow_ns;           /* since when it has been too slow; 0: it is not */
         int fd;                 /* the parser's; under TLS half of a pair */
         int net_fd;             /* the client's */
         struct http_link *link; /* NULL: no TLS */
@@ -89,7 +91,6 @@ struct http_conn {
         bool has_uid, is_hung_up, is_tls;
         bool is_trusted; /* it is a proxy that may say whom it speaks for */
         bool is_refused; /* one too many of its address */
-        bool was_watched;
         struct http_proxy_wait *proxy;
 };
 
@@ -116,7 +117,8 @@ void http_source_put(struct http_source *source);                            /* 
 
 void http_conn_idle(struct http_conn *c); /* until its next head is complete */
 void http_conn_busy(struct http_conn *c);
-bool http_server_evict(struct http_server *s); /* ends the connection that deserves its place least; false: none does */
+/* Ends up to n connections, those that deserve their place least. */
+void http_server_evict(struct http_server *s, unsigned n);
 
 /* ── requests ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -202,7 +204,10 @@ struct http_tls {
         char pin[HTTP_TLS_PIN_MAX];
 };
 
+#define HTTP_LINK_FDS 2 /* beside the client's */
+
 int http_link_start(struct http_conn *c);   /* calls http_conn_hand_over() later; -errno: drop it */
 void http_link_detach(struct http_link *k); /* the parser has closed; it goes on with what is left, then releases */
 void http_link_kill(struct http_link *k);
 void http_link_end(struct http_link *k); /* at once */
+bool http_link_unsent(const struct http_link *k);

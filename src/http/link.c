@@ -11,6 +11,7 @@
 #include <openssl/ssl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #define BUFFER (16 * 1024) /* a record */
@@ -40,6 +41,7 @@ struct http_link {
         struct half in, out; /* from the client; to it */
         bool wants_write;    /* TLS does, to go on in either direction */
         bool in_shut, detached;
+        bool cut; /* the client has ended its side, and there is more to read before that shows */
 };
 
 /* ── its socket: write(2) would raise SIGPIPE ──────────────────────────────────────────────────────────────────────── */
@@ -99,6 +101,8 @@ void http_link_end(struct http_link *k)
 {
         struct http_conn *c = k->conn;
 
+        if (k->state == LINK_HANDSHAKE)
+                c->server->fds_owed -= HTTP_LINK_FDS;
         loop_io_remove(k->net_io);
         loop_io_remove(k->pair_io);
         loop_timer_cancel(&k->timer);
@@ -143,6 +147,15 @@ void http_link_detach(struct http_link *k)
                 link_set_timer(k, FLUSH_TIMEOUT_S);
 }
 
+bool http_link_unsent(const struct http_link *k)
+{
+        int waits = 0;
+
+        if (k->state != LINK_OPEN || k->out.end)
+                return k->out.len > 0;
+        return k->out.len > 0 || (ioctl(k->pair, FIONREAD, &waits) == 0 && waits > 0);
+}
+
 /* ── bytes ─────────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static bool half_room(struct half *h)
@@ -185,6 +198,7 @@ static bool in_read(struct http_link *k)
 
         if (h->len > 0 || h->end || !half_room(h))
                 return false;
+        ERR_clear_error();
         r = SSL_read_ex(k->ssl, h->data, BUFFER, &n);
         if (r == 1) {
                 h->len = n;
@@ -243,6 +257,7 @@ static int out_write(struct http_link *k, bool *moved)
 
         if (h->len == 0)
                 return 0;
+        ERR_clear_error();
         r = SSL_write_ex(k->ssl, h->data + h->at, h->len - h->at, &n);
         if (r != 1)
                 return tls_blocks(k, &failed, r) ? 0 : -ECONNRESET;
@@ -257,8 +272,11 @@ static void link_watch(struct http_link *k)
 {
         bool reads = k->state == LINK_LINGER || (k->in.len == 0 && !k->in.end);
 
+        /* Nobody may read for long, of a program's stdin for example: that the client has gone is to be seen all the same. */
+        uint32_t in = reads ? EPOLLIN : k->in.end || k->cut ? 0 : EPOLLRDHUP;
+
         if (k->net_io)
-                (void)loop_io_set(k->net_io, (reads ? EPOLLIN : 0) | (k->wants_write ? EPOLLOUT : 0));
+                (void)loop_io_set(k->net_io, in | (k->wants_write ? EPOLLOUT : 0));
         if (k->pair_io)
                 (void)loop_io_set(k->pair_io,
                                   (k->out.len == 0 && !k->out.end ? EPOLLIN : 0) | (k->in.len > 0 ? EPOLLOUT : 0));
@@ -291,6 +309,7 @@ static int link_linger(struct http_link *k)
 
         if (k->state == LINK_OPEN) {
                 k->state = LINK_LINGER;
+                ERR_clear_error();
                 (void)SSL_shutdown(k->ssl);
                 ERR_clear_error();
                 (void)shutdown(k->net, SHUT_WR);
@@ -318,11 +337,26 @@ static void link_run(struct http_link *k)
                 link_watch(k);
 }
 
+/* What it has sent before may still be read. */
+static void link_cut(struct http_link *k)
+{
+        struct http_conn *c = k->conn;
+
+        k->cut = true;
+        c->is_hung_up = true;
+        if (c->request && c->request->suspended)
+                http_request_hung_up(c->request);
+        else if (c->ws)
+                http_ws_hung_up(c->ws);
+}
+
 static void on_io(struct loop_io *io, uint32_t events, void *data)
 {
-        (void)io;
-        (void)events;
-        link_run(data);
+        struct http_link *k = data;
+
+        if (io == k->net_io && k->in.len > 0 && !k->cut && !k->detached && (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)))
+                link_cut(k);
+        link_run(k);
 }
 
 /* ── the handshake ─────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -341,14 +375,18 @@ static int link_open(struct http_link *k)
                 return -ENOMEM;
         loop_timer_cancel(&k->timer);
         k->state = LINK_OPEN;
+        c->server->fds_owed -= HTTP_LINK_FDS;
         return 0;
 }
 
 /* 1: done; 0: more must come; -errno. */
 static int link_handshake(struct http_link *k)
 {
-        int r = SSL_accept(k->ssl);
+        int r;
 
+        /* What others have left there would be taken for a fault of this connection (SSL_get_error(3)). */
+        ERR_clear_error();
+        r = SSL_accept(k->ssl);
         if (r == 1) {
                 r = link_open(k);
                 return r < 0 ? r : 1;
@@ -406,6 +444,7 @@ int http_link_start(struct http_conn *c)
         k->pair = -EBADF;
         c->link = k;
         c->fd = -EBADF;
+        c->server->fds_owed += HTTP_LINK_FDS;
         k->ssl = SSL_new(c->listener->tls->ctx);
         b = k->ssl ? bio_new(k) : NULL;
         if (!b)

@@ -320,7 +320,17 @@ void http_server_drain(struct http_server *s)
 
 size_t http_server_open(const struct http_server *s)
 {
-        return s->open;
+        const struct http_listener *l;
+        const struct http_conn *c;
+        size_t n = s->open;
+
+        LIST_FOREACH(l, &s->listeners, node) {
+                LIST_FOREACH(c, &l->parser->conns, node)
+                        n += c->link && http_link_unsent(c->link);
+        }
+        LIST_FOREACH(c, &s->links, node)
+                n += http_link_unsent(c->link);
+        return n;
 }
 
 void http_server_free(struct http_server *s)

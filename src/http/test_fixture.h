@@ -36,7 +36,8 @@ struct fixture {
         size_t charge; /* of each piece of a body, where it is not 0 */
 };
 
-/* What a request has, by its path: /stream?n= answers so many bytes in pieces; /fd the file; /ws echoes. */
+/* What a request has, by its path: /stream?n= answers so many bytes in pieces; /fd the file; /ws echoes; /pause reads
+ * no more of the body than its first piece. */
 struct fixture_call {
         size_t left, body;
         bool full;
@@ -110,6 +111,8 @@ static inline int fixture_body(struct http_request *r, const void *piece, size_t
 
         (void)piece;
         call->body += len;
+        if (str_eq(http_path(r), "/pause"))
+                http_body_pause(r);
         if (f->charge > 0 && http_body_charge(r, f->charge) < 0) {
                 f->refused++;
                 assert_int_equal(http_reply(r, 503, "text/plain", "full", 4), 0);

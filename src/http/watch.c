@@ -9,7 +9,8 @@
 #include <sys/socket.h>
 
 #define LOOK_S 1
-#define SLOW_LOOKS 30 /* that many in a row end it; one makes it the next to go when there is no room */
+#define LOOK_FULL_NS (300 * NS_PER_MS) /* while others wait for a place */
+#define SLOW_S 30 /* that long ends it; from the first look on it is the next to go when there is no room */
 /* Whoever has just come, or been answered, is not evicted for the next. */
 #define EVICT_AGE_NS (250 * NS_PER_MS)
 
@@ -67,61 +68,79 @@ static bool conn_progress(const struct http_conn *c, uint64_t *ret)
         return len >= offsetof(struct tcp_info, tcpi_bytes_acked) + sizeof(info.tcpi_bytes_acked);
 }
 
-static void conn_look(struct http_conn *c)
+static void conn_look(struct http_conn *c, uint64_t now)
 {
-        uint64_t progress = 0, least = (uint64_t)c->server->config.min_rate * LOOK_S;
+        uint64_t progress = 0, since = now - c->look_ns;
         bool known = conn_progress(c, &progress);
 
-        if (known && c->was_watched && progress >= c->progress && progress - c->progress < least)
-                c->slow++;
-        else
-                c->slow = 0;
-        c->was_watched = known;
+        if (!known || c->look_ns == 0 || progress < c->progress ||
+            progress - c->progress >= c->server->config.min_rate * since / NS_PER_S)
+                c->slow_ns = 0;
+        else if (c->slow_ns == 0)
+                c->slow_ns = c->look_ns;
+        c->look_ns = known ? now : 0;
         c->progress = progress;
-        if (c->slow >= SLOW_LOOKS)
+        if (c->slow_ns > 0 && now - c->slow_ns >= SLOW_S * NS_PER_S)
                 http_conn_kill(c);
+}
+
+static void server_look(struct http_server *s)
+{
+        struct http_conn *c;
+
+        s->looked_ns = time_mono_ns();
+        LIST_FOREACH(c, &s->busy, watch_node) {
+                conn_look(c, s->looked_ns);
+        }
 }
 
 static void on_busy_timer(struct loop_timer *timer, void *data)
 {
         struct http_server *s = data;
-        struct http_conn *c;
 
-        LIST_FOREACH(c, &s->busy, watch_node) {
-                conn_look(c);
-        }
+        server_look(s);
         if (!list_empty(&s->busy))
-                (void)loop_timer_set(s->loop, timer, time_mono_ns() + LOOK_S * NS_PER_S, on_busy_timer, s);
+                (void)loop_timer_set(s->loop, timer, s->looked_ns + LOOK_S * NS_PER_S, on_busy_timer, s);
 }
 
 void http_conn_busy(struct http_conn *c)
 {
         struct http_server *s = c->server;
 
-        c->slow = 0;
-        c->was_watched = false;
+        c->slow_ns = c->look_ns = 0;
         list_remove(&c->watch_node);
         list_append(&s->busy, &c->watch_node);
         if (s->busy_timer.heap_index == 0)
                 (void)loop_timer_set(s->loop, &s->busy_timer, time_mono_ns() + LOOK_S * NS_PER_S, on_busy_timer, s);
 }
 
-bool http_server_evict(struct http_server *s)
+/* The one that has been too slow for the longest; NULL: none. */
+static struct http_conn *slowest(struct http_server *s)
 {
-        struct http_conn *c = LIST_FIRST(&s->idle, struct http_conn, watch_node), *slowest = NULL;
+        struct http_conn *c, *found = NULL;
 
-        if (c && c->idle_since_ns + EVICT_AGE_NS <= time_mono_ns())
-                slowest = c;
-        if (!slowest) {
-                LIST_FOREACH(c, &s->busy, watch_node) {
-                        if (c->slow > (slowest ? slowest->slow : 0))
-                                slowest = c;
-                }
+        LIST_FOREACH(c, &s->busy, watch_node) {
+                if (c->slow_ns > 0 && (!found || c->slow_ns < found->slow_ns))
+                        found = c;
         }
-        if (!slowest)
-                return false;
-        /* The parser notices, and tells of its end. */
-        list_remove(&slowest->watch_node);
-        http_conn_kill(slowest);
-        return true;
+        return found;
+}
+
+void http_server_evict(struct http_server *s, unsigned n)
+{
+        uint64_t now = time_mono_ns();
+
+        if (now - s->looked_ns >= LOOK_FULL_NS)
+                server_look(s);
+        for (; n > 0; n--) {
+                struct http_conn *c = LIST_FIRST(&s->idle, struct http_conn, watch_node);
+
+                if (!c || c->idle_since_ns + EVICT_AGE_NS > now)
+                        c = slowest(s);
+                if (!c)
+                        return;
+                /* The parser notices, and tells of its end. */
+                list_remove(&c->watch_node);
+                http_conn_kill(c);
+        }
 }

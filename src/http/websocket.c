@@ -266,9 +266,16 @@ static void ws_watch(struct http_ws *ws)
         (void)loop_io_set(ws->io, (reads ? EPOLLIN : 0) | (writes ? EPOLLOUT : 0));
 }
 
+/* What the peer says is not read: neither is its end. */
+static bool ws_is_deaf(const struct http_ws *ws)
+{
+        return ws->paused || ws->pings > PINGS_MAX;
+}
+
 static void ws_turn(struct http_ws *ws)
 {
-        if (ws_advance(ws) < 0) {
+        /* Without a watcher there was no memory for it. */
+        if (!ws->io || ws_advance(ws) < 0 || (ws->conn->is_hung_up && ws_is_deaf(ws))) {
                 ws_finish(ws);
                 return;
         }
