@@ -18,7 +18,7 @@ static void context_of(const char *id, char out[CONTEXT_MAX])
 
 /* ── to the disk ─────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static void call_stored(struct task *t, int r, const struct err *err)
+void task_tell_stored(struct task *t, int r, const struct err *err)
 {
         struct stored_call *calls = t->stored_calls.items;
         size_t n = t->stored_calls.len;
@@ -42,7 +42,7 @@ static void on_accepted(int r, const struct err *err, void *data)
                 return;
         if (r < 0 && t->nameless && t->state == WIRE_QUEUED) {
                 task_leave(t, t->durable_waiter);
-                call_stored(t, r, err);
+                task_tell_stored(t, r, err);
                 /* Whoever joined by the same key without asking for the disk gets its result. */
                 if (t->waiters.len == 0) {
                         task_free(t);
@@ -53,7 +53,7 @@ static void on_accepted(int r, const struct err *err, void *data)
         if (t->nameless && t->state == WIRE_QUEUED)
                 tasks_enqueue(t);
         t->nameless = false;
-        call_stored(t, r, err);
+        task_tell_stored(t, r, err);
         tasks_admit(ts);
 }
 
@@ -88,7 +88,11 @@ int task_accept(struct task *t, struct err *err)
         int r;
 
         (void)snprintf(q.id, sizeof(q.id), "%s", t->id);
-        q.started = t->state != WIRE_QUEUED ? tasks_life(ts) : 0;
+        /* While it pulls, the start is to be marked still, which then comes behind this on disk. */
+        if (t->state > WIRE_PULLING)
+                q.started = tasks_life(ts);
+        else if (t->state == WIRE_PULLING && q.attempts > 0)
+                q.attempts--;
         q.owner = strdup(t->rec.owner);
         if (t->rec.key) {
                 q.idempotency_key = strdup(t->rec.key);
@@ -114,7 +118,7 @@ static void on_stored_already(void *data)
         struct task *t = data;
 
         if (task_settle(t) && t->disk != TASK_STORING)
-                call_stored(t, 0, NULL);
+                task_tell_stored(t, 0, NULL);
 }
 
 int task_store_request(struct task *t, task_stored_fn fn, void *data, struct err *err)

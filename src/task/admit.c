@@ -239,6 +239,24 @@ void tasks_release(struct task *t)
         }
 }
 
+/* Others start later for it, where it is much. */
+void tasks_count_output(struct task *t)
+{
+        uint64_t promised = MIN(2 * (uint64_t)t->rec.limits.output, TASK_OUTPUT_PROMISED), kept = 0, cost;
+
+        if (!t->admitted || !t->container)
+                return;
+        for (int i = 0; i < 2; i++) {
+                struct engine_output o = { .fd = -EBADF };
+
+                t->ts->engine->ops->attach(t->container, (enum engine_stream)i, &o);
+                kept += o.kept;
+        }
+        cost = task_cost(&t->rec.limits) + (kept > promised ? kept - promised : 0);
+        t->ts->committed += cost - t->cost;
+        t->cost = cost;
+}
+
 /* ── how long to wait ────────────────────────────────────────────────────────────────────────────────────────────── */
 
 void tasks_ended(struct tasks *ts)

@@ -64,7 +64,7 @@ struct task {
         struct wire_task_request request; /* until it is not needed any more */
         uint64_t held;                    /* bytes that count for the request */
         enum engine_network network;
-        uint64_t cost;   /* memory + disk + shm + output */
+        uint64_t cost;   /* memory + disk + shm + output, as task_cost() and tasks_count_output() say */
         bool queued;     /* counts among the queued ones */
         bool admitted;   /* counts among the running ones */
         bool lingering;  /* ended, with a container */
@@ -155,11 +155,15 @@ void tasks_enqueue(struct task *t);
 int tasks_own(struct task *t, const char *owner); /* -ENOMEM */
 void tasks_disown(struct task *t);
 void tasks_ended(struct tasks *ts);
+void tasks_count_output(struct task *t); /* after there is more of it */
 
 /* task.c */
 struct task *tasks_add(struct tasks *ts, const char *id); /* NULL: out of memory */
 int tasks_add_key(struct task *t);
-uint64_t task_cost(const struct wire_limits *l); /* bytes of the machine: its output lies in memory, too */
+/* Bytes of the machine that it is promised. Of its output, which lies in memory too, that is the part which most tasks ask
+ * for at most; what is more counts when it is there. */
+#define TASK_OUTPUT_PROMISED (UINT64_C(2) << 20)
+uint64_t task_cost(const struct wire_limits *l);
 /* A task of an earlier daemon, out of its accepted request, whose contents it takes on success; it is in no queue yet. */
 int tasks_restore(struct tasks *ts, struct history_request *q, struct wire_task_request *request, struct task **ret);
 
@@ -168,6 +172,7 @@ int tasks_check(struct tasks *ts, struct wire_task_request *q, const struct task
 
 /* accept.c: requests on disk. */
 int task_accept(struct task *t, struct err *err);
+void task_tell_stored(struct task *t, int r, const struct err *err);
 int tasks_recover(struct tasks *ts, struct err *err);
 #define TASK_LIFE_UNKNOWN 1
 uint64_t tasks_life(const struct tasks *ts); /* the engine's; TASK_LIFE_UNKNOWN where it tells none */

@@ -338,6 +338,7 @@ static void on_output(struct engine_container *c, enum engine_stream stream, voi
         (void)stream;
         if (t->state == WIRE_RUNNING && t->rec.kill_on_output_limit && output_exceeded(t))
                 task_kill(t, WIRE_REASON_OUTPUT_LIMIT, SIGKILL);
+        tasks_count_output(t);
         task_follow_tell(t);
 }
 
@@ -708,6 +709,7 @@ int task_adopt(struct tasks *ts, struct engine_container *c, const char *id, str
         ts->running++;
         ts->committed += t->cost;
         engine_container_watch(c, &events, t);
+        tasks_count_output(t);
         watch_timeout(t);
         if (t->rec.limits.cpu_time_ns > 0)
                 watch_cpu(t, 0);

@@ -191,6 +191,7 @@ static void on_stored(int r, const struct err *err, void *data)
                 return;
         /* Who joined on this very turn would come too late. */
         task_tell(t);
+        task_tell_stored(t, r, err);
         task_follow_end(t);
         task_remove_container(t);
         task_free(t);

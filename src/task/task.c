@@ -309,7 +309,8 @@ static int join_by_key(struct task *t, struct wire_task_request *request, const 
 
 uint64_t task_cost(const struct wire_limits *l)
 {
-        return (uint64_t)l->memory + (uint64_t)l->disk + (uint64_t)l->shm + 2 * (uint64_t)l->output;
+        return (uint64_t)l->memory + (uint64_t)l->disk + (uint64_t)l->shm +
+               MIN(2 * (uint64_t)l->output, TASK_OUTPUT_PROMISED);
 }
 
 static uint32_t least(uint32_t a, uint32_t b)
@@ -327,7 +328,7 @@ static int check_room(struct tasks *ts, const struct wire_task_request *request,
                 return err_set(err, ESHUTDOWN, "this node takes no new tasks: it is being stopped");
         if (task_cost(&request->limits) > ts->capacity)
                 return err_set(err, EINVAL,
-                               "limits: memory, disk, shm and output together are more than this node can promise");
+                               "limits: memory, disk and shm together are more than this node can promise");
         if (ts->queued >= ts->config.max_queued)
                 return err_set(err, EAGAIN, "%u tasks are waiting already", ts->queued);
         if (most > 0 && o && o->queued >= most)

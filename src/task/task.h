@@ -23,7 +23,8 @@ struct tasks;
 struct tasks_config {
         uint32_t max_running;        /* 0: 512 */
         uint32_t max_queued;         /* 0: 10,000 */
-        double overcommit;           /* 0: 4; the sum of memory + disk + shm stays below RAM × this */
+        double overcommit;           /* 0: 4; the sum of memory + disk + shm, and of output that is kept, stays
+                                      * below RAM × this */
         uint64_t reserve;            /* bytes of available memory below which nothing starts; 0: 128 MiB */
         enum engine_network network; /* default of `network` */
         const struct seal *seal;     /* for requests on disk; borrowed; NULL: none is accepted there (-ENOTSUP) */

@@ -350,6 +350,55 @@ static void test_stored_later(void **state)
         assert_int_equal(requests_on_disk(f).n, 0);
 }
 
+/* Its end reaches history in the very turn in which somebody asks for the disk. */
+static void test_stored_with_its_end(void **state)
+{
+        struct fixture *f = *state;
+        struct stored s = { .calls = 0 };
+        struct result r = { .calls = 0 };
+        struct task *t = submit(f, request(), &r);
+        char id[32];
+
+        (void)snprintf(id, sizeof(id), "%s", task_id(t));
+        end(running(f, 1), exit_0);
+        assert_int_equal(r.calls, 1);
+        history_flush(f->history);
+        /* The worker is done with it, and the loop has not heard. */
+        (void)usleep(300000);
+        assert_ptr_equal(tasks_find(f->ts, id), t);
+        assert_int_equal(task_store_request(t, on_request_stored, &s, NULL), 0);
+        for (int i = 0; i < 100 && tasks_find(f->ts, id); i++)
+                turn(f);
+        turn(f);
+        assert_int_equal(s.calls, 1);
+        assert_int_equal(s.r, 0);
+        assert_string_equal(s.id, id);
+}
+
+/* One that has not begun, since its image is on its way still, is no lost one. */
+static void test_stored_while_it_pulls(void **state)
+{
+        struct fixture *f = *state;
+        struct stored s = { .calls = 0 };
+        struct wire_task_request q = request();
+        struct counted on_disk;
+        struct task *t;
+
+        f->fake.hold_images = true;
+        t = submit(f, q, NULL);
+        turn(f);
+        assert_non_null(f->fake.image_fn);
+        assert_int_equal(task_store_request(t, on_request_stored, &s, NULL), 0);
+        wait_call(f, &s);
+        on_disk = requests_on_disk(f);
+        assert_false(on_disk.started);
+        assert_int_equal(on_disk.attempts, 0);
+        restart(f);
+        end(running(f, 1), exit_0);
+        assert_string_equal(f->fake.containers[0]->id, s.id);
+        wait_stored(f);
+}
+
 static void test_cancelled_while_it_is_stored(void **state)
 {
         struct fixture *f = *state;
@@ -518,6 +567,8 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_key_after_a_restart, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_no_place, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_stored_later, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_stored_with_its_end, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_stored_while_it_pulls, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_cancelled_while_it_is_stored, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_drain_leaves_it, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_nothing_is_left, setup, teardown),

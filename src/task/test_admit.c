@@ -72,6 +72,37 @@ static void test_max_running(void **state)
         assert_int_equal(tasks_count(f->ts, "nobody").running, 0);
 }
 
+/* What a task may print costs nobody a place; what it has printed does. */
+static void test_output_counts_when_it_is_there(void **state)
+{
+        static char text[8192];
+        uint64_t total = 0, available = 0, cost;
+        struct wire_task_request q = request();
+        struct fixture *f = *state;
+
+        memset(text, 'x', sizeof(text) - 1);
+        assert_int_equal(meminfo_read(&total, &available), 0);
+        q.limits.output = WIRE_OUTPUT_MAX;
+        cost = task_cost(&q.limits);
+        assert_true(cost <= (uint64_t)(q.limits.memory + q.limits.disk + q.limits.shm) + TASK_OUTPUT_PROMISED);
+        tasks_free(f->ts);
+        f->config.overcommit = (double)(2 * cost + 1000) / (double)total;
+        start_tasks(f);
+        assert_int_equal(submit_as(f, "alice", NULL, q, NULL), 0);
+        (void)running(f, 1);
+        for (size_t n = 0; n < TASK_OUTPUT_PROMISED + 4096; n += sizeof(text) - 1)
+                say(f->fake.containers[0], ENGINE_STDOUT, text);
+        q = request();
+        q.limits.output = WIRE_OUTPUT_MAX;
+        assert_int_equal(submit_as(f, "alice", NULL, q, NULL), 0);
+        for (int i = 0; i < 20; i++)
+                turn(f);
+        assert_int_equal(f->fake.n, 1);
+        end(f->fake.containers[0], exit_0);
+        end(running(f, 2), exit_0);
+        wait_stored(f);
+}
+
 static void test_max_queued(void **state)
 {
         const struct task_maxima m = { .max_running = 1, .max_queued = 2 };
@@ -268,6 +299,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_owners_in_turn, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_max_running, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_output_counts_when_it_is_there, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_max_queued, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_held_bytes, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_limits, setup, teardown),
