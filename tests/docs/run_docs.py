@@ -33,6 +33,9 @@ ELSEWHERE = {
     "sudo make install": "tests/vm",
     "MAYFLY_HOST=ssh://user@machine mayfly ps": "tests/cli/remote.sh",
     "MAYFLY_KEY_FILE=~/.mayfly-key mayfly --host https://machine:6293 --pin sha256//HASH ps": "tests/cli/remote.sh",
+    "mayfly --host https://machine:6293 --pin sha256//HASH ps": "tests/cli/remote.sh",
+    "docker save busybox:1.36 | mayfly load": "tests/image, with archives of that form",
+    "docker export some-container | mayfly import - mine:1 --change 'CMD [\"sh\"]'": "docs/first-task.md, with tar",
     "sudo mayfly serve": "tools/test.sh starts the instance so",
 }
 
@@ -162,6 +165,25 @@ def check_console(block):
     return None
 
 
+def anchors(file):
+    """Those of the headings, as web pages of Git make them."""
+    headings = re.findall(r"^#+ +(.*)$", re.sub(r"```.*?```", "", (ROOT / file).read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def check_links(file):
+    """Links within the project lead to files and headings that are there."""
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", (ROOT / file).read_text()):
+        path, _, anchor = link.partition("#")
+        if re.match(r"\w+:", link):
+            continue
+        target = os.path.normpath(os.path.join(os.path.dirname(file), path)) if path else file
+        if not (ROOT / target).exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    return "broken: " + ", ".join(broken) if broken else None
+
+
 def check_keys():
     """Every key of the configuration stands in its document with its default."""
     text = subprocess.run(["mayfly", "serve", "--help"], env=environment("/"), stdout=subprocess.PIPE, check=True).stdout
@@ -225,6 +247,7 @@ def main():
         replace = [(SOCKET, i.socket), (ADDRESS, f"127.0.0.1:{port}"), *ports]
         for file in sys.argv[1:] or FILES:
             if (ROOT / file).exists():
+                failed += report(f"{file}: links", check_links(file))
                 failed += check_file(file, python_with_requests(tempfile.mkdtemp(dir=tools)), replace)
     failed += report("docs/configuration.md has every key", check_keys())
     return 1 if failed else 0
