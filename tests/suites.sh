@@ -56,6 +56,7 @@ unset MAYFLY_HOST
 suite api/ecs python3 tests/api/ecs.py
 suite cli/remote tests/cli/remote.sh
 suite docs tests/docs/run_docs.sh
+suite picture python3 tests/picture/run.py
 suite demo tests/demo.sh
 if [ -n "$long" ]; then
     suite isolation/weakened python3 tests/isolation/run_weakened.py
