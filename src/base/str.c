@@ -6,6 +6,24 @@
 #include <string.h>
 
 #define STR_FIRST 64
+#define STR_WIPED (64 * 1024)
+
+/* Whoever wipes a string with a secret in it knows of its last place only. Large ones are not copied at all as a rule
+ * (mremap(2)). */
+static char *grow(struct str *s, size_t cap)
+{
+        char *p;
+
+        if (s->cap > STR_WIPED)
+                return realloc(s->data, cap);
+        p = malloc(cap);
+        if (!p || !s->data)
+                return p;
+        memcpy(p, s->data, s->cap);
+        explicit_bzero(s->data, s->cap);
+        free(s->data);
+        return p;
+}
 
 int str_reserve(struct str *s, size_t more)
 {
@@ -18,7 +36,7 @@ int str_reserve(struct str *s, size_t more)
         if (need <= s->cap)
                 return 0;
         cap = MAX(MAX(s->cap + s->cap / 2, need), (size_t)STR_FIRST);
-        p = realloc(s->data, cap);
+        p = grow(s, cap);
         if (!p)
                 return -ENOMEM;
         p[s->len] = '\0';

@@ -4,6 +4,7 @@
 #include "base/units.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -11,6 +12,18 @@
 #include <string.h>
 
 #define REAL_DIGITS 15 /* what a double holds of any decimal: 0.1 stays 0.1 */
+
+static void wiping_free(void *p)
+{
+        if (p)
+                explicit_bzero(p, malloc_usable_size(p));
+        free(p);
+}
+
+void json_wipe_freed(void)
+{
+        json_set_alloc_funcs(malloc, wiping_free);
+}
 
 void json_cleanup(json_t **v)
 {

@@ -17,6 +17,10 @@
 void json_cleanup(json_t **v);
 #define auto_json __attribute__((cleanup(json_cleanup))) json_t *
 
+/* From now on what is freed of any document is overwritten, since it may have been a secret; before the first document, and
+ * for the whole process. */
+void json_wipe_freed(void);
+
 /* RFC 8259 text; any trailing byte is an error. The caller owns *ret. Strings may hold \u0000 (checked by getters). */
 int json_read(const char *text, size_t len, json_t **ret, struct err *err);
 int json_write(const json_t *v, struct str *out); /* compact, reals with 15 digits; -ENOMEM */

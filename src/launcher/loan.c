@@ -127,6 +127,13 @@ struct loan *loan_take(struct loans *ls, const struct child *child)
         return l;
 }
 
+/* The environment is as secret as secrets are. */
+static void come_back(struct loan *l)
+{
+        explicit_bzero(l->payload, l->child.payload_len);
+        l->out = false;
+}
+
 pid_t loan_clone(struct loans *ls, struct loan *l, struct clone_args *args)
 {
         const struct clone_args plain = *args;
@@ -141,7 +148,7 @@ pid_t loan_clone(struct loans *ls, struct loan *l, struct clone_args *args)
         l->out = true;
         pid = sys_clone3_call(args, child_run, &l->child);
         if (pid < 0)
-                l->out = false;
+                come_back(l);
         ls->refused = pid == -EINVAL;
         *args = plain;
         return pid;
@@ -155,7 +162,7 @@ void loans_settle(struct loans *ls)
                 struct loan *l = ls->items[i];
 
                 if (l->out && __atomic_load_n(&l->busy, __ATOMIC_ACQUIRE) == 0) {
-                        l->out = false;
+                        come_back(l);
                         any = true;
                 }
         }

@@ -288,9 +288,8 @@ static int handle_start(struct server *s, const struct launch_start *m, int *fds
         if (r < 0)
                 return err_set(err, EBADMSG, "the payload cannot be mapped");
         r = start_checked(s, m, payload, fds, n_fds, err);
-        /* No later child is to have them in its copy of this memory. */
-        if (m->n_secrets > 0)
-                explicit_bzero(payload, m->payload_len);
+        /* No later child is to have secrets, or the environment, in its copy of this memory. */
+        explicit_bzero(payload, m->payload_len);
         if (m->flags & LAUNCH_F_SPEC)
                 (void)munmap(payload, m->payload_len);
         return r;

@@ -55,11 +55,20 @@ static struct native_container *container_new(struct native *n, const char *id, 
         return c;
 }
 
+static void wipe(struct str *s)
+{
+        if (s->data)
+                explicit_bzero(s->data, s->len);
+}
+
 /* What is needed until START is sent only. */
 static void container_forget_start(struct native_container *c)
 {
-        if (c->start && c->start->n_secrets > 0)
-                explicit_bzero(c->tail.data, c->tail.len);
+        /* The environment is as secret as the secrets. */
+        if (c->start) {
+                wipe(&c->head);
+                wipe(&c->tail);
+        }
         free(c->start);
         c->start = NULL;
         str_done(&c->head);
@@ -315,10 +324,8 @@ static int send_packet(struct native_container *c, struct err *err)
         }
         memcpy(n->scratch, m, sizeof(*m));
         r = native_launch_send(n, n->scratch, len, fds, n_fds, err);
-        if (m->n_secrets > 0) {
-                explicit_bzero(n->scratch, len);
-                explicit_bzero(payload.data, payload.len);
-        }
+        explicit_bzero(n->scratch, len);
+        wipe(&payload);
         return r;
 }
 
