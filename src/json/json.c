@@ -57,15 +57,49 @@ static bool depth_within(const char *text, size_t len, size_t max)
         return true;
 }
 
+/* Jansson's scanner does not look whether the text of a token could grow (load.c, lex_save()): it goes on byte by byte, asks
+ * for megabytes for each of them, and takes the end of a string for granted if memory is found again. So what failed once
+ * fails until the parser gives up. */
+static _Thread_local struct {
+        bool reading, failed;
+} memory;
+
+static void *memory_get(size_t size)
+{
+        void *p = memory.failed ? NULL : malloc(size);
+
+        memory.failed = !p && memory.reading;
+        return p;
+}
+
+__attribute__((constructor)) static void memory_init(void)
+{
+        json_set_alloc_funcs(memory_get, free);
+}
+
+static json_t *json_load(const char *text, size_t len, json_error_t *error, bool *ret_failed)
+{
+        json_t *v;
+
+        memory.reading = true;
+        v = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, error);
+        *ret_failed = memory.failed;
+        memory.reading = memory.failed = false;
+        return v;
+}
+
 int json_read(const char *text, size_t len, json_t **ret, struct err *err)
 {
         json_error_t error;
+        bool failed;
         json_t *v;
 
         if (!depth_within(text, len, JSON_DEPTH_MAX))
                 return err_set(err, EINVAL, "JSON is nested more than %d deep", JSON_DEPTH_MAX);
-        v = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &error);
-        if (!v && json_error_code(&error) == json_error_out_of_memory)
+        v = json_load(text, len, &error, &failed);
+        if (failed)
+                json_decref(v);
+        if (failed || (!v && json_error_code(&error) == json_error_out_of_memory))
                 return err_oom(err);
         if (!v)
                 return err_set(err, EINVAL, "JSON line %d, column %d: %s", error.line, error.column, error.text);

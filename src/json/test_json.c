@@ -3,6 +3,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -146,11 +149,42 @@ static void test_faults(void **state)
         json_faults_done(&f);
 }
 
+/* In the middle of a string that is long. Left alone the parser asks again for each byte: minutes. */
+static void test_memory_runs_out(void **state)
+{
+        const size_t len = 24 << 20;
+        const struct rlimit cpu = { 10, 10 };
+        struct rlimit data = { 48 << 20, 48 << 20 };
+        int status;
+        pid_t pid;
+
+        (void)state;
+#if defined(__SANITIZE_ADDRESS__)
+        skip(); /* its allocator ends the program */
+#endif
+        pid = fork();
+        assert_true(pid >= 0);
+        if (pid == 0) {
+                char *text = malloc(len + 1);
+                auto_json v = NULL;
+
+                if (!text || setrlimit(RLIMIT_CPU, &cpu) < 0 || setrlimit(RLIMIT_DATA, &data) < 0)
+                        _exit(1);
+                memset(text, 'x', len);
+                text[0] = text[len - 1] = '"';
+                if (json_read(text, len, &v, NULL) != -ENOMEM || json_read("[1, \"two\"]", 10, &v, NULL) < 0)
+                        _exit(2);
+                _exit(0);
+        }
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_int_equal(status, 0);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_read),   cmocka_unit_test(test_depth),  cmocka_unit_test(test_write),
-                cmocka_unit_test(test_string), cmocka_unit_test(test_faults),
+                cmocka_unit_test(test_string), cmocka_unit_test(test_faults), cmocka_unit_test(test_memory_runs_out),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
