@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -24,6 +25,7 @@ sys.dont_write_bytecode = True
 import consistent  # noqa: E402
 import load  # noqa: E402
 import mayfly  # noqa: E402
+from disk import Disk  # noqa: E402
 import rig as network  # noqa: E402
 
 LONG = "--long" in sys.argv or bool(os.environ.get("MAYFLY_LONG"))
@@ -183,48 +185,6 @@ def test_recovery(instance, witness):
 # ── the power cut ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Disk:
-    """A block device with a file system, of which a cut keeps only what was written out to it: what the page cache alone holds
-    is lost with the machine, and what nobody's fsync asked for is in no hurry to leave it."""
-
-    def __init__(self, directory, megabytes=192):
-        self.image, self.point = directory + ".img", directory
-        os.makedirs(self.point)
-        with open(self.image, "wb") as f:
-            f.truncate(megabytes << 20)
-        # The journal's own rhythm would write out everything every five seconds.
-        network.sh(f"mke2fs -q -F -t ext4 -E lazy_itable_init=0,lazy_journal_init=0 {self.image}")
-        self.mount()
-
-    def mount(self):
-        network.sh(f"mount -o loop,commit=300 {self.image} {self.point}; chmod 755 {self.point}")
-        self.device = next(line.split()[2] for line in mayfly.read("/proc/self/mountinfo").splitlines()
-                           if line.split()[4] == self.point)
-
-    def written(self):
-        """Requests and sectors that the device was given."""
-        return mayfly.read(f"/sys/dev/block/{self.device}/stat").split()[4:7:2]
-
-    def snapshot(self, to):
-        """What is on it at one moment: nothing may be written meanwhile."""
-        for _ in range(50):
-            before = self.written()
-            shutil.copyfile(self.image, to)
-            if before == self.written():
-                return
-        raise AssertionError("the device is never at rest")
-
-    def unmount(self):
-        network.sh(f"umount {self.point}")
-
-    def close(self):
-        if os.path.ismount(self.point):
-            network.sh(f"umount -l {self.point}", check=False)
-        for path in (self.image, self.image + ".cut"):
-            if os.path.exists(path):
-                os.unlink(path)
-
-
 def cut(instance, disk):
     """Everything stands still, the device's content is taken, everything dies, and only that content is there."""
     stopped = list(instance.pids().values()) + sorted(mayfly.cgroup_pids(instance.name))
@@ -233,7 +193,7 @@ def cut(instance, disk):
             os.kill(pid, signal.SIGSTOP)
         except OSError:
             pass
-    disk.snapshot(disk.image + ".cut")
+    disk.snapshot()
     instance.process.kill()
     instance.process.wait()
     for pid in stopped:
@@ -242,9 +202,7 @@ def cut(instance, disk):
         except OSError:
             pass
     assert mayfly.wait_until(lambda: not [p for p in stopped if mayfly.alive(p)], 20), "they do not die"
-    assert mayfly.wait_until(lambda: network.sh(f"umount {disk.point}", check=False) == 0, 20), "the disk is busy"
-    os.rename(disk.image + ".cut", disk.image)
-    disk.mount()
+    disk.revert()
 
 
 def accept_many(instance, accepted, running):
@@ -265,10 +223,7 @@ def accept_many(instance, accepted, running):
 
 def test_power(rig):
     """Every `202` is there afterwards: ended as it should, or lost in the middle and told so."""
-    import threading  # noqa: PLC0415
-    if network.sh("command -v mke2fs >/dev/null && test -e /dev/loop-control", check=False):
-        raise mayfly.Skip("no loop devices or no mke2fs here")
-    disk = Disk(os.path.join(rig.dir, "disk"))
+    disk = Disk(os.path.join(rig.dir, "disk"), 192)
     instance = mayfly.Instance(network.NAME + "p", network.POOL)
     instance.data_dir = os.path.join(disk.point, "data")
     accepted, lost, outcomes = {}, [], {}
