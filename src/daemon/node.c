@@ -277,6 +277,7 @@ static int make_tasks(struct node *n, struct err *err)
                 .seal = n->serve.seal,
                 .max_running_owner = n->config->limits.key_running,
                 .max_queued_owner = n->config->limits.key_queued,
+                .keys = n->serve.keys,
         };
 
         return tasks_new(n->loop, n->engine, n->history, &config, &n->tasks, err);

@@ -38,7 +38,8 @@ int loop_timer_set(struct loop *loop, struct loop_timer *timer, uint64_t at_mono
                    void (*fn)(struct loop_timer *, void *), void *data); /* sets again if active; -ENOMEM */
 void loop_timer_cancel(struct loop_timer *timer);
 
-/* Runs fn at the end of this turn; from a deferred call, at the end of the next. */
+/* Runs fn at the end of this turn; from a deferred call, at the end of the next. loop_free() drops what waits: whoever needs it
+ * takes a turn before, as those do whose memory is freed by such a call. */
 int loop_defer(struct loop *loop, void (*fn)(void *data), void *data); /* -ENOMEM */
 
 /* Delivers a signal as an event; blocks it for the process. */

@@ -2,6 +2,7 @@
 
 #include "base/fd.h"
 #include "base/time.h"
+#include "state/keys.h"
 #include "task/internal.h"
 
 #include <errno.h>
@@ -54,6 +55,21 @@ static bool memory_suffices(struct tasks *ts)
 
 /* ── owners ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+uint32_t tasks_least(uint32_t a, uint32_t b)
+{
+        return a == 0 || (b != 0 && b < a) ? b : a;
+}
+
+/* The owner of what a key makes is named after it (state/keys.h). */
+static void set_bounds(const struct tasks *ts, struct owner *o, const char *name)
+{
+        const struct tasks_config *c = &ts->config;
+        const struct key *key = c->keys && str_starts(name, "key:") ? keys_find(c->keys, name + 4) : NULL;
+
+        o->max_running = tasks_least(c->max_running_owner, key ? key->maxima.max_running : 0);
+        o->max_queued = tasks_least(c->max_queued_owner, key ? key->maxima.max_queued : 0);
+}
+
 int tasks_own(struct task *t, const char *name)
 {
         struct tasks *ts = t->ts;
@@ -65,8 +81,7 @@ int tasks_own(struct task *t, const char *name)
                         return -ENOMEM;
                 list_init(&o->node);
                 list_init(&o->queue);
-                o->max_running = ts->config.max_running_owner;
-                o->max_queued = ts->config.max_queued_owner;
+                set_bounds(ts, o, name);
                 o->name = strdup(name);
                 if (!o->name || map_set(ts->owners, name, o) < 0) {
                         free(o->name);

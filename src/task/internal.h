@@ -153,6 +153,7 @@ void tasks_release(struct task *t);
 void tasks_count_queued(struct task *t); /* it will be in the queue, or is */
 void tasks_enqueue(struct task *t);
 int tasks_own(struct task *t, const char *owner); /* -ENOMEM */
+uint32_t tasks_least(uint32_t a, uint32_t b);     /* of two bounds, of which 0 is none */
 void tasks_disown(struct task *t);
 void tasks_ended(struct tasks *ts);
 void tasks_count_output(struct task *t); /* after there is more of it */

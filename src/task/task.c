@@ -313,16 +313,11 @@ uint64_t task_cost(const struct wire_limits *l)
                MIN(2 * (uint64_t)l->output, TASK_OUTPUT_PROMISED);
 }
 
-static uint32_t least(uint32_t a, uint32_t b)
-{
-        return a == 0 || (b != 0 && b < a) ? b : a;
-}
-
 static int check_room(struct tasks *ts, const struct wire_task_request *request, const struct task_submit *how,
                       struct err *err)
 {
         const struct owner *o = map_find(ts->owners, how->owner);
-        uint32_t most = least(ts->config.max_queued_owner, how->maxima ? how->maxima->max_queued : 0);
+        uint32_t most = tasks_least(ts->config.max_queued_owner, how->maxima ? how->maxima->max_queued : 0);
 
         if (ts->draining)
                 return err_set(err, ESHUTDOWN, "this node takes no new tasks: it is being stopped");
@@ -392,8 +387,8 @@ static int task_fill(struct task *t, const struct wire_task_request *request, co
         if (set_owner(t, how->owner, how->idempotency_key, how->body_hash) < 0 || copy_request(t, request) < 0)
                 return -ENOMEM;
         if (how->maxima) {
-                t->owner->max_running = least(t->ts->config.max_running_owner, how->maxima->max_running);
-                t->owner->max_queued = least(t->ts->config.max_queued_owner, how->maxima->max_queued);
+                t->owner->max_running = tasks_least(t->ts->config.max_running_owner, how->maxima->max_running);
+                t->owner->max_queued = tasks_least(t->ts->config.max_queued_owner, how->maxima->max_queued);
         }
         t->rec.created_ms = time_real_ms();
         t->rec.created_ns = time_mono_ns();

@@ -1,5 +1,7 @@
 /* Requests on disk, and what begins anew. */
 
+#include "state/db.h"
+#include "state/keys.h"
 #include "task/test_fake.h"
 
 struct stored {
@@ -436,6 +438,59 @@ static void test_drain_leaves_it(void **state)
         wait_stored(f);
 }
 
+static void on_key_made(int r, const struct key *key, const char *secret, const struct err *err, void *data)
+{
+        (void)secret;
+        (void)err;
+        assert_int_equal(r, 0);
+        (void)snprintf(data, KEY_OWNER_MAX, "%s", key->owner);
+}
+
+/* A key's maxima are in force before it is used again. */
+static void test_recovered_within_the_keys_maxima(void **state)
+{
+        struct fixture *f = *state;
+        auto_free char *path = str_printf("%s/state.db", f->dir);
+        const struct key wanted = { .role = KEY_TASK, .maxima.max_running = 1 };
+        struct state_db *db = NULL;
+        struct keys *keys = NULL;
+        char owner[KEY_OWNER_MAX] = "";
+        struct stored s[3] = { { .calls = 0 } };
+
+        assert_int_equal(state_db_open(path, &db, NULL), 0);
+        assert_int_equal(keys_new(f->fake.loop, db, &keys, NULL), 0);
+        assert_int_equal(keys_create(keys, &wanted, on_key_made, owner, NULL), 0);
+        while (!*owner)
+                turn(f);
+        f->fake.check_r = -ENOTCONN;
+        for (size_t i = 0; i < ARRAY_LEN(s); i++) {
+                const struct task_submit how = {
+                        .owner = owner,
+                        .stored = on_request_stored,
+                        .stored_data = &s[i],
+                };
+
+                assert_int_equal(submit_how(f, request(), &how, NULL, NULL), 0);
+                wait_call(f, &s[i]);
+        }
+        f->config.keys = keys;
+        restart(f);
+        f->fake.check_r = 0;
+        for (size_t n = 1; n <= ARRAY_LEN(s); n++) {
+                (void)running(f, n);
+                for (int i = 0; i < 20; i++)
+                        turn(f);
+                assert_int_equal(f->fake.n, n);
+                end(f->fake.containers[n - 1], exit_0);
+        }
+        wait_stored(f);
+        tasks_free(f->ts);
+        f->ts = NULL;
+        keys_free(keys);
+        state_db_close(db);
+        (void)unlink(path);
+}
+
 static bool file_has(const char *path, const char *suffix, const char *what)
 {
         auto_free char *name = str_printf("%s%s", path, suffix);
@@ -571,6 +626,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_stored_while_it_pulls, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_cancelled_while_it_is_stored, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_drain_leaves_it, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_recovered_within_the_keys_maxima, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_nothing_is_left, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_unreadable, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_retries, setup, teardown),
