@@ -231,6 +231,12 @@ static void on_work(struct loop_timer *timer, void *data)
         (void)timer;
         while ((f = LIST_FIRST(&fetcher->work, struct fetch, work_node))) {
                 list_remove(&f->work_node);
+                /* One that waits for its server would hear of it when that answers. */
+                if (f->state == FETCH_CANCELLED) {
+                        (void)curl_multi_remove_handle(fetcher->multi, f->curl);
+                        fetch_free(f);
+                        continue;
+                }
                 (void)curl_easy_pause(f->curl,
                                       (f->paused ? CURLPAUSE_RECV : 0) | (f->send_paused ? CURLPAUSE_SEND : 0));
         }

@@ -13,6 +13,7 @@ struct seen {
         /* What it shall do. */
         struct fetch *fetch;
         bool pause_once, cancel_in_head, fail;
+        struct fetch *cancel_other;
         size_t to_send;
         bool send_paused;
 };
@@ -28,6 +29,8 @@ static void on_head(struct fetch *f, unsigned status, void *arg)
         (void)snprintf(s->twice, sizeof(s->twice), "%s", twice ? twice : "");
         if (s->cancel_in_head)
                 fetch_cancel(f);
+        if (s->cancel_other)
+                fetch_cancel(s->cancel_other);
 }
 
 static int on_data(struct fetch *f, const void *data, size_t len, void *arg)
@@ -264,6 +267,29 @@ static void test_cancel(void **state)
         assert_int_equal(in_head.bytes, 0);
 }
 
+/* A server that does not answer holds nothing of one that was cancelled, whoever did that. */
+static void test_cancel_another(void **state)
+{
+        struct fixture *f = *state;
+        struct fetcher *fr = fetcher(f);
+        auto_free char *never = str_printf("%s/never", f->tcp_host), *url = str_printf("%s/x", f->tcp_host);
+        struct seen waiting = { .status = 0 }, other = { .status = 0 };
+
+        start(fr, &(struct fetch_request){ .url = never }, &waiting);
+        for (int i = 0; i < TURNS_MAX && http_server_open(f->server) == 0; i++)
+                assert_true(loop_turn(f->loop, 2, NULL) >= 0);
+        other.cancel_other = waiting.fetch;
+        start(fr, &(struct fetch_request){ .url = url }, &other);
+        wait_done(f, &other);
+        for (int i = 0; i < 1000 && f->gone < 2; i++)
+                assert_true(loop_turn(f->loop, 2, NULL) >= 0);
+        assert_int_equal(f->gone, 2);
+        assert_int_equal(waiting.done, 0);
+        fetcher_free(fr);
+        str_done(&other.body);
+        str_done(&waiting.body);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -272,6 +298,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_failures, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_refused_at_once, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_cancel, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_cancel_another, setup, teardown),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
