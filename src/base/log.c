@@ -18,6 +18,11 @@ void log_set_level(enum log_level level)
         log_max = level;
 }
 
+bool log_shows(enum log_level level)
+{
+        return level <= log_max;
+}
+
 void log_set_name(const char *program)
 {
         log_name = program;

@@ -399,11 +399,14 @@ static void on_parser_message(void *data, const char *fmt, va_list ap)
         char text[256];
         size_t len;
 
-        (void)vsnprintf(text, sizeof(text), fmt, ap);
-        len = strlen(text);
-        if (len > 0 && text[len - 1] == '\n')
-                text[len - 1] = '\0';
-        log_debug("http: %s", text);
+        /* It has something to say for each answer on a unix socket, where it cannot set TCP's options. */
+        if (log_shows(LOG_LEVEL_DEBUG)) {
+                (void)vsnprintf(text, sizeof(text), fmt, ap);
+                len = strlen(text);
+                if (len > 0 && text[len - 1] == '\n')
+                        text[len - 1] = '\0';
+                log_debug("http: %s", text);
+        }
         if (parser_is_lax() && strstr(fmt, "memory"))
                 refuse_for_parser(data, 431, "too many headers, or too long");
         else if (parser_is_lax())
