@@ -7,7 +7,7 @@ FUZZ_SECONDS ?= 60
 MESON_FLAGS ?=
 
 # The tests of the whole program that also run in instrumented builds: all but those that build or install by themselves.
-INSTRUMENTED = '^(conformance|isolation$$|kill|images|api|cli|docs|leftover)'
+INSTRUMENTED = '^(conformance|isolation$$|kill|images|api|openapi$$|cli|docs|leftover)'
 
 # Meson looks for sources when it configures, so a new or removed file means configuring anew.
 define configure

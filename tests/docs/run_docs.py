@@ -88,14 +88,15 @@ def blocks(file):
     return found
 
 
-def python_with_requests(directory):
-    """A directory for the PATH where python3 is one that has the module requests; Debian's, if the first one lacks it."""
-    for python in (shutil.which("python3"), "/usr/bin/python3"):
-        if python and subprocess.run([python, "-c", "import requests"], stderr=subprocess.DEVNULL, check=False).returncode == 0:
-            bin_directory = os.path.join(directory, "bin")
-            os.mkdir(bin_directory)
-            os.symlink(python, os.path.join(bin_directory, "python3"))
-            return bin_directory + ":"
+def python_with_modules(directory):
+    """A directory for the PATH where python3 is one that has the modules that programs use; Debian's, if the first lacks some."""
+    for modules in ("requests, websocket", "requests"):
+        for python in (shutil.which("python3"), "/usr/bin/python3"):
+            if python and subprocess.run([python, "-c", "import " + modules], stderr=subprocess.DEVNULL, check=False).returncode == 0:
+                bin_directory = os.path.join(directory, "bin")
+                os.mkdir(bin_directory)
+                os.symlink(python, os.path.join(bin_directory, "python3"))
+                return bin_directory + ":"
     return ""
 
 
@@ -131,6 +132,12 @@ class Session:
 
     def lacks(self, text):
         """Why the block cannot run here, or None."""
+        for name in re.findall(r"python3 ([\w.]+\.py)", text):
+            program = "\n".join(self.unused[name].text) if name in self.unused else ""
+            for module in ("requests", "websocket"):
+                if re.search(rf"^import {module}$", program, re.MULTILINE) and subprocess.run(
+                        ["python3", "-c", "import " + module], env=self.env, stderr=subprocess.DEVNULL, check=False).returncode:
+                    return f"python3-{module} is not installed"
         return next((f"{package} is not installed" for words, program, package in NEEDS
                      if words in text and not shutil.which(program, path=self.env["PATH"])), None)
 
@@ -214,7 +221,7 @@ def check_file(file, env, replace):
         session.env.update(MAYFLY_HOST="unix://" + dict(replace)[SOCKET])
         for block in blocks(file):
             name = FILE_NAME.match(block.text[0]) if block.text and block.kind in FILES_OF else None
-            lacks = session.lacks("\n".join(block.text)) if block.kind == "sh" else None
+            lacks = session.lacks(session.text(block)) if block.kind == "sh" else None
             if name:
                 session.save(block, name.group(1))
             elif lacks:
@@ -248,7 +255,7 @@ def main():
         for file in sys.argv[1:] or FILES:
             if (ROOT / file).exists():
                 failed += report(f"{file}: links", check_links(file))
-                failed += check_file(file, python_with_requests(tempfile.mkdtemp(dir=tools)), replace)
+                failed += check_file(file, python_with_modules(tempfile.mkdtemp(dir=tools)), replace)
     failed += report("docs/configuration.md has every key", check_keys())
     return 1 if failed else 0
 

@@ -260,16 +260,22 @@ def test_docker(backend):
 # ── other firewalls ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def warnings(mayfly):
+    return mayfly.client.get("/v1/health").json()["warnings"]
+
+
 def test_firewall(rig, mayfly):
     with report.case("firewall: a chain that drops what is forwarded is named, and the advice helps"):
         sh("nft add table inet wall; nft 'add chain inet wall pass { type filter hook forward priority 10; policy drop; }'")
         assert mayfly.says("tasks have no network: a firewall drops what they send, by chain pass of table inet wall (policy drop)")
         assert not mayfly.reaches(OUTSIDE)
+        assert wait_until(lambda: "chain pass of table inet wall" in "".join(warnings(mayfly))), warnings(mayfly)
         advice = next(line for line in read(mayfly.log).splitlines() if "chain pass of table" in line)
         for command in advice.split("to let it pass: ")[1].split("; "):
             sh("nft '" + command[len("nft "):] + "'")
         assert mayfly.says("no firewall stands in the way of tasks any more")
         assert mayfly.reaches(OUTSIDE)
+        assert wait_until(lambda: not warnings(mayfly)), warnings(mayfly)
         sh("nft delete table inet wall")
     with report.case("firewall: as firewalld does it, by a rule that rejects"):
         sh("nft add table inet firewalld; nft 'add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; }'"
