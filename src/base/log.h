@@ -6,7 +6,7 @@
 enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
 
 void log_set_level(enum log_level level);
-bool log_shows(enum log_level level); /* whether lines of that level are written */
+bool log_shows(enum log_level level);   /* whether lines of that level are written */
 void log_set_name(const char *program); /* kept by reference */
 void log_at(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

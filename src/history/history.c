@@ -11,7 +11,7 @@
 
 #define HISTORY_QUEUE 3                   /* of the loop's workers */
 #define HISTORY_GROUP_MAX 256             /* records of one transaction */
-#define HISTORY_GROUP_NS (25 * NS_PER_MS) /* how long a record waits for company: a group costs as much as ten records */
+#define HISTORY_GROUP_NS (25 * NS_PER_MS) /* how long a record waits for company */
 #define HISTORY_PRUNE_NS (60 * NS_PER_S)
 #define HISTORY_ERASE_NS NS_PER_S /* how long what was deleted may stay in the log */
 
