@@ -143,6 +143,7 @@ int history_open(struct loop *loop, const struct history_config *config, struct 
                 free(h);
                 return r;
         }
+        erase_later(h); /* what the one before deleted and did not come to erase */
         *ret = h;
         return 0;
 }
