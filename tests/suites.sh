@@ -9,6 +9,7 @@ suite isolation python3 tests/isolation/run.py
 suite kill python3 tests/kill/kill.py
 suite kill/points python3 tests/kill/points.py
 suite faults python3 tests/faults/faults.py
+suite faults/canary python3 tests/faults/canary.py
 suite network python3 tests/network/run.py
 suite images python3 tests/image/run.py
 suite api/tasks python3 tests/api/tasks.py
