@@ -59,7 +59,7 @@ struct http_server {
         int hangup_fd; /* epoll: EPOLLRDHUP of every connection, edge-triggered */
         struct loop_io *hangup_io;
         struct map *sources; /* struct http_source by key */
-        uint64_t connections, body_bytes;
+        uint64_t connections, body_bytes, reply_bytes;
         int fd_limit;     /* descriptors of this process */
         int fds_owed;     /* that TLS will take when the handshakes under way are done */
         uint64_t looked_ns; /* the last look at the busy ones */
@@ -159,6 +159,7 @@ struct http_request {
         char *reply_type; /* NULL: none */
         char *reply;
         size_t reply_len;
+        size_t reply_charged; /* of server->reply_bytes */
         int reply_fd; /* -EBADF: none */
         uint64_t fd_offset, fd_len;
         struct http_stream *stream; /* NULL: none */

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#define REPLY_COUNTED (64 * 1024)
+
 const char *http_method(const struct http_request *r)
 {
         return r->method;
@@ -187,14 +189,32 @@ int http_request_answered(struct http_request *r, int status, const char *conten
         return 0;
 }
 
+/* Short ones are as many as there are connections. */
+static bool reply_charge(struct http_request *r, size_t len)
+{
+        struct http_server *s = r->server;
+
+        if (len < REPLY_COUNTED)
+                return true;
+        if (s->reply_bytes > 0 && (s->reply_bytes >= s->config.reply_budget ||
+                                   len > s->config.reply_budget - s->reply_bytes))
+                return false;
+        s->reply_bytes += len;
+        r->reply_charged += len;
+        return true;
+}
+
 int http_reply_take(struct http_request *r, int status, const char *content_type, char *body, size_t len)
 {
         auto_free char *own = body;
-        int e = len > 0 && !own ? -ENOMEM : http_request_answered(r, status, content_type);
+        bool held = (len == 0 || own) && (r->gone || r->replied || reply_charge(r, len));
+        int e = held ? http_request_answered(r, status, content_type) : -ENOMEM;
 
         /* A client that gets less than it should is better than one that waits for ever. */
         if (e == -ENOMEM) {
                 len = 0;
+                free(TAKE_PTR(own));
+                (void)http_add_header(r, "Retry-After", "1");
                 e = http_request_answered(r, MHD_HTTP_SERVICE_UNAVAILABLE, NULL);
         }
         if (e < 0)
@@ -299,6 +319,7 @@ void http_request_free(struct http_request *r)
         if (r->ws)
                 http_ws_orphan(r->ws);
         http_body_release(r, r->charged);
+        r->server->reply_bytes -= r->reply_charged;
         http_source_put(r->source);
         http_stream_free(r->stream);
         fd_close(r->reply_fd);

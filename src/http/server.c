@@ -19,6 +19,7 @@
 #define MAX_HEADER (6 * 1024)
 #define MIN_RATE 512
 #define BODY_BUDGET (512 * (uint64_t)1024 * 1024)
+#define REPLY_BUDGET (1024 * (uint64_t)1024 * 1024)
 #define HANGUPS_PER_TURN 64
 #define RUNS_PER_TURN 4
 
@@ -215,6 +216,8 @@ static void config_default(struct http_server *s)
                 c->min_rate = MIN_RATE;
         if (c->body_budget == 0)
                 c->body_budget = BODY_BUDGET;
+        if (c->reply_budget == 0)
+                c->reply_budget = REPLY_BUDGET;
         if (c->body_budget_per_address == 0)
                 c->body_budget_per_address = c->body_budget / 2;
         (void)getrlimit(RLIMIT_NOFILE, &files);

@@ -58,6 +58,9 @@ struct http_config {
         const char *const *trusted_proxies; /* CIDRs or addresses, NULL-terminated (copied); NULL: none */
         uint64_t body_budget;               /* 0: 512 MiB; see http_body_charge() */
         uint64_t body_budget_per_address;   /* 0: half of it */
+        /* 0: 1 GiB; of long answers in memory that wait for their clients. One more than that becomes an empty 503, unless it is
+         * the only one. */
+        uint64_t reply_budget;
 };
 
 #define HTTP_FD_RESERVE 16
@@ -118,7 +121,7 @@ void http_body_release(struct http_request *r, size_t bytes);
 /* Before the reply: adds a header (copied). */
 int http_add_header(struct http_request *r, const char *name, const char *value);
 /* The whole answer; copies the body. Once: -EALREADY; -ECONNRESET if the connection is gone. HEAD gets the head of it.
- * Where memory does not suffice, it becomes an empty 503. */
+ * Where memory or reply_budget does not suffice, it becomes an empty 503 with Retry-After. */
 int http_reply(struct http_request *r, int status, const char *content_type, const void *body, size_t len);
 /* As http_reply(), takes the body's memory (malloc). */
 int http_reply_take(struct http_request *r, int status, const char *content_type, char *body, size_t len);

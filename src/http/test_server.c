@@ -144,6 +144,13 @@ static int setup_narrow(void **state)
         return setup_with(state, &config);
 }
 
+static int setup_thrifty(void **state)
+{
+        const struct http_config config = { .reply_budget = 3 * 1024 * 1024 };
+
+        return setup_with(state, &config);
+}
+
 static int teardown(void **state)
 {
         struct fixture *f = *state;
@@ -540,6 +547,45 @@ static void test_half_closed_and_closed(void **state)
         get_until(f, other, "GET /next", &in);
 }
 
+/* What slow readers do not take is bounded, all together. */
+static void test_reply_budget(void **state)
+{
+        static const size_t sizes[] = { 4 << 20, 1 << 20, 2 << 20, 2 << 20 };
+        static const unsigned statuses[] = { 200, 503, 200, 503 };
+        struct fixture *f = *state;
+        int fds[ARRAY_LEN(sizes)];
+
+        for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+                auto_free char *status = str_printf("HTTP/1.1 %u ", statuses[i]);
+                auto_str in = STR_INIT;
+
+                fds[i] = dial(f);
+                str_clear(&f->events);
+                puts_to(f, fds[i], "GET /later HTTP/1.1\r\nHost: x\r\n\r\n");
+                wait_event(f, "end 0;");
+                assert_int_equal(http_reply_take(f->waiting, 200, NULL, calloc(1, sizes[i]), sizes[i]), 0);
+                f->waiting = NULL;
+                /* The head, and some of what follows. */
+                for (int k = 0; k < TURNS_MAX && in.len < 12; k++) {
+                        char piece[64];
+                        ssize_t n = recv(fds[i], piece, sizeof(piece), 0);
+
+                        if (n > 0)
+                                assert_int_equal(str_add(&in, piece, (size_t)n), 0);
+                        else
+                                turn(f);
+                }
+                assert_true(str_starts(in.data, status));
+                /* One that is alone may be longer, and whoever goes makes room. */
+                if (i != 1)
+                        continue;
+                fd_close(fds[0]);
+                wait_event(f, "gone 0;");
+        }
+        for (size_t i = 1; i < ARRAY_LEN(fds); i++)
+                fd_close(fds[i]);
+}
+
 static void test_bad(void **state)
 {
         static const struct {
@@ -771,6 +817,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_refused_upload, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_large_answer_to_slow_client, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_half_closed_and_closed, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_reply_budget, setup_thrifty, teardown),
                 cmocka_unit_test_setup_teardown(test_bad, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_many_of_all, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_drain, setup, teardown),
