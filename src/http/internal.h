@@ -60,11 +60,11 @@ struct http_server {
         struct loop_io *hangup_io;
         struct map *sources; /* struct http_source by key */
         uint64_t connections, body_bytes, reply_bytes;
-        int fd_limit;     /* descriptors of this process */
-        int fds_owed;     /* that TLS will take when the handshakes under way are done */
+        int fd_limit;       /* descriptors of this process */
+        int fds_owed;       /* that TLS will take when the handshakes under way are done */
         uint64_t looked_ns; /* the last look at the busy ones */
-        bool few_fds;     /* the last connection took one of the last descriptors */
-        bool accept_rest; /* nothing is accepted until accept_timer, or the end of a connection */
+        bool few_fds;       /* the last connection took one of the last descriptors */
+        bool accept_rest;   /* nothing is accepted until accept_timer, or the end of a connection */
         size_t open;
         bool deferred, closed;
 };
@@ -83,9 +83,9 @@ struct http_conn {
         uint64_t idle_since_ns;
         uint64_t progress, look_ns; /* bytes at the last look, and when that was; 0: none */
         uint64_t slow_ns;           /* since when it has been too slow; 0: it is not */
-        int fd;                 /* the parser's; under TLS half of a pair */
-        int net_fd;             /* the client's */
-        struct http_link *link; /* NULL: no TLS */
+        int fd;                     /* the parser's; under TLS half of a pair */
+        int net_fd;                 /* the client's */
+        struct http_link *link;     /* NULL: no TLS */
         uid_t uid;
         struct http_address address;
         bool has_uid, is_hung_up, is_tls;
@@ -160,7 +160,7 @@ struct http_request {
         char *reply;
         size_t reply_len;
         size_t reply_charged; /* of server->reply_bytes */
-        int reply_fd; /* -EBADF: none */
+        int reply_fd;         /* -EBADF: none */
         uint64_t fd_offset, fd_len;
         struct http_stream *stream; /* NULL: none */
         struct http_ws *ws;         /* NULL: none; a handshake that is under way */

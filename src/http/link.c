@@ -354,7 +354,8 @@ static void on_io(struct loop_io *io, uint32_t events, void *data)
 {
         struct http_link *k = data;
 
-        if (io == k->net_io && k->in.len > 0 && !k->cut && !k->detached && (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)))
+        if (io == k->net_io && k->in.len > 0 && !k->cut && !k->detached &&
+            (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)))
                 link_cut(k);
         link_run(k);
 }

@@ -196,8 +196,8 @@ static bool reply_charge(struct http_request *r, size_t len)
 
         if (len < REPLY_COUNTED)
                 return true;
-        if (s->reply_bytes > 0 && (s->reply_bytes >= s->config.reply_budget ||
-                                   len > s->config.reply_budget - s->reply_bytes))
+        if (s->reply_bytes > 0 &&
+            (s->reply_bytes >= s->config.reply_budget || len > s->config.reply_budget - s->reply_bytes))
                 return false;
         s->reply_bytes += len;
         r->reply_charged += len;

@@ -78,10 +78,10 @@ struct http_listen {
 int http_server_listen_with(struct http_server *s, const struct http_listen *listen, struct err *err);
 /* Takes a listening stream socket; plain. */
 int http_server_listen(struct http_server *s, int fd, struct err *err);
-void http_server_drain(struct http_server *s);        /* accepts no more; open requests go on */
+void http_server_drain(struct http_server *s); /* accepts no more; open requests go on */
 /* Requests not yet gone, and under TLS answers that the kernel does not have whole yet. */
 size_t http_server_open(const struct http_server *s);
-void http_server_free(struct http_server *s);         /* closes all; accepts NULL; not from within a handler */
+void http_server_free(struct http_server *s); /* closes all; accepts NULL; not from within a handler */
 
 /* Peeks, valid until gone(). The path starts with '/', or is "*"; its percent-encoding is decoded, but for %2F. */
 const char *http_method(const struct http_request *r);

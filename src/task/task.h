@@ -31,9 +31,9 @@ struct tasks_config {
         const struct seal *seal;     /* for requests on disk; borrowed; NULL: none is accepted there (-ENOTSUP) */
         uint32_t max_running_owner;  /* of one owner, unless its maxima say less; 0: no bound of its own */
         uint32_t max_queued_owner;   /* the same */
-        const struct keys *keys; /* what the maxima of a recovered task's owner are taken from, until its next submit; borrowed;
-                                  * NULL: none */
-        uint64_t max_held;           /* bytes of requests that wait or may be needed again; 0: 512 MiB */
+        /* What the maxima of a recovered task's owner are taken from, until its next submit; borrowed; NULL: none. */
+        const struct keys *keys;
+        uint64_t max_held; /* bytes of requests that wait or may be needed again; 0: 512 MiB */
 };
 
 int tasks_new(struct loop *loop, struct engine *engine, struct history *history, const struct tasks_config *config,
