@@ -103,8 +103,9 @@ class Scope:
 class Bench:
     def __init__(self, work, quick):
         self.work, self.quick = work, quick
-        self.rows, self.memories, self.skipped, self.failed = [], [], {}, False
-        self.mfload = mayfly.compile_c(sorted(glob.glob(os.path.join(HERE, "mfload*.c"))), os.path.join(work, "mfload"))
+        self.rows, self.memories, self.costs, self.skipped, self.failed = [], [], None, {}, False
+        self.mfload = mayfly.compile_c(sorted(glob.glob(os.path.join(HERE, "mfload*.c"))), os.path.join(work, "mfload"),
+                                       "-Wl,--no-as-needed", "-lssl", "-lcrypto")
         # The owners of the benchmark are users that may not look into root's directories.
         os.chmod(self.mfload, 0o755)
         self.rootfs_tar = mayfly.busybox(links=False).symlink("bin/true", "busybox").symlink("bin/sleep", "busybox").bytes()
@@ -175,6 +176,11 @@ class Bench:
                 if "cpu_parts_ms" in r:
                     parts = ", ".join(f"{name} {ms:.2f}" for name, ms in sorted(r["cpu_parts_ms"].items()))
                     print(f"{r['name']:34} {r['flight']:>6} {r['owners']:>6}  {parts}")
+        if self.costs:
+            print(f"\n{'beside a task, ms for each':34} {'CPU':>9} {'of the loop':>12}")
+            for name, cost in self.costs.items():
+                if isinstance(cost, dict):
+                    print(f"{name:34} {cost['cpu_ms']:>9.4f} {cost['path_ms']:>12.4f}")
         if self.memories:
             print(f"\n{'memory':34} {'processes':>9} {'RSS MB':>8} {'PSS MB':>8}")
             for m in self.memories:

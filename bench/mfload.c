@@ -1,10 +1,12 @@
 /* mfload http|docker|exec: drives one contender and prints one JSON object.
  *
- *   mfload http   -s SOCKET -p PATH -b BODY [-x STATUS]
+ *   mfload http   -s SOCKET | -a PORT -p PATH -b BODY [-x STATUS]
  *   mfload docker -s SOCKET -b BODY
  *   mfload exec   -- COMMAND…
  *     -k K  in flight      -n N  requests      -t S  seconds instead      -w N  warm-up requests
- *     -u UID,UID…  one process for each, with -g GID as its group; K is for each */
+ *     -u UID,UID…  owners on the unix socket, in turn, with -g GID as their group
+ *     -a PORT      TCP on 127.0.0.1; -e: with TLS; -f FILE: a key (`id:secret`) a line, in turn
+ *     -c           a connection for each request */
 #include "mfload.h"
 
 #include <errno.h>
@@ -142,6 +144,17 @@ static unsigned parse_owners(char *text, uid_t *ret)
         return n;
 }
 
+static void read_keys(const char *path, struct load *load)
+{
+        FILE *f = fopen(path, "re");
+
+        if (!f)
+                load_die(path);
+        while (load->n_keys < LOAD_OWNERS_MAX && fscanf(f, "%127s", load->keys[load->n_keys]) == 1)
+                load->n_keys++;
+        fclose(f);
+}
+
 int main(int argc, char **argv)
 {
         struct load load = { .path = "/v1/tasks", .body = "{}", .expect = 201, .flight = 1, .seconds = 5 };
@@ -152,12 +165,13 @@ int main(int argc, char **argv)
         if (strcmp(mode, "http") != 0 && strcmp(mode, "docker") != 0 && strcmp(mode, "exec") != 0) {
                 fprintf(stderr,
                         "usage: mfload http|docker|exec [-s SOCKET] [-p PATH] [-b BODY] [-x STATUS] [-k FLIGHT] "
-                        "[-n COUNT | -t SECONDS] [-w WARMUP] [-u UID,… -g GID] [-- COMMAND…]\n");
+                        "[-n COUNT | -t SECONDS] [-w WARMUP] [-u UID,… -g GID] [-a PORT [-e] [-f KEYS]] [-c] [-- "
+                        "COMMAND…]\n");
                 return 2;
         }
         argv++;
         argc--;
-        while ((o = getopt(argc, argv, "+s:p:b:x:k:n:t:w:u:g:")) != -1) {
+        while ((o = getopt(argc, argv, "+s:p:b:x:k:n:t:w:u:g:a:f:ec")) != -1) {
                 switch (o) {
                 case 's':
                         load.socket = optarg;
@@ -188,6 +202,18 @@ int main(int argc, char **argv)
                         break;
                 case 'g':
                         load.group = (gid_t)strtoul(optarg, NULL, 10);
+                        break;
+                case 'a':
+                        load.port = (uint16_t)strtoul(optarg, NULL, 10);
+                        break;
+                case 'f':
+                        read_keys(optarg, &load);
+                        break;
+                case 'e':
+                        load.tls = true;
+                        break;
+                case 'c':
+                        load.fresh = true;
                         break;
                 default:
                         return 2;

@@ -1,16 +1,13 @@
-/* Keep-alive HTTP/1.1 over a unix socket, one connection and at most one request a slot. A "task" is one request, or with
- * Docker's API a chain of them: create, start, wait, remove. */
+/* HTTP/1.1, one connection and at most one request a slot; the connection is kept, or made for each request. A "task" is one
+ * request, or with Docker's API a chain of them: create, start, wait, remove. */
 #include "mfload.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #define ANSWER_MAX (1024 * 1024)
@@ -19,64 +16,33 @@
 enum docker_step { CREATE, START, WAIT, REMOVE, STEPS };
 
 struct slot {
-        int fd;
-        uint64_t begin; /* of the task; 0: idle */
+        struct link link;
+        unsigned number; /* whose it is follows from that */
+        uint64_t begin;  /* of the task, its connection included where it has one of its own; 0: idle */
         unsigned step, steps;
         char id[ID_MAX]; /* of Docker's container */
         char *in;        /* the answer so far */
         size_t in_len;
 };
 
-static int connect_to(const char *path)
+static void send_request(struct slot *s, const struct load *load, const char *method, const char *path,
+                         const char *body)
 {
-        struct sockaddr_un a = { .sun_family = AF_UNIX };
-        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        char text[16384], key[LOAD_KEY_MAX + 32] = "";
+        int n;
 
-        if (fd < 0 || strlen(path) >= sizeof(a.sun_path))
-                load_die("socket");
-        memcpy(a.sun_path, path, strlen(path));
-        if (connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0)
-                load_die(path);
-        return fd;
-}
-
-/* Who connects is who asks, for as long as the connection lives, so one process can be many owners. */
-static int connect_as(const struct load *load, unsigned slot)
-{
-        uid_t owner;
-        int fd;
-
-        if (load->n_owners == 0)
-                return connect_to(load->socket);
-        owner = load->owners[slot % load->n_owners];
-        if (setegid(load->group) < 0 || seteuid(owner) < 0)
-                load_die("become an owner");
-        fd = connect_to(load->socket);
-        if (seteuid(0) < 0 || setegid(0) < 0)
-                load_die("become root again");
-        return fd;
-}
-
-static void send_request(struct slot *s, const char *method, const char *path, const char *body)
-{
-        char text[16384];
-        size_t len = strlen(body), sent = 0;
-        int n = snprintf(
+        if (load->n_keys > 0)
+                snprintf(key, sizeof(key), "Authorization: Bearer %s\r\n", load->keys[s->number % load->n_keys]);
+        n = snprintf(
                 text, sizeof(text),
-                "%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
-                method, path, len, body);
-
+                "%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n%s%sContent-Length: %zu\r\n"
+                "\r\n%s",
+                method, path, key, load->fresh ? "Connection: close\r\n" : "", strlen(body), body);
         if (n < 0 || (size_t)n >= sizeof(text)) {
                 errno = EMSGSIZE;
                 load_die("request");
         }
-        while (sent < (size_t)n) {
-                ssize_t w = send(s->fd, text + sent, (size_t)n - sent, MSG_NOSIGNAL);
-
-                if (w < 0)
-                        load_die("send");
-                sent += (size_t)w;
-        }
+        link_send(&s->link, text, (size_t)n);
         s->in_len = 0;
 }
 
@@ -142,7 +108,7 @@ static void docker_step(struct slot *s, const struct load *load)
 
         switch (s->step) {
         case CREATE:
-                send_request(s, "POST", "/containers/create", load->body);
+                send_request(s, load, "POST", "/containers/create", load->body);
                 return;
         case START:
                 snprintf(path, sizeof(path), "/containers/%s/start", s->id);
@@ -152,10 +118,10 @@ static void docker_step(struct slot *s, const struct load *load)
                 break;
         default:
                 snprintf(path, sizeof(path), "/containers/%s?force=1", s->id);
-                send_request(s, "DELETE", path, "");
+                send_request(s, load, "DELETE", path, "");
                 return;
         }
-        send_request(s, "POST", path, "");
+        send_request(s, load, "POST", path, "");
 }
 
 static bool docker_good(struct slot *s, int status, const char *body)
@@ -184,23 +150,36 @@ static bool step_good(struct slot *s, const struct load *load, int status, const
         return status == load->expect;
 }
 
-static void begin(struct slot *s, const struct load *load)
+static void connect_slot(struct slot *s, const struct load *load, int ep)
+{
+        struct epoll_event e = { .events = EPOLLIN, .data.ptr = s };
+
+        s->link = link_open(load, s->number);
+        if (epoll_ctl(ep, EPOLL_CTL_ADD, s->link.fd, &e) < 0)
+                load_die("epoll");
+}
+
+static void begin(struct slot *s, const struct load *load, int ep)
 {
         s->begin = load_now();
         s->step = 0;
+        if (load->fresh)
+                connect_slot(s, load, ep);
         if (s->steps > 1)
                 docker_step(s, load);
         else
-                send_request(s, "POST", load->path, load->body);
+                send_request(s, load, "POST", load->path, load->body);
 }
 
 /* Reads what came. True: the task of this slot has ended. */
 static bool advance(struct slot *s, const struct load *load, bool *ret_good)
 {
         const char *body = NULL;
-        ssize_t n = recv(s->fd, s->in + s->in_len, ANSWER_MAX - s->in_len, 0);
+        ssize_t n = link_receive(&s->link, s->in + s->in_len, ANSWER_MAX - s->in_len);
         int status;
 
+        if (n < 0 && errno == EAGAIN)
+                return false;
         if (n <= 0) {
                 errno = n < 0 ? errno : ECONNRESET;
                 load_die("the server closed the connection");
@@ -218,17 +197,18 @@ static bool advance(struct slot *s, const struct load *load, bool *ret_good)
         return true;
 }
 
-/* Opens one connection for each request in flight, and at least one for each owner. */
+/* At least one slot for each owner, with a connection unless each request makes its own. */
 static unsigned open_slots(struct slot *slots, const struct load *load, unsigned steps, int ep)
 {
-        unsigned n = load->flight > load->n_owners ? load->flight : load->n_owners;
+        unsigned owners = load->n_owners > load->n_keys ? load->n_owners : load->n_keys;
+        unsigned n = load->flight > owners ? load->flight : owners;
 
         for (unsigned i = 0; i < n; i++) {
-                struct epoll_event e = { .events = EPOLLIN, .data.ptr = &slots[i] };
-
-                slots[i] = (struct slot){ .fd = connect_as(load, i), .steps = steps, .in = malloc(ANSWER_MAX + 1) };
-                if (!slots[i].in || epoll_ctl(ep, EPOLL_CTL_ADD, slots[i].fd, &e) < 0)
+                slots[i] = (struct slot){ .link.fd = -1, .number = i, .steps = steps, .in = malloc(ANSWER_MAX + 1) };
+                if (!slots[i].in)
                         load_die("slot");
+                if (!load->fresh)
+                        connect_slot(&slots[i], load, ep);
         }
         return n;
 }
@@ -248,7 +228,7 @@ static void run(const struct load *load, unsigned steps, struct samples *ret)
                 while (live < load->flight && pace_more(&pace)) {
                         while (slots[next].begin != 0)
                                 next = (next + 1) % n_slots;
-                        begin(&slots[next], load);
+                        begin(&slots[next], load, ep);
                         next = (next + 1) % n_slots;
                         live++;
                 }
@@ -265,13 +245,15 @@ static void run(const struct load *load, unsigned steps, struct samples *ret)
                                 samples_add(ret, load_now() - s->begin);
                         if (!good)
                                 samples_error(ret, s->in, s->in_len);
+                        if (load->fresh)
+                                link_close(&s->link);
                         s->begin = 0;
                         live--;
                 }
         }
         ret->seconds = (double)(load_now() - pace.begin_ns) / 1e9;
         for (unsigned i = 0; i < n_slots; i++) {
-                close(slots[i].fd);
+                link_close(&slots[i].link);
                 free(slots[i].in);
         }
         close(ep);
