@@ -2,9 +2,14 @@
 
 #include "base/fd.h"
 #include "base/str.h"
+#include "net/nl.h"
 
 #include <errno.h>
+#include <linux/netlink.h>
+#include <linux/sock_diag.h>
+#include <linux/unix_diag.h>
 #include <stdio.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -63,30 +68,83 @@ bool names_link_parse(const char *prefix, const char *link, uint32_t *ret_mode, 
         return true;
 }
 
+/* ── the lock ────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Sockets of the abstract namespace (unix(7)) go with their process and belong to a network namespace, as an instance
+ * does. Anybody may bind any name there, so it ends in random digits, and what counts is whose socket it is. */
+#define LOCK_NAME "mayfly-netd/%s/"
+#define DUMP_TRIES 16
+
+struct search {
+        struct sockaddr_un name; /* ours */
+        size_t len, prefix;      /* of its path: all, and without the digits */
+        uid_t uid;
+        bool found; /* another one of the same user */
+};
+
+static int take_socket(const struct nlmsghdr *answer, void *data)
+{
+        const struct nlattr *attrs[UNIX_DIAG_MAX + 1] = { NULL }, *name;
+        struct search *s = data;
+        const char *path;
+        size_t len;
+
+        nl_attrs(answer, sizeof(struct unix_diag_msg), attrs, UNIX_DIAG_MAX);
+        name = attrs[UNIX_DIAG_NAME];
+        if (!name || nl_u32(attrs[UNIX_DIAG_UID], (uint32_t)-1) != s->uid)
+                return 0;
+        path = mnl_attr_get_payload(name);
+        len = mnl_attr_get_payload_len(name);
+        if (len < s->prefix || memcmp(path, s->name.sun_path, s->prefix) != 0)
+                return 0;
+        s->found |= len != s->len || memcmp(path, s->name.sun_path, len) != 0;
+        return 0;
+}
+
+static int look_for_others(struct search *s, struct err *err)
+{
+        const struct unix_diag_req req = {
+                .sdiag_family = AF_UNIX,
+                .udiag_states = UINT32_MAX,
+                .udiag_show = UDIAG_SHOW_NAME | UDIAG_SHOW_UID,
+        };
+        auto_nl nl = { .fd = -EBADF };
+        int r = nl_init(&nl, NETLINK_SOCK_DIAG, err);
+
+        if (r < 0)
+                return r;
+        r = -EINTR;
+        for (int i = 0; i < DUMP_TRIES && r == -EINTR; i++) {
+                (void)nl_put(&nl, SOCK_DIAG_BY_FAMILY, 0, &req, sizeof(req));
+                r = nl_dump(&nl, take_socket, s);
+        }
+        if (r == -ENOENT)
+                return 0; /* a kernel without unix_diag */
+        return r < 0 ? err_set(err, -r, "look for others of our name: %s", strerror(-r)) : 0;
+}
+
 int names_lock(const char *instance, int *ret, struct err *err)
 {
-        auto_fd fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-        struct sockaddr_un sa = { .sun_family = AF_UNIX };
-        socklen_t len;
-        uid_t uid;
+        auto_fd fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+        struct search s = { .name.sun_family = AF_UNIX, .uid = geteuid() };
+        char *path = s.name.sun_path + 1;
+        uint64_t digits;
+        int r;
 
-        /* The name begins with a NUL (unix(7)). */
-        len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 +
-                          (size_t)snprintf(sa.sun_path + 1, sizeof(sa.sun_path) - 1, "mayfly-netd/%s", instance));
-        if (fd < 0)
-                return err_sys(err, "socket");
-        if (bind(fd, (struct sockaddr *)&sa, len) == 0) {
-                if (listen(fd, 1) < 0)
-                        return err_sys(err, "listen");
-                *ret = TAKE_FD(fd);
-                return 0;
-        }
-        if (errno != EADDRINUSE)
+        if (fd < 0 || getrandom(&digits, sizeof(digits), 0) != sizeof(digits))
+                return err_sys(err, "make a lock");
+        s.prefix = 1 + (size_t)snprintf(path, sizeof(s.name.sun_path) - 1, LOCK_NAME, instance);
+        s.len = s.prefix + (size_t)snprintf(path + s.prefix - 1, sizeof(s.name.sun_path) - s.prefix, "%016llx",
+                                            (unsigned long long)digits);
+        /* It never listens: nobody can connect to it. */
+        if (bind(fd, (struct sockaddr *)&s.name, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + s.len)) < 0)
                 return err_sys(err, "lock the name '%s'", instance);
-        if ((connect(fd, (struct sockaddr *)&sa, len) < 0 && errno != EAGAIN) || fd_peer_uid(fd, &uid) < 0 ||
-            uid != geteuid()) {
-                *ret = -EBADF;
-                return 0;
-        }
-        return err_set(err, EBUSY, "another Mayfly named '%s' runs here: give this one a --name of its own", instance);
+        r = look_for_others(&s, err);
+        if (r < 0)
+                return r;
+        if (s.found)
+                return err_set(err, EBUSY, "another Mayfly named '%s' runs here: give this one a --name of its own",
+                               instance);
+        *ret = TAKE_FD(fd);
+        return 0;
 }

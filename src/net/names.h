@@ -22,8 +22,9 @@ void names_prefix(const char *instance, char out[NAMES_PREFIX_MAX]);
 #define NAMES_GROUP_OLD UINT32_C(0x40000000)
 uint32_t names_group(const char *instance);
 
-/* Takes the instance's name in this network namespace, until the descriptor is closed: an abstract socket. -EBUSY: a
- * process of the same user has it. Nobody else can keep us out: *ret is -EBADF then. */
+/* Takes the instance's name in this network namespace, until the descriptor is closed. -EBUSY: a process of the same user
+ * has it (two that try at once may both be told so). Other users can neither take it nor keep us out, and there is
+ * nothing that they could talk to. */
 int names_lock(const char *instance, int *ret, struct err *err);
 
 /* prefix, 'n' or 'i', index */
