@@ -2,8 +2,9 @@
  * becomes --user; otherwise it needs CAP_NET_ADMIN and CAP_SYS_ADMIN (ambient, by a systemd unit).
  *
  * SIGTERM: links, routes, forwarding and table are put back as they were. Killed in any other way it leaves them, so that
- * running tasks keep their network, and the next netd takes over; likewise when tasks use them still, unless it is to die
- * with its parent, which then ends all. */
+ * running tasks keep their network, and the next netd takes over; likewise while --tasks-in names a cgroup that has
+ * processes, since a service manager restarts netd alone. Who ends the tasks after that runs it with --clean: it puts all
+ * back, unless another netd is there to do it. */
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/path.h"
@@ -19,6 +20,7 @@
 #include "net/route.h"
 #include "net/rules.h"
 #include "net/server.h"
+#include "net/usage.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -36,14 +38,13 @@
 #define CHECK_MS 5000     /* between looks at what nobody announces */
 #define PROBE_MS 300      /* between sending the first datagram and looking for it */
 #define RETRY_MS 1000     /* after something failed */
-#define IN_USE_MS 3000
 #define RESTORE_GAP_MS 20 /* between two restorations, if somebody fights for the rules */
 #define ACTIVATED_FD 3    /* sd_listen_fds(3) */
 
 struct options {
-        const char *socket, *state, *name;
+        const char *socket, *state, *name, *tasks_in;
         uint32_t peer_uid, peer_gid, uid, gid, stock;
-        bool has_peer, has_user, die_with_parent;
+        bool has_peer, has_user, die_with_parent, clean;
         char prefix[NAMES_PREFIX_MAX];
         struct pool_conf pool;
 };
@@ -67,7 +68,8 @@ struct netd {
 
 static const char usage[] =
         "usage: mayfly-netd --socket PATH --state DIR --peer-uid UID --peer-gid GID --pool CIDR --id-range LO:HI\n"
-        "                   [--name INSTANCE] [--user UID:GID] [--stock N] [--die-with-parent] [--debug]\n";
+        "                   [--name INSTANCE] [--user UID:GID] [--stock N] [--die-with-parent]\n"
+        "                   [--tasks-in CGROUP] [--clean] [--debug]\n";
 
 static int parse_option(struct options *o, int c, const char *arg)
 {
@@ -99,6 +101,12 @@ static int parse_option(struct options *o, int c, const char *arg)
         case 'x':
                 o->die_with_parent = true;
                 return 0;
+        case 't':
+                o->tasks_in = arg;
+                return *arg && strlen(arg) <= USAGE_CGROUP_MAX ? 0 : -EINVAL;
+        case 'c':
+                o->clean = true;
+                return 0;
         case 'D':
                 log_set_level(LOG_LEVEL_DEBUG);
                 return 0;
@@ -115,6 +123,7 @@ static int parse_options(int argc, char **argv, struct options *o, struct err *e
                 { "pool", required_argument, NULL, 'p' },     { "name", required_argument, NULL, 'n' },
                 { "id-range", required_argument, NULL, 'r' }, { "user", required_argument, NULL, 'U' },
                 { "stock", required_argument, NULL, 'k' },    { "die-with-parent", no_argument, NULL, 'x' },
+                { "tasks-in", required_argument, NULL, 't' }, { "clean", no_argument, NULL, 'c' },
                 { "debug", no_argument, NULL, 'D' },          { NULL, 0, NULL, 0 },
         };
         int c, at = 0;
@@ -203,23 +212,33 @@ static int apply_rules(struct netd *d, struct err *err)
         return rules_apply(d->rules, &input, err);
 }
 
-static int start_network(struct netd *d, struct err *err)
+/* What it takes to change anything, or to put it back. */
+static int open_network(struct netd *d, struct err *err)
 {
         const struct route_pool routes = own_routes(d);
         const struct rules_conf rules = { d->opt.name, d->opt.prefix, routes.base, routes.dns, routes.bits };
         int r;
 
-        r = nl_init(&d->route, NETLINK_ROUTE, err);
+        r = names_lock(d->opt.name, &d->lock, err);
+        if (r == 0)
+                r = nl_init(&d->route, NETLINK_ROUTE, err);
         if (r == 0)
                 r = nl_init(&d->nft, NETLINK_NETFILTER, err);
         if (r == 0)
+                r = pool_new(&d->opt.pool, &d->pool, err);
+        return r < 0 ? r : rules_new(&rules, &d->rules, err);
+}
+
+static int start_network(struct netd *d, struct err *err)
+{
+        const struct route_pool routes = own_routes(d);
+        int r;
+
+        r = open_network(d, err);
+        if (r == 0)
                 r = route_check(&d->route, &routes, err);
         if (r == 0)
-                r = pool_new(&d->opt.pool, &d->pool, err);
-        if (r == 0)
                 r = resolv_new(routes.dns, &d->resolv, err);
-        if (r == 0)
-                r = rules_new(&rules, &d->rules, err);
         if (r < 0)
                 return r;
         (void)route_uplinks(&d->route, &d->uplinks);
@@ -249,8 +268,6 @@ static int start(struct netd *d, struct err *err)
         r = priv_drop(d->opt.uid, d->opt.gid, err);
         if (r == 0 && d->opt.die_with_parent)
                 r = priv_die_with(parent, err);
-        if (r == 0)
-                r = names_lock(d->opt.name, &d->lock, err);
         if (r == 0)
                 r = start_network(d, err);
         if (r < 0)
@@ -451,33 +468,13 @@ static void turn(struct netd *d)
                 fill(d);
 }
 
-/* Whether somebody else than us still uses links: a service manager restarts netd alone. After a stop of everything the
- * kernel needs a moment to take them down. */
-static bool is_in_use(struct netd *d)
-{
-        uint64_t until = now_ms() + IN_USE_MS;
-
-        while (pool_in_use(d->pool) > 0) {
-                if (now_ms() >= until)
-                        return true;
-                (void)poll(NULL, 0, 50);
-        }
-        return false;
-}
-
 /* Everything as it was. The links go first: without rules they would be open. */
-static int stop(struct netd *d)
+static int put_back(struct netd *d)
 {
         const struct route_pool routes = own_routes(d);
         struct err err = ERR_INIT;
         int failed = 0;
 
-        server_free(d->server);
-        d->server = NULL;
-        if (!d->opt.die_with_parent && is_in_use(d)) {
-                log_info("tasks use the network: links and rules stay, for the next mayfly-netd");
-                return 0;
-        }
         failed |= log_failure(pool_remove_links(d->pool, &err), &err);
         failed |= log_failure(docker_remove(&d->nft, d->opt.prefix, &err), &err);
         failed |= log_failure(docker_legacy_remove(d->opt.prefix, &err), &err);
@@ -485,6 +482,34 @@ static int stop(struct netd *d)
         failed |= log_failure(rules_remove(d->rules, &err), &err);
         failed |= log_failure(route_release(&d->route, &routes, &err), &err);
         return failed;
+}
+
+static int stop(struct netd *d)
+{
+        server_free(d->server);
+        d->server = NULL;
+        if (d->opt.tasks_in && usage_is_any(d->opt.tasks_in)) {
+                log_info("there may be tasks: links and rules stay, for the next mayfly-netd");
+                return 0;
+        }
+        return put_back(d);
+}
+
+/* For who ended the tasks. 0 also when there is another netd, which puts everything back itself when it stops. */
+static int clean(struct netd *d, struct err *err)
+{
+        int r = open_state(&d->opt, &d->state_dir, err);
+
+        if (r == 0)
+                r = priv_drop(d->opt.uid, d->opt.gid, err);
+        if (r == 0)
+                r = open_network(d, err);
+        if (r == -EBUSY)
+                return 0;
+        if (r == 0)
+                return put_back(d);
+        log_error("%s", err->text);
+        return 1;
 }
 
 static void netd_done(struct netd *d)
@@ -515,7 +540,9 @@ int main(int argc, char **argv)
                 return 2;
         }
         (void)umask(077);
-        if (start(&d, &err) == 0) {
+        if (d.opt.clean) {
+                code = clean(&d, &err);
+        } else if (start(&d, &err) == 0) {
                 while (!d.stop)
                         turn(&d);
                 code = stop(&d);

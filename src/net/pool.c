@@ -490,26 +490,6 @@ uint32_t pool_from_stock(struct pool *p, int (*fn)(void *data, struct err *err),
         return m && ns_inside(&p->home, m->fds.ns, fn, data, NULL) == 0 ? m->ns.address : 0;
 }
 
-unsigned pool_in_use(struct pool *p)
-{
-        auto_link_list host = { .found.items = NULL };
-        unsigned n = 0;
-
-        if (link_list(&p->route, &host) < 0)
-                return 0;
-        for (size_t i = 0; i < host.found.len; i++) {
-                const struct link_info *l = &host.found.items[i];
-                const struct member *m;
-                uint32_t mode, index;
-
-                if (!l->veth || !names_link_parse(p->conf.prefix, l->name, &mode, &index))
-                        continue;
-                m = find_member(p, index);
-                n += !m || m->state == MEMBER_OUT;
-        }
-        return n;
-}
-
 int pool_sweep(struct pool *p, struct err *err)
 {
         return remove_links(p, false, err);

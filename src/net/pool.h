@@ -63,6 +63,5 @@ void pool_forget(struct pool *p);                /* all that are handed out: the
 /* Runs fn in a namespace of the stock that has a link; its address, 0 when there is none. */
 uint32_t pool_from_stock(struct pool *p, int (*fn)(void *data, struct err *err), void *data);
 
-unsigned pool_in_use(struct pool *p);            /* links of ours that are not the stock's */
 int pool_sweep(struct pool *p, struct err *err); /* removes links of ours that belong to no namespace known here */
 int pool_remove_links(struct pool *p, struct err *err); /* all links of ours: the end */
