@@ -29,14 +29,25 @@ def read_exact(s, n):
     return data
 
 
+def send_and_hear(s, msg, timeout):
+    """Asks again each second, as datagrams get lost, and as every resolver's client does."""
+    s.settimeout(1)
+    for _ in range(timeout):
+        s.send(msg)
+        try:
+            return s.recv(65535)
+        except TimeoutError:
+            pass
+    raise TimeoutError(f"no answer in {timeout} s")
+
+
 def ask(how, server, name, kind=1, timeout=12):
     msg = question(name, int(kind))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM if how == "udp" else socket.SOCK_STREAM) as s:
         s.settimeout(timeout)
         s.connect((server, 53))
         if how == "udp":
-            s.send(msg)
-            answer = s.recv(65535)
+            answer = send_and_hear(s, msg, timeout)
         else:
             s.sendall(struct.pack(">H", len(msg)) + msg)
             answer = read_exact(s, struct.unpack(">H", read_exact(s, 2))[0])
