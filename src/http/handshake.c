@@ -115,8 +115,7 @@ static size_t authority_len(const char *authority, bool https)
         return len > n && str_eq(authority + len - n, port) ? len - n : len;
 }
 
-/* Browsers say which page speaks (RFC 6455 section 10.2), others say nothing. */
-static bool origin_allowed(const char *origin, const char *host)
+bool http_origin_allowed(const char *origin, const char *host)
 {
         const char *authority = NULL;
         bool https = false;
@@ -154,7 +153,7 @@ int http_handshake_check(const struct http_handshake *h, const char **why)
                 *why = "Sec-WebSocket-Key is not 16 bytes in base64";
                 return 400;
         }
-        if (!origin_allowed(h->origin, h->host)) {
+        if (!http_origin_allowed(h->origin, h->host)) {
                 *why = "pages of other sites may not use this";
                 return 403;
         }

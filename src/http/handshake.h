@@ -13,6 +13,10 @@ struct http_handshake {
 /* 0, or the status to refuse with: 426, 400, 403; the reason in *why. */
 int http_handshake_check(const struct http_handshake *h, const char **why);
 
+/* Whether Origin (RFC 6454), by which browsers tell which page speaks, names the host that Host does; also where it is NULL, as
+ * of all others. */
+bool http_origin_allowed(const char *origin, const char *host);
+
 /* Sec-WebSocket-Accept for a key (RFC 6455 section 4.2.2). */
 #define HTTP_ACCEPT_MAX 29
 void http_handshake_accept(const char *key, char out[HTTP_ACCEPT_MAX]);

@@ -112,6 +112,10 @@ void http_conn_kill(struct http_conn *c);       /* its end follows */
 
 struct http_source *http_source_get(struct http_server *s, const char *key); /* counted; NULL: out of memory */
 void http_source_put(struct http_source *source);                            /* accepts NULL */
+/* Whose bodies this request's body belongs to: counted; NULL: out of memory. */
+struct http_source *http_body_source(struct http_request *r);
+int http_budget_take(struct http_server *s, struct http_source *source, size_t bytes); /* -ENOBUFS */
+void http_budget_give(struct http_server *s, struct http_source *source, size_t bytes);
 
 /* ── watch.c ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
 

@@ -106,7 +106,7 @@ void http_body_resume(struct http_request *r)
 
 /* ── the budget of bodies ──────────────────────────────────────────────────────────────────────────────────────────── */
 
-static struct http_source *body_source(struct http_request *r)
+struct http_source *http_body_source(struct http_request *r)
 {
         char key[HTTP_ADDRESS_KEY_MAX];
 
@@ -117,30 +117,42 @@ static struct http_source *body_source(struct http_request *r)
         return http_source_get(r->server, key);
 }
 
+int http_budget_take(struct http_server *s, struct http_source *source, size_t bytes)
+{
+        if (!source || bytes > s->config.body_budget - s->body_bytes ||
+            bytes > s->config.body_budget_per_address - source->body_bytes)
+                return -ENOBUFS;
+        s->body_bytes += bytes;
+        source->body_bytes += bytes;
+        return 0;
+}
+
+void http_budget_give(struct http_server *s, struct http_source *source, size_t bytes)
+{
+        s->body_bytes -= bytes;
+        if (source)
+                source->body_bytes -= bytes;
+}
+
 int http_body_charge(struct http_request *r, size_t bytes)
 {
-        struct http_server *s = r->server;
+        int e;
 
         if (r->gone)
                 return -ECONNRESET;
         if (!r->source)
-                r->source = body_source(r);
-        if (!r->source || bytes > s->config.body_budget - s->body_bytes ||
-            bytes > s->config.body_budget_per_address - r->source->body_bytes)
-                return -ENOBUFS;
-        s->body_bytes += bytes;
-        r->source->body_bytes += bytes;
-        r->charged += bytes;
-        return 0;
+                r->source = http_body_source(r);
+        e = http_budget_take(r->server, r->source, bytes);
+        if (e == 0)
+                r->charged += bytes;
+        return e;
 }
 
 void http_body_release(struct http_request *r, size_t bytes)
 {
         bytes = MIN(bytes, r->charged);
         r->charged -= bytes;
-        r->server->body_bytes -= bytes;
-        if (r->source)
-                r->source->body_bytes -= bytes;
+        http_budget_give(r->server, r->source, bytes);
 }
 
 /* ── answers ───────────────────────────────────────────────────────────────────────────────────────────────────────── */

@@ -102,6 +102,9 @@ struct http_address {
  * on the rightmost address in X-Forwarded-For that is no trusted proxy. Valid until gone(). */
 const struct http_address *http_peer_address(const struct http_request *r);
 bool http_is_tls(const struct http_request *r); /* the connection to us; an X-Forwarded-Proto is not looked at */
+/* False where a browser sends it for a page of another host (RFC 6454): such a request carries the credentials that the
+ * browser has for us, and what the page asks for is not its user's wish. */
+bool http_origin_is_ours(const struct http_request *r);
 bool http_has_body(const struct http_request *r);
 int64_t http_content_length(const struct http_request *r); /* -1: unknown, or no body */
 void http_set_data(struct http_request *r, void *data);
@@ -180,5 +183,9 @@ ssize_t http_ws_send_binary(struct http_ws *ws, const void *data, size_t len);
 size_t http_ws_pending(const struct http_ws *ws);
 /* Closes after what waits; closed() follows when the peer has answered, or after 10 s. reason: NULL or up to 123 bytes. */
 void http_ws_close(struct http_ws *ws, unsigned code, const char *reason);
+/* As http_body_charge(), for what is held of messages; given back by http_ws_release(), the rest after closed(). A message that
+ * is coming is accounted for by itself, from 64 KiB on; where there is no room for it, the connection is closed, 1009. */
+int http_ws_charge(struct http_ws *ws, size_t bytes);
+void http_ws_release(struct http_ws *ws, size_t bytes);
 void http_ws_pause(struct http_ws *ws); /* reads no more; a message that has begun may still come */
 void http_ws_resume(struct http_ws *ws);

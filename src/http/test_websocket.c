@@ -190,6 +190,38 @@ static void test_ends(void **state)
         http_ws_client_free(w);
 }
 
+static int setup_budget(void **state)
+{
+        const struct http_config config = { .body_budget = LARGE, .body_budget_per_address = LARGE / 2 };
+
+        *state = fixture_new(&config, true);
+        return 0;
+}
+
+/* A message that is coming is memory for a body, until it was told. */
+static void test_budget(void **state)
+{
+        struct fixture *f = *state;
+        auto_free char *large = calloc(1, LARGE);
+        struct seen s = { .messages = 0 };
+        struct http_ws_client *w = ws_open(f, f->tcp_host, &s);
+
+        for (unsigned i = 1; i <= 5; i++) {
+                assert_int_equal(http_ws_client_send(w, false, large, LARGE / 2), 0);
+                assert_int_equal(pump(w, &s, i), 1);
+        }
+        assert_int_equal(http_ws_client_send(w, false, large, LARGE), 0);
+        assert_int_equal(pump(w, &s, UINT32_MAX), 0);
+        assert_int_equal(http_ws_client_code(w), 1009);
+        assert_int_equal(s.messages, 5);
+        http_ws_client_free(w);
+        /* What the one that was refused had taken is there again. */
+        w = ws_open(f, f->tcp_host, &s);
+        assert_int_equal(http_ws_client_send(w, false, large, LARGE / 2), 0);
+        assert_int_equal(pump(w, &s, 6), 1);
+        http_ws_client_free(w);
+}
+
 static void test_refused(void **state)
 {
         static const char *const evil[] = { "Origin: https://evil.example", NULL };
@@ -376,6 +408,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_echo_tls, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_server_closes, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_ends, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_budget, setup_budget, teardown),
                 cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_requests, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_trust, setup, teardown),

@@ -18,7 +18,8 @@
 #define DEAD_S 60
 #define CLOSE_S 10
 #define LINGER_S 2
-#define CLOSE_REASON_MAX 123 /* RFC 6455, section 5.5 */
+#define MESSAGE_FREE (64 * 1024) /* bytes of a message that are not accounted for: what live streams are made of */
+#define CLOSE_REASON_MAX 123     /* RFC 6455, section 5.5 */
 
 /*   NEW ──▶ OPEN ──▶ CLOSING ──▶ LINGER ──▶ (closed, freed)
  *    │        │          └───────────────────▲
@@ -41,6 +42,10 @@ struct http_ws {
         size_t first_at, first_len;
         char *out; /* framed, and not yet taken by the socket */
         size_t out_at, out_len, turn_read;
+        struct http_source *source; /* in whose part of the budget of bodies lies what follows */
+        size_t message_len;         /* of the message that is coming, so far */
+        size_t message_charged, charged;
+        bool frame_is_data;
         uint64_t heard_ns, state_ns;
         unsigned pings;
         unsigned code;
@@ -59,6 +64,8 @@ static void ws_free(struct http_ws *ws)
         list_remove(&ws->dirty_node);
         loop_io_remove(ws->io);
         loop_timer_cancel(&ws->timer);
+        http_budget_give(ws->server, ws->source, ws->message_charged + ws->charged);
+        http_source_put(ws->source);
         if (ws->wslay)
                 wslay_event_context_free(ws->wslay);
         free(ws->first);
@@ -201,17 +208,53 @@ static int ws_write(struct http_ws *ws)
         }
 }
 
-static void on_message(wslay_event_context_ptr ctx, const struct wslay_event_on_msg_recv_arg *m, void *data)
+static void on_frame(wslay_event_context_ptr ctx, const struct wslay_event_on_frame_recv_start_arg *f, void *data)
 {
         struct http_ws *ws = data;
 
         (void)ctx;
+        ws->frame_is_data = !wslay_is_ctrl_frame(f->opcode);
+}
+
+/* The library gathers a message; what it gathers is a body. */
+static void on_piece(wslay_event_context_ptr ctx, const struct wslay_event_on_frame_recv_chunk_arg *piece, void *data)
+{
+        struct http_ws *ws = data;
+        size_t more;
+
+        if (!ws->frame_is_data)
+                return;
+        ws->message_len += piece->data_length;
+        if (ws->message_len <= MESSAGE_FREE)
+                return;
+        more = ws->message_len - MESSAGE_FREE - ws->message_charged;
+        if (http_budget_take(ws->server, ws->source, more) == 0) {
+                ws->message_charged += more;
+                return;
+        }
+        (void)wslay_event_shutdown_read(ctx);
+        http_ws_close(ws, WSLAY_CODE_MESSAGE_TOO_BIG, "too much memory is in use for requests");
+}
+
+static void message_told(struct http_ws *ws)
+{
+        http_budget_give(ws->server, ws->source, ws->message_charged);
+        ws->message_charged = ws->message_len = 0;
+}
+
+static void on_message(wslay_event_context_ptr ctx, const struct wslay_event_on_msg_recv_arg *m, void *data)
+{
+        struct http_ws *ws = data;
+
         if (m->opcode == WSLAY_PING)
                 ws->pings++;
         if (m->opcode == WSLAY_CONNECTION_CLOSE)
                 ws->code = m->status_code ? m->status_code : WSLAY_CODE_NO_STATUS_RCVD;
-        if (m->opcode == WSLAY_TEXT_FRAME || m->opcode == WSLAY_BINARY_FRAME)
-                ws->handler.message(ws, m->opcode == WSLAY_TEXT_FRAME, m->msg, m->msg_length, ws->arg);
+        /* Its last piece was too much: nothing is read any more. */
+        if ((m->opcode != WSLAY_TEXT_FRAME && m->opcode != WSLAY_BINARY_FRAME) || !wslay_event_get_read_enabled(ctx))
+                return;
+        ws->handler.message(ws, m->opcode == WSLAY_TEXT_FRAME, m->msg, m->msg_length, ws->arg);
+        message_told(ws);
 }
 
 /* Reads on to see the end of the connection. */
@@ -366,11 +409,18 @@ int http_websocket_check(struct http_request *r, const char **why)
         return status;
 }
 
+bool http_origin_is_ours(const struct http_request *r)
+{
+        return http_origin_allowed(http_header(r, "Origin"), http_header(r, "Host"));
+}
+
 static int ws_wslay(struct http_ws *ws)
 {
         static const struct wslay_event_callbacks callbacks = {
                 .recv_callback = on_recv,
                 .send_callback = on_send,
+                .on_frame_recv_start_callback = on_frame,
+                .on_frame_recv_chunk_callback = on_piece,
                 .on_msg_recv_callback = on_message,
         };
 
@@ -403,6 +453,7 @@ int http_websocket_accept(struct http_request *r, const struct http_ws_handler *
         ws->handler = *handler;
         ws->arg = arg;
         ws->code = WSLAY_CODE_ABNORMAL_CLOSURE;
+        ws->source = http_body_source(r);
         list_init(&ws->dirty_node);
         e = ws_wslay(ws);
         if (e == 0)
@@ -501,6 +552,22 @@ ssize_t http_ws_send_text(struct http_ws *ws, const void *text, size_t len)
 ssize_t http_ws_send_binary(struct http_ws *ws, const void *data, size_t len)
 {
         return ws_send(ws, WSLAY_BINARY_FRAME, data, len);
+}
+
+int http_ws_charge(struct http_ws *ws, size_t bytes)
+{
+        int e = http_budget_take(ws->server, ws->source, bytes);
+
+        if (e == 0)
+                ws->charged += bytes;
+        return e;
+}
+
+void http_ws_release(struct http_ws *ws, size_t bytes)
+{
+        bytes = MIN(bytes, ws->charged);
+        ws->charged -= bytes;
+        http_budget_give(ws->server, ws->source, bytes);
 }
 
 void http_ws_close(struct http_ws *ws, unsigned code, const char *reason)
