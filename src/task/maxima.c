@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <fnmatch.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 /* The first refusal is the call's error; all of them are faults. */
 struct checker {
@@ -88,19 +90,47 @@ static void check_limits(struct checker *c, struct wire_task_request *q)
         }
 }
 
-static bool image_allowed(const char *image, char *const *patterns)
+static bool matches(const char *text, char *const *patterns)
 {
-        char text[REF_TEXT_MAX];
-        struct image_ref ref;
-
-        if (image_ref_parse_docker(image, &ref, NULL) == 0)
-                image_ref_format(&ref, text);
-        else
-                (void)snprintf(text, sizeof(text), "%s", image);
         for (; *patterns; patterns++)
                 if (fnmatch(*patterns, text, 0) == 0)
                         return true;
         return false;
+}
+
+/* The hex of what the store takes for a digest, or the beginning of one; NULL: it is none. */
+static const char *digest_of(const char *image)
+{
+        const char *hex = str_starts(image, "sha256:") ? image + strlen("sha256:") : image;
+
+        return *hex && hex[strspn(hex, "0123456789abcdef")] == '\0' ? hex : NULL;
+}
+
+/* What was compared is what runs: a text that may be a name and the beginning of a digest becomes the name, unless digests are
+ * allowed, too. */
+static bool image_allowed(struct wire_task_request *q, char *const *patterns)
+{
+        const char *hex = digest_of(q->image);
+        char text[REF_TEXT_MAX];
+        struct image_ref ref;
+        char *name;
+
+        (void)snprintf(text, sizeof(text), "sha256:%s", hex ? hex : "");
+        if (hex && matches(text, patterns))
+                return true;
+        if (image_ref_parse_docker(q->image, &ref, NULL) < 0)
+                return false;
+        image_ref_format(&ref, text);
+        if (!matches(text, patterns))
+                return false;
+        if (!hex)
+                return true;
+        name = strdup(text);
+        if (!name)
+                return false;
+        free(q->image);
+        q->image = name;
+        return true;
 }
 
 static bool named(const char *name, char *const *names)
@@ -154,7 +184,7 @@ static void check_maxima(struct checker *c, const struct tasks *ts, struct wire_
 
         check_limits(c, q);
         check_network(c, ts, q);
-        if (m->images && !image_allowed(q->image, m->images))
+        if (m->images && !image_allowed(q, m->images))
                 refuse(c, EPERM, "/image", "is not allowed to this key");
         if (m->engines && !named(q->engine ? q->engine : ts->engine->ops->name, m->engines))
                 refuse(c, EPERM, "/engine", "is not allowed to this key");

@@ -175,6 +175,38 @@ static void test_limits(void **state)
         assert_int_equal(w.limits.disk, 256 << 20);
 }
 
+/* What is a name to the key's patterns must be none of a digest to the store: "cafe" begins one, too. */
+static void test_digests_and_names(struct fixture *f)
+{
+        static const struct {
+                const char *pattern, *image, *becomes; /* NULL: it is refused */
+        } rows[] = {
+                { "docker.io/library/*", "cafe", "docker.io/library/cafe:latest" },
+                { "docker.io/library/*", "sha256:cafe", "docker.io/library/sha256:cafe" },
+                { "docker.io/library/*", "coffee", "coffee" },
+                { "docker.io/library/*", "cafe:1", "cafe:1" },
+                { "docker.io/library/x:*", "cafe", NULL },
+                { "c*", "cafe", NULL },
+                { "c*", "sha256:cafe", NULL },
+                { "sha256:*", "cafe", "cafe" },
+                { "*", "sha256:cafe", "sha256:cafe" },
+        };
+
+        for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+                char *images[] = { (char *)(uintptr_t)rows[i].pattern, NULL };
+                const struct task_maxima m = { .images = images };
+                const struct task_submit how = { .owner = "alice", .maxima = &m };
+                struct wire_task_request q = request();
+                struct err err = ERR_INIT;
+
+                free(q.image);
+                q.image = strdup(rows[i].image);
+                assert_int_equal(tasks_check(f->ts, &q, &how, &err), rows[i].becomes ? 0 : -EPERM);
+                assert_string_equal(q.image, rows[i].becomes ? rows[i].becomes : rows[i].image);
+                wire_task_request_done(&q);
+        }
+}
+
 static void test_images_networks_engines(void **state)
 {
         struct fixture *f = *state;
@@ -191,6 +223,7 @@ static void test_images_networks_engines(void **state)
         free(q.image);
         q.image = strdup("ghcr.io/a/b:1");
         assert_int_equal(check(f, &m, q, NULL), 0);
+        test_digests_and_names(f);
         m = (struct task_maxima){ .networks = 1u << ENGINE_NET_NONE };
         q = request();
         q.network = WIRE_NET_NAT;
