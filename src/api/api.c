@@ -277,6 +277,8 @@ static void on_begin(struct http_request *r, void *data)
                 call_problem(c, 404, "not_found", "there is no %s", http_path(r));
         } else if (role_scope(c->who.role, c->route->op) == SCOPE_NONE) {
                 call_problem(c, 403, "forbidden", "role %s may not do this", key_role_names[c->who.role]);
+        } else if (!str_eq(c->route->method, "GET") && !http_origin_is_ours(r)) {
+                call_problem(c, 403, "forbidden", "pages of other sites may not use this");
         } else if ((c->root->lenient || params_check(c)) && body_check(c) && c->handler->begin) {
                 c->handler->begin(c);
         }
@@ -309,7 +311,7 @@ static void on_end(struct http_request *r, void *data)
         struct call *c = http_data(r);
 
         (void)data;
-        if (!c->refused)
+        if (!c->refused && call_is_still_allowed(c))
                 c->handler->run(c);
 }
 
@@ -361,16 +363,22 @@ static void on_bad(struct http_request *r, int status, const char *why, void *da
                 (void)http_reply(r, status, "application/problem+json", text.data, text.len);
 }
 
-/* New requests of it are refused anyway; what it follows or runs live ends, too. */
+/* New requests of it are refused anyway; what it follows, waits for or runs live ends, too. A task that it runs and waits for
+ * goes on: that was allowed. */
 static void on_revoked(const struct key *key, void *data)
 {
         struct api *a = data;
         struct call *c;
 
         streams_revoked(a, key->id);
-        LIST_FOREACH(c, &a->calls, node)
-                if (c->logs && c->http && str_eq(c->who.key_id, key->id))
+        LIST_FOREACH(c, &a->calls, node) {
+                if (!c->http || !str_eq(c->who.key_id, key->id))
+                        continue;
+                if (c->logs)
                         http_stream_abort(c->http);
+                else if (c->task && c->route->op == OP_TASK_READ)
+                        (void)call_is_still_allowed(c);
+        }
 }
 
 /* ── api ───────────────────────────────────────────────────────────────────────────────────────────────────────────── */

@@ -157,6 +157,14 @@ bool call_owns(const struct call *c, const char *owner)
         return scope == SCOPE_ALL || (scope == SCOPE_OWN && str_eq(c->who.owner, owner));
 }
 
+bool call_is_still_allowed(struct call *c)
+{
+        if (!*c->who.key_id || call_key(c))
+                return true;
+        unauthorized(c);
+        return false;
+}
+
 const char *call_scope_owner(const struct call *c)
 {
         return role_scope(c->who.role, c->route->op) == SCOPE_ALL ? NULL : c->who.owner;

@@ -219,6 +219,10 @@ int images_body(struct call *c, const void *piece, size_t len)
         uint64_t max = c->api->config.max_upload_bytes ? c->api->config.max_upload_bytes : UPLOAD_BYTES_DEFAULT;
         struct upload *u = c->upload;
 
+        if (!call_is_still_allowed(c)) {
+                u->over = true;
+                return -EACCES;
+        }
         if (len > max - MIN(max, c->api->upload_bytes)) {
                 u->over = true;
                 call_retry_after(c, 5);

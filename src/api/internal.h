@@ -15,6 +15,7 @@
 #define API_KEY_MAX 255
 #define API_UNWANTED_MAX (1024 * 1024) /* bytes of a body where none is expected */
 #define API_QUEUE 0                    /* of the loop's workers: large bodies */
+#define API_INLINE_MAX (64 * 1024)     /* bytes of a body that are parsed on the loop's own thread */
 #define API_ADDRESS_MAX METER_NAME_MAX
 
 struct call;
@@ -159,6 +160,9 @@ void call_address(struct call *c);  /* fills it */
 void call_unrefuse(struct call *c); /* a failed authentication waits no longer */
 /* The caller's key; NULL by the unix socket, and where it was revoked meanwhile. A peek. */
 const struct key *call_key(const struct call *c);
+/* Between the head of a request and what it wants done its key may have been revoked, or have expired. False after having
+ * answered. */
+bool call_is_still_allowed(struct call *c);
 /* Whether the caller may do the route's operation to an object of that owner; if not, the object does not exist to it. */
 bool call_owns(const struct call *c, const char *owner);
 /* The owner that lists and look-ups are confined to; NULL: any. */
@@ -171,6 +175,8 @@ void tasks_create_run(struct call *c);
 /* Hands c->request, which is complete, to the tasks, in the caller's name and within its bounds. `ended` is called with the
  * result, unless the client goes before; what refuses the task is answered. */
 void call_run_task(struct call *c, void (*ended)(struct call *c, const struct wire_task *result));
+/* Whether a key that may use some images only may not use this one, which no name leads to; then err tells so (-EPERM). */
+bool image_is_hidden(const struct api *a, const struct key *key, const struct wire_task_request *r, struct err *err);
 /* What a key allows, as the task module takes it. */
 void maxima_of(const struct key *key, struct task_maxima *ret);
 /* The status, reason and text of a refusal of tasks_submit(): answers the status. */

@@ -10,8 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PARSE_INLINE_MAX (64 * 1024) /* bytes of a body that are read on the loop's own thread */
-
 /* ── how an ended task is answered ─────────────────────────────────────────────────────────────────────────────────── */
 
 int outcome_status(enum wire_status status, enum wire_reason reason)
@@ -243,6 +241,17 @@ static void refuse_submit(struct call *c, int r, struct err *err)
         call_problem_of(c, status, reason, err->text, NULL, c->faults.len > 0 ? &c->faults : NULL);
 }
 
+/* An image without a name runs under any that stands before its digest: of names that are allowed it has none. */
+bool image_is_hidden(const struct api *a, const struct key *key, const struct wire_task_request *r, struct err *err)
+{
+        const struct image *image = key->images ? image_store_find(a->config.store, r->image, NULL) : NULL;
+
+        if (!image || (image->names && image->names[0]) || key_allows_image(key, image->digest))
+                return false;
+        (void)err_set(err, EPERM, "image: is not allowed to this key");
+        return true;
+}
+
 void maxima_of(const struct key *key, struct task_maxima *ret)
 {
         static const struct {
@@ -298,6 +307,10 @@ void call_run_task(struct call *c, void (*ended)(struct call *c, const struct wi
 
         if (*c->who.key_id && !key) {
                 call_problem(c, 401, "unauthorized", "the key was revoked");
+                return;
+        }
+        if (key && image_is_hidden(c->api, key, &c->request, &err)) {
+                refuse_submit(c, -EPERM, &err);
                 return;
         }
         if (key) {
@@ -456,10 +469,12 @@ void tasks_create_run(struct call *c)
         /* The JSON value, and what is made out of it, stand beside the text for a moment. */
         if (!read_key(c) || !call_charge(c, c->body.len))
                 return;
-        if (c->body.len > PARSE_INLINE_MAX && loop_work(c->api->loop, API_QUEUE, parse_run, parse_done, c) == 0) {
+        if (c->body.len <= API_INLINE_MAX) {
+                parse_run(c);
+                run_parsed(c);
+        } else if (loop_work(c->api->loop, API_QUEUE, parse_run, parse_done, c) == 0) {
                 call_hold(c);
-                return;
+        } else {
+                call_busy(c);
         }
-        parse_run(c);
-        run_parsed(c);
 }

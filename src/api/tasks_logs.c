@@ -150,6 +150,10 @@ static void on_beat(struct loop_timer *timer, void *data)
         struct logs *l = data;
 
         (void)timer;
+        if (*l->call->who.key_id && !call_key(l->call)) {
+                cut_short(l); /* it has expired */
+                return;
+        }
         if (http_stream_pending(l->call->http) == 0)
                 (void)http_stream_write(l->call->http, ":\n\n", 3);
         (void)loop_timer_set(l->call->api->loop, &l->call->timer, time_mono_ns() + LOGS_BEAT_NS, on_beat, l);

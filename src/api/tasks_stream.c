@@ -1,7 +1,9 @@
 /* GET /v1/tasks/stream: one task, live, over a WebSocket. The frames are those of wire/stream.h.
  *
- *     WAITING ──request──▶ RUNNING ──result──▶ CLOSING
- *        └────────────────────────────────────────▲  a problem, or the client has gone
+ *     WAITING ──request──▶ (PARSING) ──▶ RUNNING ──result──▶ CLOSING
+ *        └─────────────────────┴────────────────────────────────▲  a problem, or the client has gone
+ *
+ * A worker parses a request that is long; the connection is not read meanwhile, and what has come already waits.
  *
  * Back pressure, both ways: where the client does not read, the task's output stops, as on a full pipe; where the task does not
  * read its stdin, nothing more is read of the connection. */
@@ -17,12 +19,12 @@
 #include <string.h>
 
 #define STREAM_WAIT_NS (30 * NS_PER_S) /* for the request */
-#define STREAMS_WAITING_MAX 64         /* connections whose request has not come */
+#define STREAMS_WAITING_MAX 64         /* connections whose request has not come, or is being parsed */
 
-enum stream_state { STREAM_WAITING, STREAM_RUNNING, STREAM_CLOSING };
+enum stream_state { STREAM_WAITING, STREAM_PARSING, STREAM_RUNNING, STREAM_CLOSING };
 
 struct stream {
-        struct api *api;
+        struct api *api;  /* NULL: gone, while a worker had the request */
         struct list node; /* of api->streams */
         enum stream_state state;
         struct http_ws *ws; /* NULL: gone */
@@ -31,9 +33,15 @@ struct stream {
         char request_id[API_REQUEST_ID_MAX + 1];
         bool metered;
         struct loop_timer timer;
-        struct str in; /* stdin that the task has not taken yet */
-        bool in_end;   /* to be told after it */
-        bool stopped;  /* the task's output rests */
+        struct str message; /* the request, while it is parsed */
+        struct wire_task_request request;
+        struct json_faults faults;
+        int parsed;        /* how that ended */
+        bool parsing;      /* a worker has the four above in hand */
+        bool cancel_early; /* asked for while the request was parsed */
+        struct str in;     /* stdin that the task has not taken yet */
+        bool in_end;       /* to be told after it */
+        bool stopped;      /* the task's output rests */
 };
 
 static void stream_free(struct stream *s)
@@ -42,13 +50,16 @@ static void stream_free(struct stream *s)
         loop_timer_cancel(&s->timer);
         if (s->metered)
                 meters_leave_key(s->api->meters, s->who.key_id);
+        seal_wipe(&s->message);
+        wire_task_request_done(&s->request);
+        json_faults_done(&s->faults);
         seal_wipe(&s->in);
         free(s);
 }
 
 static void stream_release(struct stream *s)
 {
-        if (!s->ws && !s->task)
+        if (!s->ws && !s->task && !s->parsing)
                 stream_free(s);
 }
 
@@ -187,7 +198,7 @@ static void on_ended(struct task *t, const struct wire_task *result, void *data)
 
 /* ── from the client ───────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static void submit(struct stream *s, struct wire_task_request *request, struct json_faults *faults)
+static void submit(struct stream *s)
 {
         const struct key *key = *s->who.key_id ? keys_find(s->api->config.keys, s->who.key_id) : NULL;
         const struct task_waiter waiter = { .ended = on_ended, .data = s };
@@ -200,47 +211,115 @@ static void submit(struct stream *s, struct wire_task_request *request, struct j
                 .cancel_when_alone = true,
                 .unlimited = true,
                 .live = &live,
-                .faults = faults,
+                .faults = &s->faults,
         };
         struct err err = ERR_INIT;
         const char *reason;
         unsigned retry_s;
         int r, status;
 
+        if (*s->who.key_id && !(key && key_is_live(key))) {
+                send_problem(s, 401, "unauthorized", "the key is not valid any more", NULL);
+                return;
+        }
+        if (key && image_is_hidden(s->api, key, &s->request, &err)) {
+                send_problem(s, 403, "not_allowed", err.text, NULL);
+                return;
+        }
         if (key) {
                 maxima_of(key, &maxima);
                 how.maxima = &maxima;
         }
-        r = tasks_submit(s->api->config.tasks, request, &how, &waiter, &s->task, &err);
+        r = tasks_submit(s->api->config.tasks, &s->request, &how, &waiter, &s->task, &err);
         if (r == 0) {
-                *request = (struct wire_task_request){ .image = NULL };
+                s->request = (struct wire_task_request){ .image = NULL };
                 s->state = STREAM_RUNNING;
                 return;
         }
         status = submit_problem(s->api->config.tasks, r, &err, &reason, &retry_s);
-        send_problem(s, status, reason, err.text, faults->len > 0 ? faults : NULL);
+        send_problem(s, status, reason, err.text, s->faults.len > 0 ? &s->faults : NULL);
+}
+
+static void parse(struct stream *s, const void *data, size_t len)
+{
+        struct err err = ERR_INIT;
+        auto_json body = NULL;
+
+        s->parsed = json_read(data, len, &body, &err);
+        if (s->parsed == 0)
+                s->parsed = wire_task_request_read(body, &s->request, &s->faults);
+        else if (s->parsed != -ENOMEM)
+                json_faults_add(&s->faults, "", "%s", err.text);
+}
+
+static void run_parsed(struct stream *s)
+{
+        if (s->parsed == 0)
+                request_check(s->api, &s->request, &s->faults);
+        if (s->faults.len > 0)
+                send_problem(s, 400, "bad_request", "the first message is not a valid task", &s->faults);
+        else if (s->parsed < 0)
+                send_problem(s, 503, "out_of_memory", "out of memory", NULL);
+        else
+                submit(s);
+        wire_task_request_done(&s->request);
+        json_faults_done(&s->faults);
+        s->request = (struct wire_task_request){ .image = NULL };
+        s->faults = (struct json_faults){ .items = NULL };
+}
+
+/* On any thread: touches what is the stream's own. */
+static void parse_work(void *data)
+{
+        struct stream *s = data;
+
+        parse(s, s->message.data, s->message.len);
+        seal_wipe(&s->message);
+}
+
+static void parse_done(void *data)
+{
+        struct stream *s = data;
+
+        s->parsing = false;
+        if (s->ws)
+                http_ws_release(s->ws, SIZE_MAX);
+        if (s->ws && s->state == STREAM_PARSING)
+                run_parsed(s);
+        if (s->task && s->cancel_early)
+                task_cancel(s->task);
+        if (s->task)
+                feed(s);
+        stream_release(s);
+}
+
+/* Beside the copy of the text there are, for a moment, the JSON value and what is made out of it. */
+static void parse_elsewhere(struct stream *s, const void *data, size_t len)
+{
+        if (http_ws_charge(s->ws, 2 * len) < 0 || str_add(&s->message, data, len) < 0 ||
+            loop_work(s->api->loop, API_QUEUE, parse_work, parse_done, s) < 0) {
+                send_problem(s, 503, "busy", "too much memory is in use for requests", NULL);
+                return;
+        }
+        s->parsing = true;
+        s->state = STREAM_PARSING;
+        http_ws_pause(s->ws);
 }
 
 static void on_request(struct stream *s, const void *data, size_t len)
 {
-        struct wire_task_request request = { .image = NULL };
-        struct json_faults faults = { .items = NULL };
-        struct err err = ERR_INIT;
-        auto_json body = NULL;
-
         loop_timer_cancel(&s->timer);
-        if (json_read(data, len, &body, &err) < 0)
-                json_faults_add(&faults, "", "%s", err.text);
-        else if (wire_task_request_read(body, &request, &faults) == 0)
-                request_check(s->api, &request, &faults);
-        if (faults.len > 0)
-                send_problem(s, 400, "bad_request", "the first message is not a valid task", &faults);
-        else if (!request.image)
-                send_problem(s, 503, "out_of_memory", "out of memory", NULL);
-        else
-                submit(s, &request, &faults);
-        wire_task_request_done(&request);
-        json_faults_done(&faults);
+        if (len > API_INLINE_MAX) {
+                parse_elsewhere(s, data, len);
+                return;
+        }
+        parse(s, data, len);
+        run_parsed(s);
+}
+
+static bool signal_ends(int signo)
+{
+        return signo == SIGINT || signo == SIGTERM || signo == SIGQUIT || signo == SIGHUP || signo == SIGKILL;
 }
 
 /* One that does not run yet ends by what would have ended it. */
@@ -248,9 +327,22 @@ static void pass_signal(struct stream *s, int signo)
 {
         struct err err = ERR_INIT;
 
-        if (task_signal(s->task, signo, &err) == -ESRCH &&
-            (signo == SIGINT || signo == SIGTERM || signo == SIGQUIT || signo == SIGHUP || signo == SIGKILL))
+        if (task_signal(s->task, signo, &err) == -ESRCH && signal_ends(signo))
                 task_cancel(s->task);
+}
+
+static void forget(struct stream *s)
+{
+        struct task *t = TAKE_PTR(s->task);
+
+        if (t)
+                task_forget(t, s);
+}
+
+static void refuse_frame(struct stream *s, const char *detail)
+{
+        send_problem(s, 400, "bad_request", detail, NULL);
+        forget(s);
 }
 
 static void on_frame(struct stream *s, const char *data, size_t len)
@@ -259,11 +351,12 @@ static void on_frame(struct stream *s, const char *data, size_t len)
         struct err err = ERR_INIT;
 
         if (wire_frame_read(data, len, false, &frame, &err) < 0) {
-                send_problem(s, 400, "bad_request", err.text, NULL);
-                task_forget(TAKE_PTR(s->task), s);
+                refuse_frame(s, err.text);
                 return;
         }
-        if (frame.type == WIRE_FRAME_SIGNAL)
+        if ((frame.type == WIRE_FRAME_SIGNAL || frame.type == WIRE_FRAME_CANCEL) && !s->task)
+                s->cancel_early |= frame.type == WIRE_FRAME_CANCEL || signal_ends(frame.signo);
+        else if (frame.type == WIRE_FRAME_SIGNAL)
                 pass_signal(s, frame.signo);
         else if (frame.type == WIRE_FRAME_CANCEL)
                 task_cancel(s->task);
@@ -277,17 +370,20 @@ static void on_frame(struct stream *s, const char *data, size_t len)
 static void on_stdin(struct stream *s, const char *data, size_t len)
 {
         if (len == 0 || data[0] != WIRE_STDIN || s->in_end) {
-                send_problem(s, 400, "bad_request",
-                             "a binary message must begin with 0, and come before the end of stdin", NULL);
-                task_forget(TAKE_PTR(s->task), s);
+                refuse_frame(s, "a binary message must begin with 0, and come before the end of stdin");
                 return;
         }
         if (str_add(&s->in, data + 1, len - 1) < 0) {
                 close_with(s, 1011, "out of memory");
-                task_forget(TAKE_PTR(s->task), s);
+                forget(s);
                 return;
         }
         feed(s);
+}
+
+static bool takes_frames(const struct stream *s)
+{
+        return s->state == STREAM_PARSING || (s->state == STREAM_RUNNING && s->task);
 }
 
 static void on_message(struct http_ws *ws, bool text, const void *data, size_t len, void *arg)
@@ -299,9 +395,9 @@ static void on_message(struct http_ws *ws, bool text, const void *data, size_t l
                 on_request(s, data, len);
         else if (s->state == STREAM_WAITING)
                 send_problem(s, 400, "bad_request", "the first message must be the request, as text", NULL);
-        else if (s->state == STREAM_RUNNING && s->task && text)
+        else if (takes_frames(s) && text)
                 on_frame(s, data, len);
-        else if (s->state == STREAM_RUNNING && s->task)
+        else if (takes_frames(s))
                 on_stdin(s, data, len);
 }
 
@@ -342,7 +438,7 @@ static size_t streams_waiting(const struct api *a)
         size_t n = 0;
 
         LIST_FOREACH(s, (struct list *)(uintptr_t)&a->streams, node)
-                n += s->state == STREAM_WAITING;
+                n += s->state == STREAM_WAITING || s->parsing;
         return n;
 }
 
@@ -416,6 +512,14 @@ void streams_done(struct api *a)
 {
         struct stream *s;
 
-        LIST_FOREACH(s, &a->streams, node)
-                stream_free(s);
+        LIST_FOREACH(s, &a->streams, node) {
+                if (!s->parsing) {
+                        stream_free(s);
+                        continue;
+                }
+                /* It belongs to the worker, until parse_done(). */
+                list_remove(&s->node);
+                s->metered = false;
+                s->api = NULL;
+        }
 }

@@ -279,6 +279,147 @@ static void test_maxima(void **state)
         assert_int_equal(json_integer_value(json_object_get(json_object_get(good, "limits"), "memory")), 64 << 20);
 }
 
+/* A digest may lead to an image that no name leads to: that is none of a name that is allowed. */
+static void test_image_without_a_name(void **state)
+{
+        static const char request[] = "{\"image\":\"busybox:demo\",\"network\":\"none\"}";
+        struct fixture *f = *state;
+        auto_free char *some = make_key(f, "task", "\"images\":[\"docker.io/library/*\"]");
+        auto_free char *all = make_key(f, "task", "\"images\":[\"*\"]");
+        auto_json refused = NULL;
+
+        expect(f, some, "POST", "/v1/tasks", request, 201);
+        image.names = NULL;
+        refused = as(f, some, "POST", "/v1/tasks", request, 403);
+        expect(f, all, "POST", "/v1/tasks", request, 201);
+        image.names = image_names;
+        assert_problem(refused, "not_allowed", 403);
+}
+
+static int connect_tcp(struct fixture *f)
+{
+        struct sockaddr_in addr = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+        addr.sin_port = htons(f->port);
+        assert_int_equal(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+        return fd;
+}
+
+static void assert_answer(int fd, const char *begins)
+{
+        char out[2048];
+        size_t n = 0;
+        ssize_t got;
+
+        while (n + 1 < sizeof(out) && (got = read(fd, out + n, sizeof(out) - n - 1)) > 0)
+                n += (size_t)got;
+        out[n] = '\0';
+        assert_true(str_starts(out, begins));
+}
+
+static void revoke_key(struct fixture *f, const char *key)
+{
+        auto_free char *path = str_printf("/v1/keys/%.*s", KEY_ID_LEN, key);
+
+        assert_null(ask(f->client, "DELETE", path, NULL, NULL, NULL, 204));
+}
+
+/* Who sends the head of a request, and waits with its body until the key is revoked, gets nothing done by it. */
+static void test_revoked_before_the_body(void **state)
+{
+        static const struct {
+                const char *path, *type, *body;
+        } rows[] = {
+                { "/v1/keys", "application/json", "{\"role\":\"admin\"}" },
+                { "/v1/tasks", "application/json", "{\"image\":\"b\"}" },
+                { "/v1/images/load", "application/x-tar", "tar" },
+        };
+        struct fixture *f = *state;
+        auto_json keys = NULL;
+
+        for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+                auto_free char *key = make_key(f, "admin", NULL);
+                auto_free char *path = str_printf("/v1/keys/%.*s", KEY_ID_LEN, key);
+                auto_free char *head = str_printf("POST %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n"
+                                                  "Content-Type: %s\r\nContent-Length: %zu\r\n"
+                                                  "Connection: close\r\n\r\n",
+                                                  rows[i].path, key, rows[i].type, strlen(rows[i].body));
+                auto_fd fd = connect_tcp(f);
+                auto_json used = NULL;
+
+                assert_int_equal(fd_write_all(fd, head, strlen(head)), 0);
+                do {
+                        json_decref(used);
+                        used = get(f, path, 200);
+                } while (!*text_of(used, "last_used_at"));
+                revoke_key(f, key);
+                assert_int_equal(fd_write_all(fd, rows[i].body, strlen(rows[i].body)), 0);
+                assert_answer(fd, "HTTP/1.1 401 ");
+        }
+        keys = get(f, "/v1/keys", 200);
+        assert_int_equal(json_array_size(json_object_get(keys, "keys")), ARRAY_LEN(rows));
+}
+
+/* A task that another key runs: who waits for its end does not get it with a key that is revoked meanwhile. */
+static void test_revoked_while_waiting(void **state)
+{
+        struct fixture *f = *state;
+        auto_free char *key = make_key(f, "read", NULL);
+        auto_free char *key_path = str_printf("/v1/keys/%.*s", KEY_ID_LEN, key);
+        auto_fd task = start_task(f, NULL);
+        auto_json running = wait_count(f, "running", 1);
+        const json_t *t = json_array_get(json_object_get(running, "tasks"), 0);
+        auto_free char *head = str_printf("GET /v1/tasks/%s/wait HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n"
+                                          "Connection: close\r\n\r\n",
+                                          text_of(t, "id"), key);
+        auto_free char *cancel = str_printf("/v1/tasks/%s/cancel", text_of(t, "id"));
+        auto_fd fd = connect_tcp(f);
+        auto_json used = NULL;
+
+        assert_int_equal(fd_write_all(fd, head, strlen(head)), 0);
+        do {
+                json_decref(used);
+                used = get(f, key_path, 200);
+        } while (!*text_of(used, "last_used_at"));
+        (void)usleep(20000); /* it waits, or is about to, with the same answer */
+        revoke_key(f, key);
+        json_decref(ask(f->client, "POST", cancel, NULL, NULL, NULL, 202));
+        assert_answer(fd, "HTTP/1.1 401 ");
+}
+
+/* A browser sends the credentials that it has for us with whatever a page of another site asks for, without asking first where
+ * no JSON is sent. */
+static void test_pages_of_other_sites(void **state)
+{
+        static const struct {
+                const char *line, *origin, *begins;
+        } rows[] = {
+                { "POST /v1/tasks/00000000000000000000000000/cancel", "https://evil.example", "HTTP/1.1 403 " },
+                { "POST /v1/tasks/00000000000000000000000000/cancel", "null", "HTTP/1.1 403 " },
+                { "POST /v1/tasks/00000000000000000000000000/cancel", "http://here:1", "HTTP/1.1 404 " },
+                { "POST /v1/images/import?ref=busybox:demo", "https://evil.example", "HTTP/1.1 403 " },
+                { "POST /v1/images/load", "https://evil.example", "HTTP/1.1 403 " },
+                { "POST /v1.1/tasks", "https://evil.example", "HTTP/1.1 403 " },
+                { "DELETE /v1/images/busybox:demo", "https://evil.example", "HTTP/1.1 403 " },
+                { "GET /v1/version", "https://evil.example", "HTTP/1.1 200 " },
+        };
+        struct fixture *f = *state;
+        auto_free char *key = make_key(f, "admin", NULL);
+
+        for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+                bool post = str_starts(rows[i].line, "POST");
+                auto_free char *head = str_printf("%s HTTP/1.1\r\nHost: here:1\r\nAuthorization: Bearer %s\r\n"
+                                                  "Origin: %s\r\n%sConnection: close\r\n\r\n%s",
+                                                  rows[i].line, key, rows[i].origin,
+                                                  post ? "Content-Length: 3\r\n" : "", post ? "tar" : "");
+                auto_fd fd = connect_tcp(f);
+
+                assert_int_equal(fd_write_all(fd, head, strlen(head)), 0);
+                assert_answer(fd, rows[i].begins);
+        }
+}
+
 static int setup_limited(void **state)
 {
         return setup_with(state,
@@ -317,6 +458,10 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_ownership_of_live_tasks, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_chunked_body_too_long, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_maxima, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_image_without_a_name, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_revoked_before_the_body, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_revoked_while_waiting, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_pages_of_other_sites, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_rates, setup_limited, teardown),
         };
 

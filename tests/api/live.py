@@ -349,6 +349,50 @@ def stream_problems():
     equal(client.get("/v1/tasks/stream").status, 426)
 
 
+def large(n=5_000_000):
+    return [{"path": "large", "content": "x" * n}]
+
+
+@test
+def stream_large_request():
+    """A worker parses it: what comes behind it at once, in the same packets, waits for its turn."""
+    for script, members, sent, expected in (
+            ("wc -c <large; cat", {}, [b"\0hello ", b"\0there", '{"type":"stdin_end"}'], b"5000000\nhello there"),
+            ("cat", {}, ['{"type":"stdin_end"}'], b"")):
+        ws = stream(script, files=large(), **members)
+        for frame in sent:
+            ws.send(frame)
+        out, _, result, code = finish(ws)
+        equal((out, result["task"]["status"], code), (expected, "exited", 1000))
+    ws = stream("sleep 60", files=large())
+    ws.send('{"type":"cancel"}')
+    equal(finish(ws)[2]["task"]["reason"], "cancelled")
+    ws = stream("true", files=large(), no_such=1)
+    equal(json.loads(ws.receive()[1])["problem"]["status"], 400)
+    ws.close()
+    for _ in range(5):  # who hangs up while it is parsed
+        stream("sleep 60", files=large()).close()
+    equal(client.get("/v1/version").status, 200)
+
+
+@test
+def stream_of_a_revoked_key():
+    """Open before, and asked for afterwards: nothing runs, whatever bounds the key had."""
+    key = instance.make_key("task", limits={"memory": "64m"})
+    with WebSocket(mayfly.NetClient(instance.port, key), "/v1/tasks/stream") as ws:
+        equal(instance.client.request("DELETE", "/v1/keys/" + key.split(":")[0]).status, 204)
+        try:
+            ws.send(json.dumps({"image": IMAGE, "cmd": ["true"], "network": "none"}))
+            equal(ws.receive(), ("close", 1008))
+        except OSError:
+            pass
+    late = instance.make_key("task", expires_in="2s")
+    with WebSocket(mayfly.NetClient(instance.port, late), "/v1/tasks/stream") as ws:
+        time.sleep(2.1)
+        ws.send(json.dumps({"image": IMAGE, "cmd": ["true"], "network": "none"}))
+        equal(json.loads(ws.receive()[1])["problem"]["status"], 401)
+
+
 def main():
     global instance, client
     with TcpInstance("mfapilive", "10.234.0.0/16") as instance:
