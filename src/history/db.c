@@ -267,7 +267,7 @@ int history_db_open(const char *path, struct history_db **ret, struct err *err)
                 /* A task whose client got its answer costs no fsync; what is lost with the machine is its last second. */
                 "PRAGMA synchronous = NORMAL",
                 "PRAGMA journal_size_limit = 16777216",
-                "PRAGMA cache_size = -2048",
+                "PRAGMA cache_size = -512",
                 "PRAGMA temp_store = MEMORY",
                 "PRAGMA trusted_schema = OFF",
                 /* Requests hold secrets, if sealed ones. */
