@@ -2,10 +2,12 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/path.h"
 #include "base/time.h"
 #include "http/internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -279,6 +281,28 @@ static bool is_full(const struct http_server *s)
         return s->few_fds || s->connections >= s->config.max_connections;
 }
 
+static int count_entry(const char *name, void *data)
+{
+        (void)name;
+        ++*(int *)data;
+        return 0;
+}
+
+/* Descriptors are given from the lowest free one on, so a new one that is high says that there are few; one that is low says
+ * nothing where connections that ended have left gaps. Then they are counted, unless there cannot be so many. */
+static bool few_descriptors(const struct http_server *s, int fd, int needed)
+{
+        auto_fd dir = -EBADF;
+        int used = 0;
+
+        if (fd + needed >= s->fd_limit)
+                return true;
+        if ((s->connections * (1 + HTTP_LINK_FDS) + (uint64_t)needed) * 2 < (uint64_t)s->fd_limit)
+                return false;
+        dir = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        return dir < 0 || path_each_entry(dir, count_entry, &used) < 0 || used + needed >= s->fd_limit;
+}
+
 static void conn_new(struct http_listener *l, int fd, const struct sockaddr_storage *from)
 {
         struct http_server *s = l->server;
@@ -297,8 +321,7 @@ static void conn_new(struct http_listener *l, int fd, const struct sockaddr_stor
         list_init(&c->watch_node);
         list_init(&c->hung_node);
         s->connections++;
-        /* Descriptors are given from the lowest free one on. */
-        s->few_fds = fd + s->fds_owed + (c->is_tls ? HTTP_LINK_FDS : 0) + HTTP_FD_RESERVE >= s->fd_limit;
+        s->few_fds = few_descriptors(s, fd, s->fds_owed + (c->is_tls ? HTTP_LINK_FDS : 0) + HTTP_FD_RESERVE);
         http_address_from_sockaddr(from, &c->address);
         if (c->address.family == AF_UNIX)
                 c->has_uid = fd_peer_uid(fd, &c->uid) == 0;
