@@ -66,6 +66,9 @@ enum log_level config_log_level(const struct config *c);
  * without --config the default path if it is there. -EINVAL with a text for the user; 1 after --help was printed. */
 int config_from_args(struct config *c, int argc, char **argv, bool *ret_check, struct err *err);
 
+/* The keys of such arguments alone, over what `c` holds; the file, and what only the whole can tell, are left out. */
+int config_apply_flags(struct config *c, int argc, char **argv, bool *ret_check, struct err *err);
+
 /* The flags that make `c` out of the defaults, NULL-terminated: a child gets exactly what was checked, and needs no right
  * to read the file. The caller owns *ret: strv_free(). */
 int config_to_args(const struct config *c, char ***ret, struct err *err);

@@ -112,6 +112,30 @@ const char *config_path(int argc, char **argv)
         return path;
 }
 
+int config_apply_flags(struct config *c, int argc, char **argv, bool *ret_check, struct err *err)
+{
+        for (int i = 0; i < argc; i++) {
+                struct err why = ERR_INIT;
+                const char *value;
+                char name[FLAG_MAX];
+                int r;
+
+                r = take_flag(argc, argv, &i, name, &value, err);
+                if (r < 0)
+                        return r;
+                if (str_eq(name, "config"))
+                        continue;
+                if (str_eq(name, "check") && !value) {
+                        *ret_check = true;
+                        continue;
+                }
+                r = config_set(c, name, value ? value : "", &why);
+                if (r < 0)
+                        return err_set(err, EINVAL, "--%s", why.text);
+        }
+        return 0;
+}
+
 int config_from_args(struct config *c, int argc, char **argv, bool *ret_check, struct err *err)
 {
         struct config made;
@@ -122,24 +146,9 @@ int config_from_args(struct config *c, int argc, char **argv, bool *ret_check, s
         r = read_config_flag(&made, argc, argv, err);
         if (r != 0)
                 return r;
-        for (int i = 0; i < argc; i++) {
-                struct err why = ERR_INIT;
-                const char *value;
-                char name[FLAG_MAX];
-
-                r = take_flag(argc, argv, &i, name, &value, err);
-                if (r < 0)
-                        return r;
-                if (str_eq(name, "config"))
-                        continue;
-                if (str_eq(name, "check") && !value) {
-                        check = true;
-                        continue;
-                }
-                r = config_set(&made, name, value ? value : "", &why);
-                if (r < 0)
-                        return err_set(err, EINVAL, "--%s", why.text);
-        }
+        r = config_apply_flags(&made, argc, argv, &check, err);
+        if (r < 0)
+                return r;
         r = config_check(&made, err);
         if (r < 0)
                 return r;

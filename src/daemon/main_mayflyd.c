@@ -12,6 +12,8 @@
 #include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -26,6 +28,8 @@ struct own_flags {
         int listen_fds[LISTEN_MAX + 1], ready_fd;
         size_t n_listen_fds;
         const char *reload_config;
+        char **reload_args; /* of the supervisor, or our own */
+        int n_reload_args;
         bool end_tasks;
 };
 
@@ -50,6 +54,8 @@ static int take_own_flags(int *argc, char **argv, struct own_flags *ret, struct 
                         r = take_fd_flag(argv[i] + strlen("--ready-fd="), &ret->ready_fd, err);
                 else if (str_starts(argv[i], "--reload-config="))
                         ret->reload_config = argv[i] + strlen("--reload-config=");
+                else if (str_starts(argv[i], "--reload-arg="))
+                        ret->reload_args[ret->n_reload_args++] = argv[i] + strlen("--reload-arg=");
                 else if (str_eq(argv[i], "--end-tasks"))
                         ret->end_tasks = true;
                 else
@@ -118,6 +124,8 @@ static int run(const struct config *config, const struct own_flags *flags, struc
                 .listen_fds = flags->listen_fds,
                 .n_listen_fds = flags->n_listen_fds,
                 .reload_config = flags->reload_config,
+                .reload_args = flags->reload_args,
+                .n_reload_args = flags->n_reload_args,
                 .ready_fd = flags->ready_fd,
                 .end_tasks = flags->end_tasks,
         };
@@ -142,11 +150,17 @@ int main(int argc, char **argv)
 
         log_set_name("mayflyd");
         tune_memory();
+        flags.reload_args = calloc((size_t)argc + 1, sizeof(char *));
+        if (!flags.reload_args)
+                return EXIT_FAILURE;
         r = take_own_flags(&argc, argv, &flags, &err);
         if (r == 0)
                 r = config_from_args(&config, argc - 1, argv + 1, &check, &err);
-        if (!flags.reload_config)
+        if (!flags.reload_config) {
                 flags.reload_config = config_path(argc - 1, argv + 1);
+                memcpy(flags.reload_args, argv + 1, (size_t)(argc - 1) * sizeof(char *));
+                flags.n_reload_args = argc - 1;
+        }
         if (r > 0)
                 return EXIT_SUCCESS;
         if (r == 0 && check) {

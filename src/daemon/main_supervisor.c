@@ -23,6 +23,8 @@
 struct plan {
         struct config config;
         const char *config_file; /* "": none */
+        char **args;             /* of the command line */
+        int n_args;
         struct users users;
         struct sockets sockets;
         struct locks locks;
@@ -126,7 +128,14 @@ static int plan_daemon(struct plan *p, struct err *err)
                 r = config_to_args(&p->config, &more, err);
         if (r == 0)
                 r = add_all(&p->daemon, own, err);
-        return r < 0 ? r : add_all(&p->daemon, more, err);
+        if (r == 0)
+                r = add_all(&p->daemon, more, err);
+        for (int i = 0; i < p->n_args && r == 0; i++) {
+                auto_free char *arg = str_printf("--reload-arg=%s", p->args[i]);
+
+                r = !arg || strv_add(&p->daemon, arg) < 0 ? err_oom(err) : 0;
+        }
+        return r;
 }
 
 /* ── preparation ─────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -278,6 +287,8 @@ int main(int argc, char **argv)
         (void)umask(022);
         r = config_from_args(&p.config, argc - skip, argv + skip, &check, &err);
         p.config_file = config_path(argc - skip, argv + skip);
+        p.args = argv + skip;
+        p.n_args = argc - skip;
         if (r > 0)
                 return EXIT_SUCCESS;
         if (r == 0 && check) {

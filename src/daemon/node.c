@@ -317,6 +317,8 @@ int node_new(const struct node_config *config, struct node **ret, struct err *er
         n->config = config->config;
         n->serve.config = config->config;
         n->serve.reload_path = config->reload_config;
+        n->serve.reload_args = config->reload_args;
+        n->serve.n_reload_args = config->n_reload_args;
         n->serve.n_fds = MIN(config->n_listen_fds, ARRAY_LEN(n->serve.fds));
         for (size_t i = 0; i < n->serve.n_fds; i++)
                 n->serve.fds[i] = config->listen_fds[i];

@@ -17,8 +17,10 @@ struct node_config {
         const int *listen_fds;       /* of the API; adopted */
         size_t n_listen_fds;
         const char *reload_config; /* the file that SIGHUP reads again, borrowed; NULL or "": none */
-        int ready_fd;              /* a line is written to it once the API answers; adopted; -EBADF: none */
-        bool end_tasks;            /* a stop cancels the tasks that drain does not wait for */
+        char **reload_args;        /* flags that win over it, as config_apply_flags() takes them; borrowed */
+        int n_reload_args;
+        int ready_fd;   /* a line is written to it once the API answers; adopted; -EBADF: none */
+        bool end_tasks; /* a stop cancels the tasks that drain does not wait for */
 };
 
 /* Opens history and images; blocks. */

@@ -196,12 +196,15 @@ static void reload_config(struct serve *s)
         struct err err = ERR_INIT;
         struct config c;
         struct meters_config meters;
+        bool check = false;
         int r;
 
         config_default(&c);
         r = fd_read_file(AT_FDCWD, s->reload_path, CONFIG_FILE_MAX, &text, &err);
         if (r == 0)
                 r = config_read_yaml(&c, text.data ? text.data : "", text.len, s->reload_path, &err);
+        if (r == 0)
+                r = config_apply_flags(&c, s->n_reload_args, s->reload_args, &check, &err);
         if (r == 0)
                 r = config_check(&c, &err);
         if (r < 0) {

@@ -14,7 +14,9 @@
 struct serve {
         const struct config *config; /* borrowed */
         const char *reload_path;     /* borrowed; the file that is read again; "": none */
-        int fds[LISTEN_MAX + 1];     /* listeners that were passed, owned until served */
+        char **reload_args;          /* borrowed; the command line's flags, which win over the file then, too */
+        int n_reload_args;
+        int fds[LISTEN_MAX + 1]; /* listeners that were passed, owned until served */
         size_t n_fds;
         struct state_db *db;
         struct keys *keys;

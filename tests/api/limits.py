@@ -304,6 +304,16 @@ def tls_and_reload():
         mark = f"quiet-{time.time_ns()}"
         client.request("GET", "/v1/version", headers={"X-Request-Id": mark})
         assert mark not in mayfly.read(tls.log)
+        # A flag wins over the file, then as at the start.
+        tls.stop()
+        tls.config.update({"limits.key_rate": "1", "limits.key_burst": "1"})
+        with open(settings, "w", encoding="utf-8") as f:
+            f.write("limits: {key_rate: 1000, key_burst: 1000}\n")
+        tls.start()
+        os.kill(tls.process.pid, signal.SIGHUP)
+        assert mayfly.wait_until(lambda: "configuration again" in mayfly.read(tls.log))
+        time.sleep(0.3)
+        assert 429 in [client.get("/v1/version").status for _ in range(5)], "the flags are forgotten"
         # What is wrong changes nothing.
         with open(settings, "w", encoding="utf-8") as f:
             f.write("log_level: loud\n")
