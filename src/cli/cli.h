@@ -102,7 +102,7 @@ int cli_get_json(const struct cli *cli, const char *path, json_t **ret, struct e
 int cli_post_json(const struct cli *cli, const char *path, const json_t *body, json_t **ret, struct err *err);
 /* PREFIX/name/SUFFIX, name encoded. */
 int cli_path(struct str *out, const char *prefix, const char *name, const char *suffix, struct err *err);
-/* The answer as it came, with a newline. */
+/* The answer, which is JSON, with a newline. */
 int cli_print_answer(const struct http_answer *answer, struct err *err);
 
 const char *cli_text(const json_t *object, const char *name); /* a member that is text, or "" */

@@ -209,9 +209,10 @@ const char *cli_text(const json_t *object, const char *name)
 
 int cli_print_answer(const struct http_answer *answer, struct err *err)
 {
-        if (answer->body.len > 0)
-                (void)fwrite(answer->body.data, 1, answer->body.len, stdout);
-        if (answer->body.len == 0 || answer->body.data[answer->body.len - 1] != '\n')
-                (void)putchar('\n');
-        return cli_flush(err);
+        auto_json value = NULL;
+        int r;
+
+        /* Not as it came: the server leaves bytes in it that steer a terminal (U+0080 to U+009F, DEL). */
+        r = json_read(answer->body.data ? answer->body.data : "", answer->body.len, &value, err);
+        return r < 0 ? err_wrap(err, "the answer is no JSON") : cli_print_json(value, err);
 }
