@@ -4,6 +4,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/program.h"
+#include "base/startup.h"
 #include "base/str.h"
 #include "daemon/config.h"
 #include "daemon/notify.h"
@@ -192,6 +193,7 @@ static void announce(void *data)
         printf("mayfly %s is ready: unix://%s/mayfly.sock\n", MAYFLY_VERSION, p->config.run);
         (void)fflush(stdout);
         notify_send("READY=1");
+        startup_forget();
 }
 
 static int supervise(struct plan *p, struct err *err)

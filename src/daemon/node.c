@@ -2,6 +2,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/startup.h"
 #include "base/str.h"
 #include "base/time.h"
 #include "daemon/builtin.h"
@@ -166,6 +167,7 @@ static void serve_now(struct node *n)
         if (n->ready_fd >= 0)
                 (void)!write(n->ready_fd, "ready\n", 6);
         fd_replace(&n->ready_fd, -EBADF);
+        startup_forget();
 }
 
 /* With a part of its engine missing for longer, a node serves, and health says what is wrong. */

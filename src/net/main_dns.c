@@ -3,6 +3,7 @@
  * it may: started as root it becomes --user; otherwise it needs CAP_NET_BIND_SERVICE for that moment. */
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/startup.h"
 #include "base/str.h"
 #include "net/dns.h"
 #include "net/dns_sandbox.h"
@@ -173,6 +174,8 @@ int main(int argc, char **argv)
                 r = dns_watch_stop(dns, signals, &err);
         if (r == 0)
                 r = dns_sandbox(&err);
+        if (r == 0)
+                startup_forget();
         while (r == 0)
                 r = dns_turn(dns, &err);
         if (r < 0)
