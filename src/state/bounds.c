@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define RATE_MAX 1e6
+#define SECONDS_MAX 9223372036.0 /* that can be read again: "2562047h47m16.8s" can be written as text only */
 
 enum kind { KIND_BYTES, KIND_COUNT, KIND_COUNT32, KIND_DURATION, KIND_CPUS, KIND_RATE };
 
@@ -156,7 +157,7 @@ static json_t *member_json(const struct key *k, const struct member *m)
         if (m->kind == KIND_CPUS)
                 return json_real((double)value / 1000);
         if (m->kind == KIND_DURATION)
-                return json_real((double)value / 1e9);
+                return json_real(fmin((double)value / 1e9, SECONDS_MAX));
         return json_integer(value);
 }
 

@@ -36,7 +36,7 @@ extern const char *const key_role_names[]; /* NULL-terminated, in the enum's ord
 struct key_maxima {
         int64_t memory, disk, shm, output; /* bytes */
         int64_t cpu_milli, pids;
-        int64_t timeout_ns, queue_timeout_ns, cpu_time_ns; /* with a maximum of time, "no limit" is refused */
+        int64_t timeout_ns, queue_timeout_ns, cpu_time_ns; /* with a maximum of time, "no limit" becomes it */
         uint32_t max_running, max_queued;                  /* tasks */
         uint32_t max_connections;                          /* requests that are being answered */
         double rate;                                       /* requests a second… */

@@ -183,6 +183,35 @@ static void test_kept(void **state)
         assert_true(key_allows_engine(k, "native"));
 }
 
+/* What a key may have a daemon can read again. */
+static void test_outermost_bounds_are_kept(void **state)
+{
+        static const struct key_maxima rows[] = {
+                { .timeout_ns = INT64_MAX, .queue_timeout_ns = INT64_MAX - 1, .cpu_time_ns = 1 },
+                { .timeout_ns = INT64_MAX - 855 * (int64_t)NS_PER_MS, .cpu_time_ns = 999999999 },
+                { .memory = INT64_MAX, .disk = 1, .cpu_milli = 1, .pids = INT32_MAX, .rate = 0.001 },
+                { .cpu_milli = 1024000, .rate = 1e6, .burst = INT32_MAX, .max_running = INT32_MAX },
+        };
+        struct fixture *f = *state;
+
+        for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+                const struct key wanted = { .role = KEY_TASK, .maxima = rows[i] };
+                struct made m = make(f, &wanted);
+                const struct key *k;
+
+                close_keys(f);
+                open_keys(f);
+                k = keys_find(f->keys, m.id);
+                assert_non_null(k);
+                assert_int_equal(k->maxima.timeout_ns / (int64_t)NS_PER_S, rows[i].timeout_ns / (int64_t)NS_PER_S);
+                assert_int_equal(k->maxima.cpu_time_ns, rows[i].cpu_time_ns);
+                assert_int_equal(k->maxima.memory, rows[i].memory);
+                assert_int_equal(k->maxima.cpu_milli, rows[i].cpu_milli);
+                assert_int_equal(k->maxima.burst, rows[i].burst);
+                assert_true(k->maxima.rate == rows[i].rate);
+        }
+}
+
 /* What the file holds does not tell the secret. */
 static void test_only_a_hash(void **state)
 {
@@ -362,6 +391,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_verify, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_kept, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_outermost_bounds_are_kept, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_only_a_hash, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_revoke, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_expiry, setup, teardown),
