@@ -81,7 +81,7 @@ def check_times(times):
 
 
 def test_random(instance, witness):
-    times, kinds, broken = [], {}, 0
+    times, kinds, broken, sick = [], {}, 0, []
     with report.case(f"mayflyd at {POINTS} random points of a mixed load: nothing lost, nothing twice, nothing left over"):
         for batch in range(POINTS // 20):
             running = witness.load(instance, f"r{batch}")
@@ -90,10 +90,14 @@ def test_random(instance, witness):
                 old = instance.pid("mayflyd")
                 os.kill(old, signal.SIGKILL)
                 times.append(next_daemon(instance, old))
+                answer = instance.client.get("/v1/health")
+                sick += [answer] if answer.status != 200 else []
             for kind, n in witness.judge(running, instance).items():
                 kinds[kind] = kinds.get(kind, 0) + n
             broken += running.broken
     print(f"kill: {len(times)} kills, {broken} connections broken, tasks: {kinds}")
+    with report.case("the first who asks for its health finds it well"):
+        assert not sick, f"{len(sick)} of {len(times)}: {sick[0]}"
     with report.case(f"mayflyd serves again within {READY} s"):
         check_times(times)
         print(f"kill: {told(times)}")
