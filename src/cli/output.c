@@ -36,6 +36,17 @@ static size_t character_len(const char *text)
         return 0;
 }
 
+/* Marks that turn the direction of what stands beside them (Unicode Standard Annex 9), and ends of lines and paragraphs: a
+ * table's cell that holds one is read as another. */
+static bool misleads(const unsigned char *c)
+{
+        if (c[0] != 0xe2)
+                return false;
+        if (c[1] == 0x80)
+                return c[2] == 0x8e || c[2] == 0x8f || (c[2] >= 0xa8 && c[2] <= 0xae);
+        return c[1] == 0x81 && c[2] >= 0xa6 && c[2] <= 0xa9;
+}
+
 int cli_escape(struct str *out, const char *text)
 {
         int r = 0;
@@ -44,7 +55,8 @@ int cli_escape(struct str *out, const char *text)
                 unsigned char c = (unsigned char)*text;
                 size_t n = character_len(text);
                 /* C0, DEL, and C1 as two bytes: all of them can steer a terminal. */
-                bool control = (c < 0x20 && c != '\n') || c == 0x7f || (c == 0xc2 && (unsigned char)text[1] < 0xa0);
+                bool control = (c < 0x20 && c != '\n') || c == 0x7f || (c == 0xc2 && (unsigned char)text[1] < 0xa0) ||
+                               (n == 3 && misleads((const unsigned char *)text));
 
                 if (n && !control) {
                         r = str_add(out, text, n);

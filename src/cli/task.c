@@ -4,6 +4,8 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #define WAIT_STEP_NS (600 * NS_PER_S) /* one request does not wait longer: what lies between may cut idle connections */
 
@@ -101,9 +103,15 @@ int cli_task_exit_code(const json_t *task)
 
 void cli_task_explain(const json_t *task, bool kept)
 {
-        const char *reason = cli_text(task, "reason"), *detail = cli_text(task, "detail");
+        const char *reason = cli_text(task, "reason"), *detail;
+        auto_free char *line = strdup(cli_text(task, "detail"));
         const struct reason_text *r = find_reason(reason);
 
+        /* It may quote the task's own words, which are no lines of ours. */
+        for (char *p = line; p && *p; p++)
+                if (*p == '\n')
+                        *p = ' ';
+        detail = line ? line : "";
         if (r)
                 cli_error("%s%s%s", r->text, *detail ? ": " : "", detail);
         else if (*reason && !str_eq(reason, "signal"))

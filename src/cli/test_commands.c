@@ -89,6 +89,10 @@ static void test_escape(void **state)
         assert_int_equal(cli_escape(&out, "a\033[31m\xc2\x9b\xff\u00e9\n\t\x7f"), 0);
         assert_string_equal(out.data, "a\\x1b[31m\\xc2\\x9b\\xff\u00e9\n\\x09\\x7f");
         assert_int_equal(cli_text_width("\u00e9\u4e2da"), 3);
+        /* Turned around, one word is read as another. */
+        str_clear(&out);
+        assert_int_equal(cli_escape(&out, "a\u202eb\u2066c\u2028d\u200fe \u2013\u2026"), 0);
+        assert_string_equal(out.data, "a\\xe2\\x80\\xaeb\\xe2\\x81\\xa6c\\xe2\\x80\\xa8d\\xe2\\x80\\x8fe \u2013\u2026");
 }
 
 /* ── events ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
