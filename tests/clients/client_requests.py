@@ -1,4 +1,5 @@
-"""Python's requests, urllib and websocket-client, as programs use them. URL, KEY, WS_URL, TLS_URL and CA by the environment."""
+"""Python's requests, urllib and websocket-client, as programs use them. URL, KEY, WS_URL (by FRONT), TLS_URL and CA by
+the environment; ONLY names a part of the tests."""
 import base64
 import concurrent.futures
 import json
@@ -10,13 +11,15 @@ import urllib.request
 
 import requests
 
-URL, KEY = os.environ["URL"], os.environ["KEY"]
+URL, KEY, ONLY, FRONT = (os.environ.get(name, "") for name in ("URL", "KEY", "ONLY", "FRONT"))
 failed = 0
 
 
 def test(function):
     global failed
     name = function.__doc__ or function.__name__
+    if ONLY and ONLY not in name:
+        return
     try:
         function()
         print(f"ok - python: {name}", flush=True)
@@ -115,8 +118,7 @@ def urllib_request():
         equal((e.code, e.headers["WWW-Authenticate"][:5]), (401, "Basic"))
 
 
-def websocket_through_haproxy():
-    """websocket-client through HAProxy"""
+def through_a_proxy():
     ws = websocket.create_connection(os.environ["WS_URL"] + "/v1/tasks/stream", timeout=60,
                                      header=["Authorization: Bearer " + KEY])
     ws.send(json.dumps(task("cat")))
@@ -137,7 +139,8 @@ if os.environ.get("WS_URL"):
     try:
         import websocket
     except ImportError:
-        print("skip - python: websocket-client through HAProxy: python3-websocket is not installed")
+        print(f"skip - python: websocket-client through {FRONT}: python3-websocket is not installed")
     else:
-        test(websocket_through_haproxy)
+        through_a_proxy.__doc__ = "websocket-client through " + FRONT
+        test(through_a_proxy)
 sys.exit(failed)

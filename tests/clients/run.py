@@ -53,12 +53,12 @@ class Place:
         self.tls = f"https://127.0.0.1:{instance.tls_port}"
         self.key = instance.make_key("task")
         self.ca = os.path.join(instance.data_dir, "state/tls/cert.pem")
-        self.ws = None
+        self.front = {}
 
     def environment(self):
         more = {"URL": self.plain, "KEY": self.key, "TLS_URL": self.tls, "CA": self.ca, "GO111MODULE": "off",
                 "GOFLAGS": "", "NODE_EXTRA_CA_CERTS": self.ca, "HOME": self.directory}
-        return {**os.environ, **more, **({"WS_URL": self.ws} if self.ws else {})}
+        return {**os.environ, **more, **self.front}
 
     def from_address(self, mark):
         """Whom the log names as the client of the request with that id."""
@@ -373,7 +373,7 @@ http {{
         location / {{
             proxy_pass http://node;
             proxy_http_version 1.1;
-            proxy_set_header Host $host;
+            proxy_set_header Host $http_host;
             proxy_set_header Connection $connection_upgrade;
             proxy_set_header Upgrade $http_upgrade;
             proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
@@ -399,10 +399,9 @@ def test_haproxy(place):
             with running([haproxy, "-db", "-f", config], [ports["plain"], ports["tls"]]):
                 behind(place, "haproxy", ports["plain"], cert, False)
                 behind(place, "haproxy, TLS on both sides", ports["tls"], cert, True)
-                place.ws = f"ws://127.0.0.1:{ports['plain']}"
+                place.front = {"FRONT": "HAProxy", "WS_URL": f"ws://127.0.0.1:{ports['plain']}"}
                 test_requests(place)
                 test_node(place)
-                place.ws = None
                 other = Place.__new__(Place)
                 other.__dict__.update(place.__dict__, instance=second, key=second.make_key("task"))
                 behind(other, "haproxy, PROXY version 1", ports["proxy1"], cert, False)
@@ -428,6 +427,9 @@ def test_nginx(place):
         with running([nginx, "-p", place.directory, "-c", config], ports.values()):
             behind(place, "nginx", ports["plain"], cert, False)
             behind(place, "nginx, TLS", ports["tls"], cert, True)
+            place.front = {"FRONT": "nginx", "WS_URL": f"ws://127.0.0.1:{ports['plain']}", "ONLY": "through nginx"}
+            test_requests(place)
+            test_node(place)
 
 
 def main():

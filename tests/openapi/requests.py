@@ -366,6 +366,39 @@ def sample(run, name, schema):
     return examples[0] if examples else run.generator.value(schema)
 
 
+def references(node):
+    if isinstance(node, dict):
+        if "$ref" in node:
+            yield node["$ref"]
+        node = list(node.values())
+    for part in node if isinstance(node, list) else ():
+        yield from references(part)
+
+
+def check_document(report, run):
+    """What the specification asks for beyond the schemas."""
+    document = run.document
+    report.check("OpenAPI 3.1", document["openapi"].startswith("3.1."), document["openapi"])
+    dead = []
+    for reference in set(references(document)):
+        try:
+            run.generator.resolve({"$ref": reference})
+        except KeyError:
+            dead.append(reference)
+    report.check("every reference leads somewhere", not dead, dead)
+    for name, schema in document["components"]["schemas"].items():
+        with report.case(f"{name} is a schema, which its examples fit"):
+            jsonschema.Draft202012Validator.check_schema(schema)
+            for example in schema.get("examples", ()):
+                run.validator(schema).validate(example)
+    ids = collections.Counter(o["operationId"] for item in document["paths"].values() for o in item.values())
+    report.check("every operation has an id of its own", max(ids.values()) == 1, ids)
+    for path, item in document["paths"].items():
+        for method, o in item.items():
+            given = {p["name"] for p in o["parameters"] if p["in"] == "path" and p["required"]}
+            report.check(f"{method} {path} has its parameters", given == set(re.findall(r"{(\w+)}", path)), given)
+
+
 def check_members(report, run, client):
     schemas = run.document["components"]["schemas"]
     for name, members in (("TaskRequest", TASK_MEMBERS), ("LimitsRequest", LIMITS), ("KeyLimitsRequest", KEY_LIMITS),
@@ -412,6 +445,7 @@ def main():
         instance.load(mayfly.busybox().bytes(), "busybox:demo")
         document = instance.client.get("/v1/openapi.json").json()
         run = Run(instance, document, arguments.seed)
+        check_document(report, run)
         check_members(report, run, instance.client)
         for _ in range(arguments.requests):
             run.step()
