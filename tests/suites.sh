@@ -12,6 +12,7 @@ suite faults python3 tests/faults/faults.py
 suite faults/canary python3 tests/faults/canary.py
 suite network python3 tests/network/run.py
 suite images python3 tests/image/run.py
+suite registry python3 tests/registry/run.py
 suite api/tasks python3 tests/api/tasks.py
 suite api/live python3 tests/api/live.py
 suite api/roles python3 tests/api/roles.py
@@ -26,6 +27,7 @@ shared=$logs/shared
 shared_start() {
     mkdir -m 755 "$shared"
     "$MAYFLY_BUILD/mayfly" serve --data "$shared/data" --run "$shared/run" --name mayfly-test --network.pool 10.214.0.0/16 \
+        --registries.enabled false \
         >"$shared/log" 2>&1 &
     shared_pid=$!
     export MAYFLY_HOST=unix://$shared/run/mayfly.sock

@@ -32,6 +32,8 @@ static const struct route_handler handlers[ROUTES] = {
         [ROUTE_TASK_SIGNAL] = { .run = tasks_signal_run },
         [ROUTE_IMAGE_LIST] = { .run = images_list_run },
         [ROUTE_IMAGE_IMPORT] = { images_import_begin, images_body, images_body_run },
+        [ROUTE_IMAGE_PULL] = { .run = images_pull_run },
+        [ROUTE_IMAGE_PULLS] = { .run = images_pulls_run },
         [ROUTE_IMAGE_LOAD] = { images_load_begin, images_body, images_body_run },
         [ROUTE_IMAGE_GET] = { .run = images_get_run },
         [ROUTE_IMAGE_DELETE] = { .run = images_delete_run },
@@ -334,6 +336,7 @@ static void on_gone(struct http_request *r, bool sent, void *data)
         tasks_call_gone(c);
         logs_call_gone(c);
         upload_call_gone(c);
+        pull_call_gone(c);
         health_call_gone(c);
         call_release(c);
 }

@@ -6,6 +6,7 @@
 #include "base/err.h"
 #include "history/history.h"
 #include "http/server.h"
+#include "image/pull.h"
 #include "image/store.h"
 #include "loop/loop.h"
 #include "state/keys.h"
@@ -19,6 +20,7 @@ struct api;
 struct api_config {
         struct tasks *tasks; /* all borrowed until api_free() */
         struct image_store *store;
+        struct image_pulls *pulls; /* NULL: nothing is pulled */
         struct history *history;
         struct engine *engine;    /* its name, and check() for health */
         bool ecs_original_limits; /* of the ECS API: what the original allowed */

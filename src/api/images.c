@@ -55,6 +55,12 @@ json_t *image_json(const struct image *i, bool whole)
 
 /* ── GET, DELETE ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+bool image_visible(const struct call *c, const struct image *i)
+{
+        return c->who.role == KEY_ADMIN || c->who.role == KEY_READ || !c->api->config.pulls ||
+               image_pulls_may_use(c->api->config.pulls, c->who.owner, i);
+}
+
 void images_list_run(struct call *c)
 {
         auto_json answer = json_object();
@@ -67,7 +73,7 @@ void images_list_run(struct call *c)
                 return;
         }
         while ((i = image_store_next(c->api->config.store, &pos))) {
-                if (!image_is_builtin(i) && json_array_append_new(array, image_json(i, false)) < 0) {
+                if (!image_is_builtin(i) && image_visible(c, i) && json_array_append_new(array, image_json(i, false)) < 0) {
                         call_oom(c);
                         return;
                 }
@@ -86,7 +92,7 @@ void images_get_run(struct call *c)
                 call_problem(c, 400, "bad_request", "%s", err.text);
                 return;
         }
-        if (!i) {
+        if (!i || !image_visible(c, i)) {
                 call_problem(c, 404, "image_not_found", "there is no image %s", c->subject);
                 return;
         }
@@ -146,9 +152,14 @@ static void on_removed(int r, const struct err *err, void *data)
 
 void images_delete_run(struct call *c)
 {
+        const struct image *i = image_store_find(c->api->config.store, c->subject, NULL);
         struct err err = ERR_INIT;
         int r;
 
+        if (i && !image_visible(c, i)) {
+                call_problem(c, 404, "image_not_found", "there is no image %s", c->subject);
+                return;
+        }
         call_hold(c);
         r = image_store_remove(c->api->config.store, c->subject, on_removed, c, &err);
         if (r < 0) {

@@ -20,6 +20,7 @@
 
 struct call;
 struct logs;
+struct pulling;
 struct stream;
 struct upload;
 
@@ -109,6 +110,7 @@ struct call {
         size_t charged; /* of the memory for bodies */
         struct upload *upload;
         struct logs *logs;
+        struct pulling *pulling;
         struct task *task; /* waits for its end */
         void (*ended)(struct call *c, const struct wire_task *result);
         void (*found)(struct call *c, const struct history_record *record);
@@ -232,6 +234,11 @@ void images_load_begin(struct call *c);
 int images_body(struct call *c, const void *piece, size_t len);
 void images_body_run(struct call *c);
 void upload_call_gone(struct call *c);
+/* Whether the image exists for the caller: what was pulled from a repository that is closed to it does not. */
+bool image_visible(const struct call *c, const struct image *i);
+void images_pull_run(struct call *c);
+void images_pulls_run(struct call *c);
+void pull_call_gone(struct call *c);
 
 void health_init(struct health *h);
 void health_done(struct api *a);

@@ -87,6 +87,7 @@ ANSWER(task_signal_answers, 200, "Task", "the signal was sent");
 ANSWER(image_list_answers, 200, "ImageList", "what is present");
 ANSWER(image_get_answers, 200, "Image", "the image");
 ANSWER(image_delete_answers, 200, "Removed", "the name, or the image, is gone");
+ANSWER(image_pulls_answers, 200, "PullList", "the pulls under way");
 ANSWER(image_load_answers, 201, "ImageList", "what the archive held");
 ANSWER(key_create_answers, 201, "NewKey", "the key, with its secret for the only time");
 ANSWER(key_list_answers, 200, "KeyList", "the newest first");
@@ -117,6 +118,11 @@ static const struct answer task_logs_answers[] = {
 };
 static const struct answer task_stream_answers[] = {
         { .status = 101, .help = "WebSocket: the request as the first text, then the task live" },
+        LAST_ANSWER,
+};
+static const struct answer image_pull_answers[] = {
+        { .status = 200, .media = JSON, .schema = "PullResult", .help = "the image is present" },
+        { .status = 200, .media = "text/event-stream", .help = "events progress, then done or error" },
         LAST_ANSWER,
 };
 static const struct answer openapi_answers[] = {
@@ -199,6 +205,12 @@ const struct route routes[ROUTES] = {
         [ROUTE_IMAGE_LOAD] = { "POST", "/v1/images/load", OP_IMAGE_CHANGE, BODY_STREAM, .name = "loadImages",
                                .answers = image_load_answers, .problems = PROBLEMS(415, 507),
                                .summary = "Loads an archive of `docker save`, or an OCI one." },
+        [ROUTE_IMAGE_PULL] = { "POST", "/v1/images/pull", OP_IMAGE_CHANGE, BODY_JSON, SMALL_BODY, .name = "pullImage",
+                               .request = "PullRequest", .answers = image_pull_answers,
+                               .problems = PROBLEMS(404, 415, 422, 502, 507),
+                               .summary = "Pulls an image from its registry." },
+        [ROUTE_IMAGE_PULLS] = { "GET", "/v1/images/pulls", OP_IMAGE_READ, .name = "listPulls",
+                                .answers = image_pulls_answers, .summary = "Lists the pulls under way." },
         [ROUTE_IMAGE_GET] = { "GET", "/v1/images/{+ref}", OP_IMAGE_READ, .name = "getImage",
                               .path_help = "a reference, or a digest", .answers = image_get_answers,
                               .problems = PROBLEMS(404), .summary = "One image, with its configuration." },

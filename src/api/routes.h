@@ -52,6 +52,8 @@ enum route_id {
         ROUTE_IMAGE_LIST,
         ROUTE_IMAGE_IMPORT,
         ROUTE_IMAGE_LOAD,
+        ROUTE_IMAGE_PULL,
+        ROUTE_IMAGE_PULLS,
         ROUTE_IMAGE_GET,
         ROUTE_IMAGE_DELETE,
         ROUTE_KEY_CREATE,

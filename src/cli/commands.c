@@ -111,6 +111,15 @@ static const struct cli_option load_options[] = {
         END,
 };
 
+static const struct cli_option pull_options[] = {
+        FLAG("quiet", 'q', "only the digest, at the end"),
+        VALUE("username", 'u', "NAME", "whom the registry knows; the password comes from stdin"),
+        FLAG("password-stdin", 0, "reads the password from stdin"),
+        OF_WORDS("policy", 0, "WORD", "always: ask the registry what the tag means now (default); missing; never",
+                 "always missing never"),
+        END,
+};
+
 static const struct cli_option rmi_options[] = {
         FLAG("force", 'f', "no error if it is not there"),
         END,
@@ -325,6 +334,18 @@ const struct cli_command cli_commands[] = {
                 .examples = "mayfly load image.tar\n"
                             "docker save busybox | mayfly load\n",
                 .complete = CLI_COMPLETE_FILE,
+                .failed = CLI_FAILED,
+        },
+        {
+                .name = "pull",
+                .args = "IMAGE",
+                .summary = "pull an image from its registry",
+                .description = "Brings an image from its registry, with a bar for each layer on a terminal and a line a step\n"
+                               "elsewhere. Several who pull the same share one download; what was begun is gone on with.",
+                .options = pull_options,
+                .exits = usual_exits,
+                .examples = "mayfly pull busybox:1.36\n",
+                .complete = CLI_COMPLETE_IMAGE,
                 .failed = CLI_FAILED,
         },
         {

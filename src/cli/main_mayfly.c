@@ -25,6 +25,7 @@ static const struct {
         { "images", cmd_images },
         { "import", cmd_import },
         { "load", cmd_load },
+        { "pull", cmd_pull },
         { "rmi", cmd_rmi },
         { "key create", cmd_key_create },
         { "key list", cmd_key_list },

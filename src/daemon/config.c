@@ -23,6 +23,9 @@ enum kind {
         KIND_FILE,
         KIND_LISTEN,
         KIND_PROXIES,
+        KIND_HOSTS,
+        KIND_MIRRORS,
+        KIND_URL,
         KIND_BOOL
 };
 
@@ -105,6 +108,31 @@ static const struct key keys[] = {
         { "images.max_layer_bytes", KIND_BYTES, NUMBER(images.max_layer_bytes, KIB, 64 * TIB), "a layer, unpacked" },
         { "images.max_archive_bytes", KIND_BYTES, NUMBER(images.max_archive_bytes, KIB, 64 * TIB),
           "an uploaded archive" },
+        { "registries.enabled", KIND_BOOL, WORD(registries.enabled, booleans), "images that are absent are pulled" },
+        { "registries.insecure", KIND_HOSTS, TEXT(registries.insecure), "list: hosts that may be spoken to in plain HTTP" },
+        { "registries.allow", KIND_HOSTS, TEXT(registries.allow),
+          "list: hosts that may be at any address, link-local and this host's too" },
+        { "registries.realms", KIND_HOSTS, TEXT(registries.realms),
+          "list: token servers elsewhere that may be told credentials" },
+        { "registries.mirrors", KIND_MIRRORS, TEXT(registries.mirrors),
+          "list: REGISTRY=URL, tried in this order before the registry" },
+        { "registries.proxy", KIND_URL, TEXT(registries.proxy), "proxy to registries, as http://proxy:3128" },
+        { "registries.no_proxy", KIND_HOSTS, TEXT(registries.no_proxy), "list: hosts, and .DOMAIN, reached without it" },
+        { "registries.certs", KIND_FILE, TEXT(registries.certs),
+          "directory of HOST[:PORT]/ca.crt, client.cert, client.key" },
+        { "registries.parallel", KIND_U32, NUMBER(registries.parallel, 1, 64), "layers that are downloaded at once" },
+        { "registries.retries", KIND_U32, NUMBER(registries.retries, 0, 100), "of a request that fails for the moment" },
+        { "registries.stall", KIND_AGE, NUMBER(registries.stall_ms, SECOND_MS, DAY_MS),
+          "a download that hardly moves so long is cut" },
+        { "registries.connect_timeout", KIND_AGE, NUMBER(registries.connect_ms, 100, DAY_MS), "of a connection" },
+        { "registries.wait_max", KIND_AGE, NUMBER(registries.wait_max_ms, 0, DAY_MS),
+          "a registry that wants a longer pause (Retry-After) is too busy" },
+        { "registries.proof", KIND_AGE, NUMBER(registries.proof_ms, 0, 3650 * DAY_MS),
+          "how long a key's access to a repository counts" },
+        { "registries.proof_hold", KIND_AGE, NUMBER(registries.proof_hold_ms, 0, 3650 * DAY_MS),
+          "the same, while the registry cannot be asked" },
+        { "registries.tag_max_age", KIND_AGE, NUMBER(registries.tag_max_age_ms, 0, 3650 * DAY_MS),
+          "a tag that was looked up longer ago is looked up again; 0: never" },
 };
 
 const char *config_key(size_t i)
@@ -149,6 +177,21 @@ void config_default(struct config *c)
                 .history = { .max_tasks = 100000, .max_bytes = GIB, .max_age_ms = 7 * DAY_MS },
                 .images = { .max_layer_bytes = 64 * GIB, .max_archive_bytes = 64 * GIB },
         };
+        c->registries.enabled = true;
+        c->registries.parallel = 6;
+        c->registries.retries = 4;
+        c->registries.stall_ms = 20 * SECOND_MS;
+        c->registries.connect_ms = 10 * SECOND_MS;
+        c->registries.wait_max_ms = 15 * SECOND_MS;
+        c->registries.proof_ms = 5 * 60 * SECOND_MS;
+        c->registries.proof_hold_ms = DAY_MS;
+        copy_text(c->registries.insecure, sizeof(c->registries.insecure), "none");
+        copy_text(c->registries.allow, sizeof(c->registries.allow), "none");
+        copy_text(c->registries.realms, sizeof(c->registries.realms), "none");
+        copy_text(c->registries.no_proxy, sizeof(c->registries.no_proxy), "none");
+        copy_text(c->registries.mirrors, sizeof(c->registries.mirrors), "none");
+        copy_text(c->registries.proxy, sizeof(c->registries.proxy), "none");
+        copy_text(c->registries.certs, sizeof(c->registries.certs), "/etc/mayfly/registries");
         copy_text(c->name, sizeof(c->name), "mayfly");
         copy_text(c->data, sizeof(c->data), "/var/lib/mayfly");
         copy_text(c->run, sizeof(c->run), "/run/mayfly");
@@ -252,6 +295,85 @@ static bool proxies_valid(const char *s)
         }
 }
 
+/* A host as references have it, perhaps of a whole domain. */
+static bool host_valid(const char *s)
+{
+        size_t len;
+
+        if (*s == '[') {
+                len = strspn(s + 1, "0123456789abcdefABCDEF:.") + 1;
+                if (s[len] != ']')
+                        return false;
+                s += len + 1;
+        } else {
+                len = strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_");
+                if (len == 0)
+                        return false;
+                s += len;
+        }
+        return !*s || (*s == ':' && s[1] && strspn(s + 1, "0123456789") == strlen(s + 1) && strlen(s + 1) <= 5);
+}
+
+static bool url_valid(const char *s)
+{
+        size_t len;
+        char host[300];
+
+        if (str_eq(s, "none"))
+                return true;
+        if (!str_starts(s, "http://") && !str_starts(s, "https://"))
+                return false;
+        s = strchr(s, ':') + 3;
+        len = strcspn(s, "/");
+        if (len >= sizeof(host) || s[len + strspn(s + len, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789./-_")])
+                return false;
+        memcpy(host, s, len);
+        host[len] = '\0';
+        return host_valid(host);
+}
+
+static bool mirror_valid(const char *s)
+{
+        const char *equals = strchr(s, '=');
+        char host[300];
+
+        if (!equals || (size_t)(equals - s) >= sizeof(host) || str_eq(equals + 1, "none"))
+                return false;
+        memcpy(host, s, (size_t)(equals - s));
+        host[equals - s] = '\0';
+        return host_valid(host) && url_valid(equals + 1);
+}
+
+static bool each_valid(const char *s, bool (*valid)(const char *entry))
+{
+        if (str_eq(s, "none"))
+                return true;
+        for (;;) {
+                size_t len = strcspn(s, ",");
+                char entry[512];
+
+                if (len >= sizeof(entry))
+                        return false;
+                memcpy(entry, s, len);
+                entry[len] = '\0';
+                if (!valid(entry))
+                        return false;
+                if (!s[len])
+                        return true;
+                s += len + 1;
+        }
+}
+
+static bool hosts_valid(const char *s)
+{
+        return each_valid(s, host_valid);
+}
+
+static bool mirrors_valid(const char *s)
+{
+        return each_valid(s, mirror_valid);
+}
+
 /* Private space only (RFC 1918, RFC 6598): netd answers for the whole range. */
 static bool cidr_valid(const char *s)
 {
@@ -314,6 +436,9 @@ static int set_text(const struct key *k, void *to, const char *value, struct err
                 [KIND_PATH] = { path_valid, "an absolute path without ., .., blanks and the bytes \"'\\$%:," },
                 [KIND_CIDR] = { cidr_valid, "a private IPv4 range of /8 to /24, as 10.213.0.0/16" },
                 [KIND_FILE] = { file_valid, "none, or an absolute path without ., .., blanks and the bytes \"'\\$%:," },
+                [KIND_HOSTS] = { hosts_valid, "none, or hosts separated by commas, as registry.example:5000" },
+                [KIND_MIRRORS] = { mirrors_valid, "none, or REGISTRY=URL separated by commas" },
+                [KIND_URL] = { url_valid, "none, or a URL of http or https" },
                 [KIND_PROXIES] = { proxies_valid, "none, or addresses and CIDRs separated by commas" },
         };
 
@@ -438,7 +563,8 @@ static int key_set(const struct key *k, struct config *c, const char *value, str
 
 bool config_is_list(size_t i)
 {
-        return i < ARRAY_LEN(keys) && (keys[i].kind == KIND_LISTEN || keys[i].kind == KIND_PROXIES);
+        return i < ARRAY_LEN(keys) && (keys[i].kind == KIND_LISTEN || keys[i].kind == KIND_PROXIES ||
+                                       keys[i].kind == KIND_HOSTS || keys[i].kind == KIND_MIRRORS);
 }
 
 bool config_is_section(const char *name)

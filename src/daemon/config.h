@@ -52,6 +52,16 @@ struct config {
         struct {
                 uint64_t max_layer_bytes, max_archive_bytes;
         } images;
+        struct {
+                bool enabled;
+                char insecure[1024], allow[1024], realms[1024], no_proxy[1024]; /* hosts, by commas; "none" */
+                char mirrors[2048];                                             /* REGISTRY=URL, by commas; "none" */
+                char proxy[256];                                                /* http://HOST:PORT; "none" */
+                char certs[108];                                                /* directory; "none" */
+                uint32_t parallel, retries;
+                uint64_t stall_ms, connect_ms, wait_max_ms;
+                uint64_t proof_ms, proof_hold_ms, tag_max_age_ms; /* the last: 0, never */
+        } registries;
 };
 
 void config_default(struct config *c);

@@ -37,6 +37,8 @@ struct node {
         struct history *history;
         struct engine *engine;
         struct image_store *store;
+        struct registries *registries;
+        struct image_pulls *pulls;
         struct tasks *tasks;
         struct serve serve;
 
@@ -141,6 +143,7 @@ static int serve(struct node *n, struct err *err)
         struct api_config config = {
                 .tasks = n->tasks,
                 .store = n->store,
+                .pulls = n->pulls,
                 .history = n->history,
                 .engine = n->engine,
                 .health_image = BUILTIN_HEALTH_REF,
@@ -268,6 +271,40 @@ static int open_images(struct node *n, struct err *err)
         return r;
 }
 
+static int open_pulls(struct node *n, struct err *err)
+{
+        const struct config *c = n->config;
+        const struct registries_config registries = {
+                .enabled = c->registries.enabled,
+                .insecure = c->registries.insecure,
+                .allow = c->registries.allow,
+                .realms = c->registries.realms,
+                .mirrors = c->registries.mirrors,
+                .proxy = c->registries.proxy,
+                .no_proxy = c->registries.no_proxy,
+                .ca_dir = c->registries.certs,
+                .retries = c->registries.retries,
+                .stall_s = (unsigned)(c->registries.stall_ms / 1000),
+                .connect_ms = (unsigned)c->registries.connect_ms,
+                .wait_max_s = (unsigned)(c->registries.wait_max_ms / 1000),
+        };
+        struct image_pulls_config pulls = {
+                .store = n->store,
+                .parallel = c->registries.parallel,
+                .proof_fresh_ms = c->registries.proof_ms,
+                .proof_hold_ms = c->registries.proof_hold_ms,
+                .tag_max_age_ms = c->registries.tag_max_age_ms,
+        };
+        int r = registries_new(n->loop, &registries, &n->registries, err);
+
+        pulls.registries = n->registries;
+        if (r == 0)
+                r = image_pulls_new(n->loop, &pulls, &n->pulls, err);
+        if (r == 0)
+                engine_native_set_pulls(n->engine, n->pulls);
+        return r;
+}
+
 static int make_tasks(struct node *n, struct err *err)
 {
         const struct tasks_config config = {
@@ -303,6 +340,8 @@ static int wire(struct node *n, struct err *err)
                 r = open_engine(n, err);
         if (r == 0)
                 r = open_images(n, err);
+        if (r == 0)
+                r = open_pulls(n, err);
         if (r == 0)
                 r = make_tasks(n, err);
         return r;
@@ -357,6 +396,8 @@ void node_free(struct node *n)
         api_free(n->serve.api);
         if (n->tasks)
                 tasks_free(n->tasks);
+        image_pulls_free(n->pulls);
+        registries_free(n->registries);
         if (n->store)
                 image_store_close(n->store);
         if (n->engine)

@@ -171,10 +171,15 @@ struct engine_ops {
         const char *name; /* "native", "docker" */
         uint32_t features;
 
-        /* Makes the image present. r: -ENOENT unknown, -EACCES not this owner's, -EHOSTUNREACH registry. An engine
+        /* Makes the image present. r: -ENOENT unknown, -EACCES not this owner's, -EHOSTUNREACH registry, -EBUSY it takes no
+         * more requests now, -EBADMSG what it sends is wrong, -EOPNOTSUPP nothing that runs here, -ENOSPC. An engine
          * without a registry client looks only whether it is there, whatever `pull` says. */
         int (*ensure_image)(struct engine *e, const struct engine_image_request *request, engine_image_fn fn,
                             void *data, struct err *err);
+
+        /* Who asked with this data wants no image any more: its answer comes soon, whatever it is, in a later turn. NULL where
+         * no answer takes long. */
+        void (*cancel_image)(struct engine *e, void *data);
 
         /* Prepares; nothing runs yet. -ENOENT: no image of that digest; -EINVAL: the spec (err says what: user…). */
         int (*create)(struct engine *e, const struct engine_spec *spec, const struct engine_events *events, void *data,

@@ -73,12 +73,13 @@ int http_own_authorization(const struct http_client *c, struct str *head)
 
 static int head_make(const struct http_client *c, const struct http_client_request *q, uint64_t size, struct str *out)
 {
-        bool has_body = q->body || q->body_fd >= 0;
+        bool has_body = q->body || q->body_fd >= 0, accepts = false;
         int e;
 
-        e = str_addf(out,
-                     "%s %s HTTP/1.1\r\nHost: localhost\r\nUser-Agent: mayfly/" MAYFLY_VERSION "\r\nAccept: */*\r\n",
-                     q->method, q->path);
+        for (size_t i = 0; q->headers && q->headers[i]; i++)
+                accepts |= str_starts(q->headers[i], "Accept:");
+        e = str_addf(out, "%s %s HTTP/1.1\r\nHost: localhost\r\nUser-Agent: mayfly/" MAYFLY_VERSION "\r\n%s", q->method,
+                     q->path, accepts ? "" : "Accept: */*\r\n");
         if (e == 0)
                 e = http_own_authorization(c, out);
         if (e == 0 && q->content_type)

@@ -58,7 +58,7 @@ struct fetch {
         size_t header_bytes, max_header;
         int error; /* of a handler */
         bool paused, send_paused;
-        bool too_long, out_of_memory;
+        bool too_long, out_of_memory, refused;
         char text[CURL_ERROR_SIZE];
 };
 
@@ -102,7 +102,13 @@ static int fetch_result(const struct fetch *f, CURLcode code, struct err *err)
                 return err_set(err, -f->error, "%s", strerror(-f->error));
         if (f->too_long)
                 return err_set(err, EMSGSIZE, "the headers of the answer are longer than %zu bytes", f->max_header);
+        if (f->refused && code == CURLE_COULDNT_CONNECT)
+                return err_set(err, EPERM, "an address that may not be connected to");
         switch (code) {
+        case CURLE_SSL_CONNECT_ERROR:
+        case CURLE_WEIRD_SERVER_REPLY:
+        case CURLE_UNSUPPORTED_PROTOCOL:
+                return err_set(err, EPROTO, "%s", text);
         case CURLE_COULDNT_CONNECT:
                 return connect_error(f, err);
         case CURLE_COULDNT_RESOLVE_HOST:
@@ -476,6 +482,18 @@ static CURLcode set_times(struct fetch *f, const struct fetch_request *q)
         return e ?: curl_easy_setopt(c, CURLOPT_TIMEOUT, (long)q->total_timeout_s);
 }
 
+static curl_socket_t on_open(void *data, curlsocktype purpose, struct curl_sockaddr *to)
+{
+        struct fetch *f = data;
+
+        (void)purpose;
+        if (f->state == FETCH_CANCELLED || !f->handler.address(&to->addr, f->arg)) {
+                f->refused = true;
+                return CURL_SOCKET_BAD;
+        }
+        return socket(to->family, to->socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, to->protocol);
+}
+
 static CURLcode set_callbacks(struct fetch *f)
 {
         CURL *c = f->curl;
@@ -486,6 +504,10 @@ static CURLcode set_callbacks(struct fetch *f)
         e = e ?: curl_easy_setopt(c, CURLOPT_HEADERFUNCTION, on_header);
         e = e ?: curl_easy_setopt(c, CURLOPT_HEADERDATA, f);
         e = e ?: curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, on_data);
+        if (f->handler.address) {
+                e = e ?: curl_easy_setopt(c, CURLOPT_OPENSOCKETFUNCTION, on_open);
+                e = e ?: curl_easy_setopt(c, CURLOPT_OPENSOCKETDATA, f);
+        }
         return e ?: curl_easy_setopt(c, CURLOPT_WRITEDATA, f);
 }
 

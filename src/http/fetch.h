@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/socket.h>
 #include <sys/types.h>
 
 struct fetcher;
@@ -30,7 +31,9 @@ void fetcher_free(struct fetcher *f); /* cancels all; accepts NULL; not from wit
  *         -errno
  *   done  the last event: 0 with any status, or -errno with the text in err: -ETIMEDOUT (connect, stall, total),
  *         -ECONNREFUSED, -ECONNRESET, -EHOSTUNREACH (name), -EKEYREJECTED (the server's certificate is not trusted),
- *         -EMSGSIZE (headers beyond max_header), -errno. The fetch is freed when it returns
+ *         -EPROTO (no TLS, no HTTP), -EPERM (address() refused), -EMSGSIZE (headers beyond max_header), -errno. The fetch
+ *         is freed when it returns
+ *   address  whether this address may be connected to; asked of each before, not of connections that are kept. NULL: any
  */
 #define FETCH_PAUSE (-EAGAIN)
 struct fetch_handler {
@@ -38,6 +41,7 @@ struct fetch_handler {
         int (*data)(struct fetch *f, const void *data, size_t len, void *arg);
         ssize_t (*send)(struct fetch *f, void *buf, size_t max, void *arg);
         void (*done)(struct fetch *f, int result, const struct err *err, void *arg);
+        bool (*address)(const struct sockaddr *address, void *arg);
 };
 
 /* All is copied; zero and NULL are the defaults. */

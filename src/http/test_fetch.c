@@ -73,7 +73,7 @@ static void on_done(struct fetch *f, int result, const struct err *err, void *ar
         (void)snprintf(s->error, sizeof(s->error), "%s", err->text);
 }
 
-static const struct fetch_handler handler = { on_head, on_data, on_send, on_done };
+static const struct fetch_handler handler = { .head = on_head, .data = on_data, .send = on_send, .done = on_done };
 
 static int setup(void **state)
 {

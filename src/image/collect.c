@@ -217,6 +217,16 @@ static void on_tree_removed(int r, const struct err *err, void *data)
         op_wake(op, r, err);
 }
 
+/* Names by digest, which pulls give beside a tag, do not keep what has lost its last tag. */
+static bool is_last_name(const struct image *image, const char *name)
+{
+        for (char **n = image->names; n && *n; n++) {
+                if (!str_eq(*n, name) && !strchr(*n, '@'))
+                        return false;
+        }
+        return image->names && (!strchr(name, '@') || !image->names[1]);
+}
+
 /* Decides what goes, and takes the tree first: while a container uses it, nothing goes. */
 int step_remove_tree(struct op *op)
 {
@@ -230,7 +240,7 @@ int step_remove_tree(struct op *op)
         if (!op->whole && !has_name(image->names, op->ref))
                 op->whole = true;
         if (!op->whole)
-                op->whole = image->names && !image->names[1];
+                op->whole = is_last_name(image, op->ref);
         for (size_t i = 0; op->whole && i < s->images.len; i++) {
                 if (&s->images.items[i]->image != image && str_eq(s->images.items[i]->image.tree, image->tree))
                         return STEP_NEXT;
@@ -270,6 +280,12 @@ static bool tree_wanted(const struct image_store *s, const char *name)
 
 static bool layer_wanted(const struct image_store *s, const char *name)
 {
+        const struct image_hold *h;
+
+        LIST_FOREACH(h, &s->holds, node) {
+                if (map_find(h->diff_ids, name))
+                        return true;
+        }
         for (size_t i = 0; i < s->images.len; i++) {
                 const struct image_config *c = &s->images.items[i]->config;
 

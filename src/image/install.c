@@ -16,7 +16,6 @@
 
 #define ENTRIES_MAX 100000 /* of an archive of images */
 #define REPORT_MAX (80U << 20)
-#define PAIR_MAX (IMAGE_DIGEST_MAX + 66)
 
 static char present;
 
@@ -301,9 +300,9 @@ int step_import_commit(struct op *op)
         return r < 0 ? r : STEP_WAIT;
 }
 
-static void pair_key(const char *blob, const char *diff_id, char out[PAIR_MAX])
+void layer_pair_key(const char *blob, const char *diff_id, char out[LAYER_PAIR_MAX])
 {
-        (void)snprintf(out, PAIR_MAX, "%s %s", blob, diff_id);
+        (void)snprintf(out, LAYER_PAIR_MAX, "%s %s", blob, diff_id);
 }
 
 static int work_import_image(struct op *op, struct err *err)
@@ -333,14 +332,14 @@ static int work_import_image(struct op *op, struct err *err)
 
 int step_import_image(struct op *op)
 {
-        char key[PAIR_MAX];
+        char key[LAYER_PAIR_MAX];
         int r = 0;
 
         op->found.items = calloc(1, sizeof(*op->found.items));
         if (!op->found.items)
                 return op_out_of_memory(op);
         op->found.n = 1;
-        pair_key(op->layer.digest, op->diff_id, key);
+        layer_pair_key(op->layer.digest, op->diff_id, key);
         if (strv_add(&op->found.items[0].names, op->ref) < 0 || map_set(op->verified, key, &present) < 0)
                 return op_out_of_memory(op);
         r = op_work(op, work_import_image);
@@ -437,16 +436,27 @@ static bool stored_pair(const struct image_store *s, const char *blob, const cha
         return false;
 }
 
+static bool held_pair(const struct image_store *s, const char *key)
+{
+        const struct image_hold *h;
+
+        LIST_FOREACH(h, &s->holds, node) {
+                if (map_find(h->pairs, key))
+                        return true;
+        }
+        return false;
+}
+
 /* A layer that is there counts only for a blob that was seen to unpack to it: who names somebody else's diff_id must
  * bring the layer. */
-static bool layer_missing(const struct op *op, const char *blob, const char *diff_id)
+bool layer_missing(const struct op *op, const char *blob, const char *diff_id)
 {
-        char key[PAIR_MAX];
+        char key[LAYER_PAIR_MAX];
 
         if (!map_find(op->layers, diff_id))
                 return true;
-        pair_key(blob, diff_id, key);
-        return !map_find(op->verified, key) && !stored_pair(op->store, blob, diff_id);
+        layer_pair_key(blob, diff_id, key);
+        return !map_find(op->verified, key) && !held_pair(op->store, key) && !stored_pair(op->store, blob, diff_id);
 }
 
 static bool next_missing(const struct op *op, const struct image_descriptor **ret_blob, const char **ret_diff_id)
@@ -466,7 +476,7 @@ static bool next_missing(const struct op *op, const struct image_descriptor **re
 
 static void on_unpacked(int r, uint32_t token, const struct err *err, void *data)
 {
-        char key[PAIR_MAX];
+        char key[LAYER_PAIR_MAX];
         struct op *op = data;
 
         if (r < 0) {
@@ -476,8 +486,9 @@ static void on_unpacked(int r, uint32_t token, const struct err *err, void *data
         op->token = token;
         fd_replace(&op->plain, -EBADF);
         r = check_diff_id(op);
-        pair_key(op->layer.digest, op->name, key);
-        if (r == 0 && (map_set(op->layers, op->name, &present) < 0 || map_set(op->verified, key, &present) < 0))
+        layer_pair_key(op->layer.digest, op->name, key);
+        if (r == 0 && (map_set(op->layers, op->name, &present) < 0 || map_set(op->verified, key, &present) < 0 ||
+                       (op->hold && map_set(op->hold->pairs, key, &present) < 0)))
                 r = op_out_of_memory(op);
         if (r < 0)
                 (void)op->store->workers.discard(op->store->workers.context, token, NULL);
@@ -485,6 +496,11 @@ static void on_unpacked(int r, uint32_t token, const struct err *err, void *data
                 r = start_commit(op, IMAGE_LAYER, op->name);
         if (r < 0)
                 op_wake(op, r, &op->err);
+}
+
+int layer_plain_start(struct op *op, int blob)
+{
+        return start_plain(op, blob);
 }
 
 /* From a blob that is missing to its plain bytes. 1: they come; 0: they are here; STEP_NEXT is told by `ret_none`. */
@@ -505,7 +521,7 @@ static int find_layer(struct op *op, bool *ret_none)
         return r < 0 ? r : start_plain(op, fd);
 }
 
-static int unpack_layer(struct op *op)
+int layer_unpack_start(struct op *op)
 {
         if (!str_eq(op->diff_id, op->name))
                 return err_set(&op->err, EBADMSG, "layer %s has the diff_id sha256:%s, not sha256:%s", op->layer.digest,
@@ -539,7 +555,7 @@ int step_unpack(struct op *op)
         }
         op->layer_at = LAYER_FIND;
         if (r == 0)
-                r = unpack_layer(op);
+                r = layer_unpack_start(op);
         return r < 0 ? r : STEP_AGAIN;
 }
 

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #define DIR_FLAGS (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
 #define LAYOUT_TEXT "{\"imageLayoutVersion\":\"1.0.0\"}"
@@ -21,6 +22,7 @@
 #define TMP_NAME "incoming"
 #define COPY_CHUNK (256U << 10)
 #define HEX 64
+#define PARTIAL_AGE_S (7 * 24 * 3600)
 
 static int open_dir(int dir, const char *name, int *ret, struct err *err)
 {
@@ -58,6 +60,18 @@ static void remove_temporary(int dirfd, const char *name, void *data)
                 (void)unlinkat(dirfd, name, 0);
 }
 
+/* Of an image that was finished, or was given up. */
+static void remove_old_partial(int dirfd, const char *name, void *data)
+{
+        const struct image_layout *l = data;
+        struct stat st;
+
+        if (!hex_is_lower(name, HEX) || faccessat(l->blobs, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ||
+            fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode) ||
+            st.st_mtime < time(NULL) - PARTIAL_AGE_S)
+                (void)unlinkat(dirfd, name, 0);
+}
+
 static int write_first(const struct image_layout *l, const char *name, const char *text, struct err *err)
 {
         if (faccessat(l->dir, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
@@ -83,7 +97,11 @@ int image_layout_open(const char *path, struct image_layout *ret, struct err *er
         if (r == 0)
                 r = open_dir(l.dir, "users", &l.users, err);
         if (r == 0)
+                r = open_dir(l.dir, "partial", &l.partial, err);
+        if (r == 0)
                 r = each(l.blobs, remove_temporary, NULL, err);
+        if (r == 0)
+                r = each(l.partial, remove_old_partial, &l, err);
         if (r == 0)
                 r = write_first(&l, "oci-layout", LAYOUT_TEXT, err);
         if (r == 0)
@@ -100,6 +118,7 @@ void image_layout_close(struct image_layout *l)
         fd_replace(&l->dir, -EBADF);
         fd_replace(&l->blobs, -EBADF);
         fd_replace(&l->users, -EBADF);
+        fd_replace(&l->partial, -EBADF);
 }
 
 int image_layout_spool(const struct image_layout *l, int *ret, struct err *err)
@@ -246,6 +265,43 @@ int image_layout_read_blob(const struct image_layout *l, const char *digest, siz
         str_done(ret);
         *ret = text;
         text = (struct str)STR_INIT;
+        return 0;
+}
+
+int image_layout_partial_open(const struct image_layout *l, const char *digest, int *ret, struct err *err)
+{
+        int fd;
+
+        if (!image_digest_valid(digest))
+                return err_set(err, EINVAL, "no valid digest");
+        fd = openat(l->partial, digest + 7, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+        if (fd < 0)
+                return err_sys(err, "make a file for blob %s", digest);
+        *ret = fd;
+        return 0;
+}
+
+int image_layout_partial_hold(const struct image_layout *l, const char *digest)
+{
+        if (!image_digest_valid(digest))
+                return -EINVAL;
+        if (faccessat(l->blobs, digest + 7, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
+                return -errno;
+        (void)unlinkat(l->partial, digest + 7, 0);
+        return linkat(l->blobs, digest + 7, l->partial, digest + 7, 0) < 0 ? -errno : 0;
+}
+
+void image_layout_partial_remove(const struct image_layout *l, const char *digest)
+{
+        if (image_digest_valid(digest))
+                (void)unlinkat(l->partial, digest + 7, 0);
+}
+
+int image_layout_partial_commit(const struct image_layout *l, const char *digest, struct err *err)
+{
+        if (linkat(l->partial, digest + 7, l->blobs, digest + 7, 0) < 0 && errno != EEXIST &&
+            !(errno == ENOENT && faccessat(l->blobs, digest + 7, F_OK, AT_SYMLINK_NOFOLLOW) == 0))
+                return err_sys(err, "name blob %s", digest);
         return 0;
 }
 

@@ -1,7 +1,7 @@
 /* The files of the image store: an OCI image layout (image-spec, image-layout.md), and beside it what the workers found in
  * passwd and group of each tree.
  *
- *   oci-layout  index.json  blobs/sha256/<hex>  users/<tree>.json
+ *   oci-layout  index.json  blobs/sha256/<hex>  users/<tree>.json  partial/<hex>
  *
  * All writes are atomic and durable. Everything blocks; nothing here keeps state but directories, so that work threads may
  * use it as long as one operation at a time writes. */
@@ -15,11 +15,11 @@
 #include <stdint.h>
 
 struct image_layout {
-        int dir, blobs, users;
+        int dir, blobs, users, partial;
 };
 #define IMAGE_LAYOUT_NONE                                                                                              \
         {                                                                                                              \
-                .dir = -EBADF, .blobs = -EBADF, .users = -EBADF                                                        \
+                .dir = -EBADF, .blobs = -EBADF, .users = -EBADF, .partial = -EBADF                                                        \
         }
 
 #define IMAGE_USERS_FILE_MAX (4U << 20) /* passwd and group in base64, twice 1 MiB, and a little */
@@ -55,6 +55,14 @@ int image_layout_write_index(const struct image_layout *l, const char *text, siz
 int image_layout_read_users(const struct image_layout *l, const char *tree, struct str *ret, struct err *err);
 int image_layout_write_users(const struct image_layout *l, const char *tree, const char *text, size_t len,
                              struct err *err);
+
+/* What pulls have brought so far: bytes of a blob from its beginning, or all of it, until the image that needs it is there.
+ * They outlive the daemon; opening the layout removes those that are blobs, and those that nobody has touched for a week. */
+int image_layout_partial_open(const struct image_layout *l, const char *digest, int *ret, struct err *err); /* made if absent */
+int image_layout_partial_hold(const struct image_layout *l, const char *digest); /* a blob becomes one; -ENOENT: it is none */
+void image_layout_partial_remove(const struct image_layout *l, const char *digest);
+/* A whole one becomes a blob, too. Nothing where the blob is there. */
+int image_layout_partial_commit(const struct image_layout *l, const char *digest, struct err *err);
 
 /* Removes each blob whose hex is no key of `blobs`, and the users of each tree that is no key of `trees`. */
 int image_layout_collect(const struct image_layout *l, const struct map *blobs, const struct map *trees,

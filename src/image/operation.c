@@ -23,6 +23,15 @@ const op_step op_import_steps[] = {
         step_publish,       NULL,
 };
 
+const op_step op_layer_steps[] = {
+        step_list_layers, step_layer_plain, step_layer_hash, step_layer_unpack, NULL,
+};
+
+const op_step op_pull_steps[] = {
+        step_pull_manifest, step_prepare, step_list_layers, step_list_trees,  step_unpack,
+        step_merge,         step_write_index, step_publish, NULL,
+};
+
 const op_step op_remove_steps[] = {
         step_remove_tree,   step_write_index,   step_remove_name,
         step_list_layers,   step_list_trees,    step_delete_trees,
@@ -65,6 +74,7 @@ void op_free(struct op *op)
         fd_close(op->report);
         free(op->ref);
         strv_free(op->changes);
+        strv_free(op->partials);
         image_found_done(&op->found);
         stored_list_done(&op->images);
         map_free(op->layers);

@@ -20,6 +20,7 @@
 
 #define IMAGE_QUEUE 2 /* of the loop's work threads */
 #define IMAGE_INDEX_ENTRIES_MAX 100000
+#define LAYER_PAIR_MAX (IMAGE_DIGEST_MAX + 66)
 
 /* An image with what struct image only points to. */
 struct stored {
@@ -37,13 +38,19 @@ struct stored_list {
 int stored_list_add(struct stored_list *l, struct stored *image); /* takes it, also on failure; -ENOMEM */
 void stored_list_done(struct stored_list *l);
 
+/* Layers that a pull has in hand: they are not collected, and each counts as seen once it was unpacked from its blob. */
+struct image_hold {
+        struct list node;
+        struct map *diff_ids, *pairs; /* hex; "blob diff_id" */
+};
+
 struct image_store {
         struct loop *loop;
         struct image_store_config config;
         struct image_workers workers;
         struct image_layout layout;
         struct stored_list images;
-        struct list ops;
+        struct list ops, holds;
         const struct stored *leaving; /* its tree is gone, and it will be soon: nobody finds it */
         bool closed;                  /* but for what the first operation is owed */
 };
@@ -91,6 +98,8 @@ struct op {
         bool more;                      /* of names in a listing */
         int work_result;
         struct err work_err;
+        struct image_hold *hold; /* of a pull; borrowed */
+        char **partials;         /* PULL: digests that become blobs */
         bool owed; /* a call of the loop: a work thread has it, or the next turn begins it */
         int (*work)(struct op *op, struct err *err);
 };
@@ -105,6 +114,7 @@ bool op_is_late(struct op *op);
 int op_out_of_memory(struct op *op);
 
 /* Steps, in the files that are named. */
+extern const op_step op_layer_steps[], op_pull_steps[];
 extern const op_step op_load_steps[], op_import_steps[], op_remove_steps[], op_sweep_steps[], op_clean_steps[];
 
 int step_index(struct op *op); /* install.c */
@@ -128,5 +138,15 @@ int step_remove_name(struct op *op);
 int step_delete_trees(struct op *op);
 int step_delete_layers(struct op *op);
 int step_collect_blobs(struct op *op);
+
+int step_pull_manifest(struct op *op); /* install_pull.c */
+int step_layer_plain(struct op *op);
+int step_layer_hash(struct op *op);
+int step_layer_unpack(struct op *op);
+
+bool layer_missing(const struct op *op, const char *blob, const char *diff_id); /* install.c */
+void layer_pair_key(const char *blob, const char *diff_id, char out[LAYER_PAIR_MAX]);
+int layer_plain_start(struct op *op, int blob); /* 1: op_wake() follows; 0: done already; -errno */
+int layer_unpack_start(struct op *op);
 
 struct stored *store_find_digest(const struct image_store *s, const char *digest);

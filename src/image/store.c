@@ -215,6 +215,7 @@ int image_store_open(struct loop *loop, const struct image_store_config *config,
         s->workers = *workers;
         s->layout = (struct image_layout)IMAGE_LAYOUT_NONE;
         list_init(&s->ops);
+        list_init(&s->holds);
         if (s->config.max_layer_bytes == 0)
                 s->config.max_layer_bytes = DEFAULT_BYTES;
         if (s->config.max_layer_entries == 0)
@@ -321,7 +322,9 @@ const struct image *image_store_find(struct image_store *s, const char *ref, str
         if (!hex || (strlen(hex) != HEX && hex == ref)) {
                 r = normalise(ref, &parsed, name, hex ? NULL : err);
                 if (r == 0)
-                        image = parsed.digest[0] ? find_pinned(s, &parsed) : find_name(s, name);
+                        image = find_name(s, name);
+                if (r == 0 && !image && parsed.digest[0])
+                        image = find_pinned(s, &parsed);
         }
         if (!image && hex)
                 image = find_prefix(s, hex, err);

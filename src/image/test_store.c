@@ -403,7 +403,8 @@ static void assert_no_trace(struct fixture *f)
         assert_int_equal(count(f, "images/users"), 0);
         assert_int_equal(count(f, "layers"), 0);
         assert_int_equal(count(f, "trees"), 0);
-        assert_int_equal(count(f, "images"), 4);
+        assert_int_equal(count(f, "images"), 5);
+        assert_int_equal(count(f, "images/partial"), 0);
 }
 
 /* ── archives ─────────────────────────────────────────────────────────────────────────────────────────────────────── */

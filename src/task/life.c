@@ -268,6 +268,8 @@ void task_cancel(struct task *t)
         case WIRE_PULLING:
                 /* The engine's answer about the image ends it. */
                 t->rec.kill_reason = WIRE_REASON_CANCELLED;
+                if (t->ts->engine->ops->cancel_image)
+                        t->ts->engine->ops->cancel_image(t->ts->engine, t);
                 break;
         case WIRE_RUNNING:
                 if (!t->rec.kill_reason)
@@ -596,7 +598,7 @@ static void end_by_image(struct task *t, int r, const char *text)
                 reason = WIRE_REASON_IMAGE_NOT_FOUND;
         else if (r == -EACCES)
                 reason = WIRE_REASON_IMAGE_UNAUTHORIZED;
-        else if (r == -ENOMEM)
+        else if (r == -ENOMEM || r == -ENOSPC)
                 reason = WIRE_REASON_START_ERROR;
         task_fail(t, reason, -1, text);
 }

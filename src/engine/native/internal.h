@@ -71,6 +71,7 @@ struct native {
         struct engine engine;
         struct loop *loop;
         struct image_store *store;
+        struct image_pulls *pulls; /* NULL: none */
         uint32_t stock, max_idle;
 
         struct peer launcher;
@@ -95,6 +96,7 @@ struct native {
         void *list_data;
 
         struct native_net net;
+        struct list ensuring;  /* struct ensured, while a pull has it */
         struct list unwatched; /* struct native_container, watch_node, oldest first */
         struct loop_timer watch_timer;
         int devnull;

@@ -18,10 +18,14 @@ static struct native *to_native(struct engine *e)
 /* ── images ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 struct ensured {
+        struct list node; /* of native.ensuring, while a pull has it */
+        struct native *native;
+        struct image_want *want;
         int r;
         struct err err;
         struct engine_image image;
         engine_image_fn fn;
+        void (*progress)(const struct engine_progress *p, void *data);
         void *data;
 };
 
@@ -29,8 +33,30 @@ static void on_ensured(void *data)
 {
         struct ensured *e = data;
 
+        list_remove(&e->node);
         e->fn(e->r, e->r == 0 ? &e->image : NULL, &e->err, e->data);
         free(e);
+}
+
+static void on_pulled(int r, const struct image_pull_result *result, const struct err *err, void *data)
+{
+        struct ensured *e = data;
+
+        e->want = NULL;
+        e->r = r;
+        if (r < 0)
+                e->err = *err;
+        (void)snprintf(e->image.ref, sizeof(e->image.ref), "%s", result->ref);
+        (void)snprintf(e->image.digest, sizeof(e->image.digest), "%s", result->digest);
+        on_ensured(e);
+}
+
+static void on_progress(const struct image_pull_progress *p, void *data)
+{
+        const struct engine_progress told = { .done = p->done, .total = p->total };
+        struct ensured *e = data;
+
+        e->progress(&told, e->data);
 }
 
 /* The first name under which the image is known stands for one that was asked for by digest. */
@@ -52,30 +78,75 @@ static void fill_image(const struct image *image, const char *ref, struct engine
         (void)snprintf(ret->digest, sizeof(ret->digest), "%s", image->digest);
 }
 
-static int native_ensure_image(struct engine *engine, const struct engine_image_request *request, engine_image_fn fn,
-                               void *data, struct err *err)
+static int ensure_present(struct native *n, struct ensured *e, const char *ref)
 {
-        struct native *n = to_native(engine);
-        struct ensured *e = calloc(1, sizeof(*e));
-        const char *ref = request->ref;
-        const struct image *image;
+        const struct image *image = image_store_find(n->store, ref, &e->err);
 
-        if (!e)
-                return err_oom(err);
-        e->fn = fn;
-        e->data = data;
-        image = image_store_find(n->store, ref, &e->err);
         if (image)
                 fill_image(image, ref, &e->image);
         else if (e->err.num)
                 e->r = -e->err.num;
         else
                 e->r = err_set(&e->err, ENOENT, "there is no image '%s' here", ref);
-        if (loop_defer(n->loop, on_ensured, e) < 0) {
+        return loop_defer(n->loop, on_ensured, e);
+}
+
+static int ensure_pulled(struct native *n, struct ensured *e, const struct engine_image_request *q, struct err *err)
+{
+        const struct image_pull_request request = {
+                .ref = q->ref,
+                .owner = q->owner,
+                /* Who may open the socket is admin. */
+                .all = q->owner && str_starts(q->owner, "uid:"),
+                .policy = (enum image_pull_policy)q->pull,
+                .username = q->username,
+                .password = q->password,
+                .progress = q->progress ? on_progress : NULL,
+        };
+
+        return image_pull(n->pulls, &request, on_pulled, e, &e->want, err);
+}
+_Static_assert((int)IMAGE_PULL_MISSING == (int)ENGINE_PULL_MISSING &&
+                       (int)IMAGE_PULL_ALWAYS == (int)ENGINE_PULL_ALWAYS &&
+                       (int)IMAGE_PULL_NEVER == (int)ENGINE_PULL_NEVER,
+               "when an image is pulled has the same numbers everywhere");
+
+static int native_ensure_image(struct engine *engine, const struct engine_image_request *request, engine_image_fn fn,
+                               void *data, struct err *err)
+{
+        struct native *n = to_native(engine);
+        struct ensured *e = calloc(1, sizeof(*e));
+
+        if (!e)
+                return err_oom(err);
+        list_init(&e->node);
+        e->native = n;
+        e->fn = fn;
+        e->data = data;
+        e->progress = request->progress;
+        if (n->pulls ? ensure_pulled(n, e, request, NULL) < 0 : ensure_present(n, e, request->ref) < 0) {
                 free(e);
                 return err_oom(err);
         }
+        if (e->want)
+                list_append(&n->ensuring, &e->node);
         return 0;
+}
+
+static void native_cancel_image(struct engine *engine, void *data)
+{
+        struct native *n = to_native(engine);
+        struct ensured *e;
+
+        LIST_FOREACH(e, &n->ensuring, node) {
+                if (e->data != data || !e->want)
+                        continue;
+                e->r = err_set(&e->err, ECANCELED, "nobody wants it any more");
+                /* Out of memory, it goes on. */
+                if (loop_defer(n->loop, on_ensured, e) == 0)
+                        image_pull_cancel(TAKE_PTR(e->want));
+                return;
+        }
 }
 
 /* ── the engine ──────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -127,7 +198,12 @@ static void native_free(struct engine *e)
 {
         struct native *n = to_native(e);
         struct native_container *c;
+        struct ensured *ensured;
 
+        LIST_FOREACH(ensured, &n->ensuring, node) {
+                list_remove(&ensured->node);
+                free(ensured);
+        }
         native_launch_done(n);
         native_copies_done(n);
         loop_timer_cancel(&n->watch_timer);
@@ -153,6 +229,7 @@ static const struct engine_ops native_ops = {
         .features = ENGINE_F_SIGNAL_EXACT | ENGINE_F_MEMORY_PEAK | ENGINE_F_CPU_USAGE | ENGINE_F_DISK_LIMIT |
                     ENGINE_F_SURVIVES_DAEMON | ENGINE_F_COPY_OUT | ENGINE_F_LIVE | ENGINE_F_SECRETS,
         .ensure_image = native_ensure_image,
+        .cancel_image = native_cancel_image,
         .create = native_container_create,
         .start = native_container_start,
         .attach = native_container_attach,
@@ -200,6 +277,7 @@ int engine_native_new(struct loop *loop, const struct engine_native_config *conf
         list_init(&n->copies);
         list_init(&n->copying);
         list_init(&n->unwatched);
+        list_init(&n->ensuring);
         native_workers_init(n);
         n->devnull = open("/dev/null", O_WRONLY | O_CLOEXEC);
         n->by_id = map_new();
@@ -231,6 +309,11 @@ int engine_native_new(struct loop *loop, const struct engine_native_config *conf
 void engine_native_set_store(struct engine *e, struct image_store *store)
 {
         to_native(e)->store = store;
+}
+
+void engine_native_set_pulls(struct engine *e, struct image_pulls *pulls)
+{
+        to_native(e)->pulls = pulls;
 }
 
 const struct image_workers *engine_native_workers(struct engine *e)

@@ -4,6 +4,7 @@
 
 #include "base/err.h"
 #include "engine/engine.h"
+#include "image/pull.h"
 #include "image/store.h"
 #include "image/worker.h"
 #include "loop/loop.h"
@@ -22,6 +23,8 @@ int engine_native_new(struct loop *loop, const struct engine_native_config *conf
                       struct err *err);
 
 /* The store comes after the engine, because it needs its workers. Borrowed; before list(). */
+/* Borrowed; without them only what is present can be had. */
+void engine_native_set_pulls(struct engine *e, struct image_pulls *pulls);
 void engine_native_set_store(struct engine *e, struct image_store *store);
 
 /* Valid as long as the engine; each fails with -ENOTCONN while the launcher cannot be reached. */

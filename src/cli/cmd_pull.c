@@ -1,0 +1,318 @@
+#include "base/fd.h"
+#include "base/str.h"
+#include "base/time.h"
+#include "base/units.h"
+#include "cli/cli.h"
+#include "cli/options.h"
+#include "cli/sse.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define BAR_WIDTH 30
+#define SHORT_DIGEST 12
+#define ROWS_MAX 12 /* of layers; the rest is in the total only */
+#define RATE_NS (3 * NS_PER_S)
+#define PASSWORD_MAX 32768
+
+struct pulling {
+        const struct cli *cli;
+        const char *image, *username, *policy;
+        bool quiet, bars, password_stdin;
+        struct sse sse;
+        size_t rows;   /* on the terminal now */
+        uint64_t rate_ns, rate_done; /* where the rate is measured from */
+        double rate;
+        char state[32];
+        unsigned layer_states[128];
+        bool ended;
+        struct str failure;
+        json_t *done;
+};
+
+/* What is shown of a layer comes from a fixed set: digits, and our own words. */
+static const char *const states[] = { "waiting", "downloading", "downloaded", "unpacking", "ready" };
+
+static unsigned rank(const char *state)
+{
+        for (unsigned i = 0; i < ARRAY_LEN(states); i++)
+                if (str_eq(states[i], state))
+                        return i + 1;
+        return 0;
+}
+
+static const char *state_of(const json_t *layer)
+{
+        unsigned n = rank(cli_text(layer, "state"));
+
+        if (json_is_true(json_object_get(layer, "was_here")) && n < ARRAY_LEN(states))
+                return "present";
+        return n > 0 ? states[n - 1] : "";
+}
+
+static void short_digest(const json_t *layer, char out[SHORT_DIGEST + 1])
+{
+        const char *digest = cli_text(layer, "digest"), *hex = strchr(digest, ':');
+        size_t len = hex ? strspn(hex + 1, "0123456789abcdef") : 0;
+
+        (void)snprintf(out, SHORT_DIGEST + 1, "%.*s", (int)MIN(len, (size_t)SHORT_DIGEST), hex ? hex + 1 : "");
+}
+
+/* ── a terminal: a bar for each layer, and a total ───────────────────────────────────────────────────────────────── */
+
+static void add_bar(struct str *out, uint64_t done, uint64_t total)
+{
+        unsigned full = total ? (unsigned)((double)MIN(done, total) / (double)total * BAR_WIDTH) : 0;
+
+        (void)str_addc(out, '[');
+        for (unsigned i = 0; i < BAR_WIDTH; i++)
+                (void)str_addc(out, i < full ? '=' : i == full ? '>' : ' ');
+        (void)str_addc(out, ']');
+}
+
+static void add_layer(struct str *out, const json_t *layer)
+{
+        uint64_t done = (uint64_t)json_integer_value(json_object_get(layer, "done"));
+        uint64_t size = (uint64_t)json_integer_value(json_object_get(layer, "size"));
+        char have[UNITS_HUMAN_MAX], all[UNITS_HUMAN_MAX], digest[SHORT_DIGEST + 1];
+
+        units_human(done, have);
+        units_human(size, all);
+        short_digest(layer, digest);
+        (void)str_addf(out, "\r\x1b[K%s  ", digest);
+        add_bar(out, done, size);
+        (void)str_addf(out, " %8s / %-8s %s\n", have, all, state_of(layer));
+}
+
+static void measure(struct pulling *p, uint64_t done)
+{
+        uint64_t now = time_mono_ns();
+
+        if (p->rate_ns == 0) {
+                p->rate_ns = now;
+                p->rate_done = done;
+        } else if (now - p->rate_ns >= RATE_NS / 6) {
+                double fresh = (double)(done - MIN(done, p->rate_done)) * (double)NS_PER_S / (double)(now - p->rate_ns);
+
+                p->rate = p->rate > 0 ? p->rate * 0.7 + fresh * 0.3 : fresh;
+                p->rate_ns = now;
+                p->rate_done = done;
+        }
+}
+
+static void add_total(struct pulling *p, struct str *out, const json_t *o)
+{
+        uint64_t done = (uint64_t)json_integer_value(json_object_get(o, "done"));
+        uint64_t total = (uint64_t)json_integer_value(json_object_get(o, "total"));
+        char have[UNITS_HUMAN_MAX], all[UNITS_HUMAN_MAX], rate[UNITS_HUMAN_MAX];
+
+        measure(p, done);
+        units_human(done, have);
+        units_human(total, all);
+        units_human((uint64_t)p->rate, rate);
+        (void)str_adds(out, "\r\x1b[Ktotal         ");
+        add_bar(out, done, total);
+        (void)str_addf(out, " %8s / %-8s", have, all);
+        if (done < total && p->rate > 1)
+                (void)str_addf(out, " %s/s, %us left\n", rate, (unsigned)((double)(total - done) / p->rate) + 1);
+        else
+                (void)str_addf(out, " %s\n", done < total ? "" : str_eq(cli_text(o, "state"), "installing") ? "installing" : "unpacking");
+}
+
+static void draw(struct pulling *p, const json_t *o)
+{
+        const json_t *layers = json_object_get(o, "layers"), *layer;
+        auto_str raw = STR_INIT;
+        size_t i, rows = 0;
+
+        if (p->rows > 0)
+                (void)str_addf(&raw, "\x1b[%zuA", p->rows);
+        json_array_foreach(layers, i, layer) {
+                if (rows == ROWS_MAX)
+                        break;
+                add_layer(&raw, layer);
+                rows++;
+        }
+        add_total(p, &raw, o);
+        p->rows = rows + 1;
+        if (raw.data)
+                (void)fd_write_all(STDERR_FILENO, raw.data, raw.len);
+}
+
+/* ── no terminal: a line a step ──────────────────────────────────────────────────────────────────────────────────── */
+
+static void print_steps(struct pulling *p, const json_t *o)
+{
+        const json_t *layers = json_object_get(o, "layers"), *layer;
+        size_t i;
+
+        json_array_foreach(layers, i, layer) {
+                unsigned now = rank(cli_text(layer, "state"));
+                char size[UNITS_HUMAN_MAX], digest[SHORT_DIGEST + 1];
+
+                if (i >= ARRAY_LEN(p->layer_states) || now <= MAX(p->layer_states[i], 1U))
+                        continue;
+                p->layer_states[i] = now;
+                units_human((uint64_t)json_integer_value(json_object_get(layer, "size")), size);
+                short_digest(layer, digest);
+                fprintf(stderr, "%s: %s (%s)\n", digest, state_of(layer), size);
+        }
+        if (str_eq(cli_text(o, "state"), "installing") && !str_eq(p->state, "installing"))
+                fprintf(stderr, "installing\n");
+        (void)snprintf(p->state, sizeof(p->state), "%s", cli_text(o, "state"));
+}
+
+/* ── events ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static int on_event(const char *text, size_t len, void *arg)
+{
+        struct pulling *p = arg;
+        auto_json o = NULL;
+
+        if (json_read(text, len, &o, NULL) < 0)
+                return -EPROTO;
+        if (json_object_get(o, "layers")) {
+                if (p->bars)
+                        draw(p, o);
+                else if (!p->quiet)
+                        print_steps(p, o);
+        } else if (json_object_get(o, "digest")) {
+                p->ended = true;
+                p->done = TAKE_PTR(o);
+        } else if (json_object_get(o, "type")) {
+                p->ended = true;
+                (void)str_adds(&p->failure, cli_text(o, "detail"));
+        }
+        return 0;
+}
+
+static int on_data(const void *data, size_t len, void *arg)
+{
+        struct pulling *p = arg;
+
+        return sse_feed(&p->sse, data, len, on_event, p);
+}
+
+static int read_password(struct str *ret, struct err *err)
+{
+        char buffer[4096];
+        ssize_t n;
+
+        while ((n = read(STDIN_FILENO, buffer, sizeof(buffer))) > 0)
+                if (str_add(ret, buffer, (size_t)n) < 0 || ret->len > PASSWORD_MAX)
+                        return err_set(err, E2BIG, "the password on stdin is too long");
+        while (ret->len > 0 && (ret->data[ret->len - 1] == '\n' || ret->data[ret->len - 1] == '\r'))
+                ret->data[--ret->len] = '\0';
+        return ret->len > 0 ? 0 : err_set(err, EINVAL, "there is no password on stdin");
+}
+
+static int make_body(const struct pulling *p, struct str *ret, struct err *err)
+{
+        auto_json o = json_pack("{s:s, s:s}", "image", p->image, "pull", p->policy);
+        auto_str password = STR_INIT;
+        int r = 0;
+
+        if (p->username && !p->password_stdin)
+                return err_set(err, EINVAL, "--username needs --password-stdin");
+        if (p->password_stdin && !p->username)
+                return err_set(err, EINVAL, "--password-stdin needs --username");
+        if (p->username) {
+                r = read_password(&password, err);
+                if (r == 0)
+                        r = json_object_set_new(o, "registry_auth", json_pack("{s:s, s:s}", "username", p->username,
+                                                                              "password", password.data)) < 0
+                                    ? err_oom(err)
+                                    : 0;
+        }
+        if (r == 0 && (!o || json_write(o, ret) < 0))
+                r = err_oom(err);
+        return r;
+}
+
+static int pull(struct pulling *p, struct err *err)
+{
+        static const char *const headers[] = { "Accept: text/event-stream", NULL };
+        struct http_client_request request = {
+                .method = "POST",
+                .path = "/v1/images/pull",
+                .content_type = "application/json",
+                .headers = headers,
+                .body_fd = -EBADF,
+                .abort = &cli_aborted,
+                .on_data = on_data,
+                .on_data_arg = p,
+        };
+        auto_answer answer = { .status = 0 };
+        auto_str body = STR_INIT;
+        int r = make_body(p, &body, err);
+
+        if (r < 0)
+                return r;
+        request.body = body.data;
+        request.body_len = body.len;
+        r = cli_request(p->cli, &request, &answer, err);
+        if (r < 0)
+                return r;
+        if (p->failure.len > 0)
+                return err_set(err, EPROTO, "%s", p->failure.data);
+        return p->done ? 0 : err_set(err, EPIPE, "the connection was lost");
+}
+
+static int print_result(const struct pulling *p, struct err *err)
+{
+        auto_str clean = STR_INIT;
+
+        if (p->cli->json)
+                return cli_print_json(p->done, err);
+        if (cli_escape(&clean, cli_text(p->done, p->quiet ? "digest" : "ref")) < 0)
+                return err_oom(err);
+        if (p->quiet)
+                printf("%s\n", clean.data);
+        else if (json_is_true(json_object_get(p->done, "pulled")))
+                printf("pulled %s\n", clean.data);
+        else
+                printf("%s is up to date\n", clean.data);
+        return 0;
+}
+
+static int set_policy(const char *value, void *data, struct err *err)
+{
+        (void)err;
+        *(const char **)data = value;
+        return 0;
+}
+
+int cmd_pull(struct cli *cli, const struct cli_command *command, int argc, char **argv)
+{
+        struct pulling p = { .cli = cli, .policy = "always" };
+        const struct cli_binding options[] = {
+                { "quiet", cli_set_true, &p.quiet },
+                { "username", cli_set_text, &p.username },
+                { "password-stdin", cli_set_true, &p.password_stdin },
+                { "policy", set_policy, &p.policy },
+        };
+        struct err err = ERR_INIT;
+        int r;
+
+        r = cli_parse(cli, command, options, ARRAY_LEN(options), &argc, argv, &err);
+        if (r == 0 && argc != 1)
+                r = err_set(&err, EINVAL, "one image is to be named (mayfly pull IMAGE)");
+        if (r != 0)
+                return r > 0 ? CLI_OK : cli_fail(command, &err);
+        p.image = argv[0];
+        p.quiet |= cli->json;
+        p.bars = !p.quiet && cli_columns(STDERR_FILENO) >= 80;
+        cli_catch_signals();
+        r = pull(&p, &err);
+        if (r == 0)
+                r = print_result(&p, &err);
+        if (r == 0)
+                r = cli_flush(&err);
+        sse_done(&p.sse);
+        str_done(&p.failure);
+        json_decref(p.done);
+        return r < 0 ? cli_fail(command, &err) : CLI_OK;
+}

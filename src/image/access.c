@@ -1,0 +1,219 @@
+#include "image/access.h"
+
+#include "base/fd.h"
+#include "base/map.h"
+#include "base/str.h"
+#include "json/json.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FILE_NAME "access.json"
+#define WRITE_STEP_MS (60 * 1000) /* a proof that is younger on disk need not be written again */
+
+static char closed;
+
+struct proof {
+        uint64_t at_ms, written_ms;
+};
+
+struct access {
+        struct access_config config;
+        struct map *repositories; /* "docker.io/library/busybox": closed */
+        struct map *proofs;       /* "owner\nrepository": struct proof */
+};
+
+static char *repository_key(const struct image_ref *ref)
+{
+        return str_printf("%s/%s", ref->domain, ref->path);
+}
+
+static char *proof_key(const char *owner, const struct image_ref *ref)
+{
+        return str_printf("%s\n%s/%s", owner, ref->domain, ref->path);
+}
+
+bool access_is_closed(const struct access *a, const struct image_ref *ref)
+{
+        auto_free char *key = repository_key(ref);
+
+        /* Without memory for the question the answer is the safe one. */
+        return !key || map_find(a->repositories, key);
+}
+
+enum access_proof access_look(const struct access *a, const char *owner, const struct image_ref *ref, uint64_t now_ms)
+{
+        auto_free char *key = proof_key(owner, ref);
+        const struct proof *p = key ? map_find(a->proofs, key) : NULL;
+        uint64_t age;
+
+        if (!p)
+                return ACCESS_NONE;
+        /* A clock that was set back makes no proof younger. */
+        age = now_ms >= p->at_ms ? now_ms - p->at_ms : UINT64_MAX;
+        return age <= a->config.fresh_ms ? ACCESS_FRESH : age <= a->config.hold_ms ? ACCESS_HELD : ACCESS_NONE;
+}
+
+bool access_close(struct access *a, const struct image_ref *ref)
+{
+        auto_free char *key = repository_key(ref);
+
+        if (!key || map_find(a->repositories, key) || map_len(a->repositories) >= ACCESS_REPOSITORIES_MAX)
+                return false;
+        return map_set(a->repositories, key, &closed) == 0;
+}
+
+static int set_proof(struct access *a, const char *key, uint64_t at_ms, bool *ret_write)
+{
+        struct proof *p = map_find(a->proofs, key);
+
+        if (!p) {
+                if (map_len(a->proofs) >= ACCESS_PROOFS_MAX)
+                        return -ENOSPC;
+                p = calloc(1, sizeof(*p));
+                if (!p || map_set(a->proofs, key, p) < 0) {
+                        free(p);
+                        return -ENOMEM;
+                }
+        }
+        p->at_ms = at_ms;
+        *ret_write = at_ms - MIN(at_ms, p->written_ms) >= WRITE_STEP_MS;
+        if (*ret_write)
+                p->written_ms = at_ms;
+        return 0;
+}
+
+bool access_prove(struct access *a, const char *owner, const struct image_ref *ref, uint64_t now_ms)
+{
+        auto_free char *key = proof_key(owner, ref);
+        bool write = false;
+
+        return key && set_proof(a, key, now_ms, &write) == 0 && write;
+}
+
+bool access_forget(struct access *a, const char *owner, const struct image_ref *ref)
+{
+        auto_free char *key = proof_key(owner, ref);
+        struct proof *p = key ? map_remove(a->proofs, key) : NULL;
+
+        free(p);
+        return p != NULL;
+}
+
+/* ── on disk ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static int add_proofs(const struct access *a, json_t *list, uint64_t now_ms)
+{
+        const char *key;
+        size_t pos = 0;
+        void *value;
+
+        while (map_next(a->proofs, &pos, &key, &value)) {
+                const struct proof *p = value;
+                const char *feed = strchr(key, '\n');
+
+                if (!feed || now_ms - MIN(now_ms, p->at_ms) > a->config.hold_ms)
+                        continue;
+                if (json_array_append_new(list, json_pack("{s:s%, s:s, s:I}", "owner", key, (size_t)(feed - key),
+                                                          "repository", feed + 1, "at", (json_int_t)p->at_ms)) < 0)
+                        return -ENOMEM;
+        }
+        return 0;
+}
+
+int access_text(const struct access *a, uint64_t now_ms, char **ret, struct err *err)
+{
+        auto_json o = json_pack("{s:[], s:[]}", "closed", "proofs");
+        auto_str text = STR_INIT;
+        const char *key;
+        size_t pos = 0;
+        void *value;
+        bool bad = !o;
+
+        while (!bad && map_next(a->repositories, &pos, &key, &value))
+                bad = json_array_append_new(json_object_get(o, "closed"), json_string(key)) < 0;
+        if (bad || add_proofs(a, json_object_get(o, "proofs"), now_ms) < 0 || json_write(o, &text) < 0)
+                return err_oom(err);
+        *ret = str_take(&text);
+        return *ret ? 0 : err_oom(err);
+}
+
+int access_write(int dirfd, const char *text, struct err *err)
+{
+        return fd_write_file(dirfd, FILE_NAME, 0600, text, strlen(text), err);
+}
+
+static int take(struct access *a, const json_t *o)
+{
+        const json_t *v;
+        size_t i;
+
+        json_array_foreach(json_object_get(o, "closed"), i, v) {
+                if (json_is_string(v) && map_set(a->repositories, json_string_value(v), &closed) < 0)
+                        return -ENOMEM;
+        }
+        json_array_foreach(json_object_get(o, "proofs"), i, v) {
+                const char *owner = json_string_value(json_object_get(v, "owner"));
+                const char *repository = json_string_value(json_object_get(v, "repository"));
+                json_int_t at = json_integer_value(json_object_get(v, "at"));
+                auto_free char *key = owner && repository ? str_printf("%s\n%s", owner, repository) : NULL;
+                bool write;
+
+                if (owner && repository && !key)
+                        return -ENOMEM;
+                if (key && at > 0 && set_proof(a, key, (uint64_t)at, &write) == -ENOMEM)
+                        return -ENOMEM;
+        }
+        return 0;
+}
+
+int access_open(int dirfd, const struct access_config *config, struct access **ret, struct err *err)
+{
+        struct access *a = calloc(1, sizeof(*a));
+        auto_str text = STR_INIT;
+        auto_json o = NULL;
+        int r;
+
+        if (!a)
+                return err_oom(err);
+        a->config = *config;
+        a->repositories = map_new();
+        a->proofs = map_new();
+        r = a->repositories && a->proofs ? 0 : err_oom(err);
+        if (r == 0) {
+                struct err why = ERR_INIT;
+
+                r = fd_read_file(dirfd, FILE_NAME, ACCESS_FILE_MAX, &text, &why);
+                if (r == 0)
+                        r = json_read(text.data ? text.data : "", text.len, &o, &why);
+                if (r == 0 && take(a, o) < 0)
+                        r = err_oom(&why);
+                /* Damaged is another thing than absent: what was closed must not come open. */
+                r = r == -ENOENT ? 0 : r;
+                if (r < 0)
+                        (void)err_set(err, -r, FILE_NAME " of the images: %s", why.text);
+        }
+        if (r < 0) {
+                access_free(a);
+                return r;
+        }
+        *ret = a;
+        return 0;
+}
+
+void access_free(struct access *a)
+{
+        const char *key;
+        size_t pos = 0;
+        void *value;
+
+        if (!a)
+                return;
+        while (a->proofs && map_next(a->proofs, &pos, &key, &value))
+                free(value);
+        map_free(a->proofs);
+        map_free(a->repositories);
+        free(a);
+}

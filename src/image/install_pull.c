@@ -1,0 +1,176 @@
+/* Steps that bring in what a pull has downloaded. */
+
+#include "image/install.h"
+
+#include "base/fd.h"
+#include "image/operation.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static char held;
+
+const struct image_layout *image_store_layout(const struct image_store *s)
+{
+        return &s->layout;
+}
+
+int image_hold_new(struct image_store *s, const char (*diff_ids)[65], size_t n, struct image_hold **ret, struct err *err)
+{
+        struct image_hold *h = calloc(1, sizeof(*h));
+        bool good;
+
+        if (!h)
+                return err_oom(err);
+        list_init(&h->node);
+        h->diff_ids = map_new();
+        h->pairs = map_new();
+        good = h->diff_ids && h->pairs;
+        for (size_t i = 0; good && i < n; i++)
+                good = map_set(h->diff_ids, diff_ids[i], &held) == 0;
+        if (!good) {
+                image_hold_free(h);
+                return err_oom(err);
+        }
+        list_append(&s->holds, &h->node);
+        *ret = h;
+        return 0;
+}
+
+void image_hold_free(struct image_hold *h)
+{
+        if (!h)
+                return;
+        list_remove(&h->node);
+        map_free(h->diff_ids);
+        map_free(h->pairs);
+        free(h);
+}
+
+/* ── a layer ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Each of these has nothing to do where the layer is there. */
+int step_layer_plain(struct op *op)
+{
+        int r;
+
+        if (!layer_missing(op, op->layer.digest, op->name)) {
+                fd_replace(&op->archive, -EBADF);
+                return STEP_NEXT;
+        }
+        r = layer_plain_start(op, op->archive);
+        return r == 1 ? STEP_WAIT : r;
+}
+
+int step_layer_hash(struct op *op)
+{
+        return op->archive < 0 ? STEP_NEXT : step_import_hash(op);
+}
+
+int step_layer_unpack(struct op *op)
+{
+        int r;
+
+        if (op->archive < 0)
+                return STEP_NEXT;
+        r = layer_unpack_start(op);
+        return r < 0 ? r : STEP_WAIT;
+}
+
+int image_store_layer(struct image_store *s, struct image_hold *hold, int blob_fd, const struct image_descriptor *blob,
+                      const char *diff_id, image_done_fn fn, void *data, struct err *err)
+{
+        struct op *op = op_new(s, op_layer_steps);
+
+        if (!op) {
+                fd_close(blob_fd);
+                return err_oom(err);
+        }
+        op->archive = blob_fd;
+        op->layer = *blob;
+        op->hold = hold;
+        (void)snprintf(op->name, sizeof(op->name), "%s", diff_id);
+        op->done = fn;
+        op->data = data;
+        op_add(op);
+        return 0;
+}
+
+/* ── the image ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static int work_pull_manifest(struct op *op, struct err *err)
+{
+        const struct image_layout *l = &op->store->layout;
+        char digest[IMAGE_DIGEST_MAX];
+        int r = 0;
+
+        for (char **partial = op->partials; r == 0 && partial && *partial; partial++)
+                r = image_layout_partial_commit(l, *partial, err);
+        if (r == 0)
+                r = image_layout_put_text(l, op->text.data, op->text.len, digest, err);
+        if (r == 0)
+                r = image_layout_sync(l, err);
+        return r;
+}
+
+int step_pull_manifest(struct op *op)
+{
+        int r = op_work(op, work_pull_manifest);
+
+        return r < 0 ? r : STEP_WAIT;
+}
+
+static int find_partials(struct op *op, struct err *err)
+{
+        auto_manifest m = { .layers = NULL };
+        int r = image_manifest_parse(op->text.data, op->text.len, &m, err);
+
+        if (r == 0 && strv_add(&op->partials, m.config.digest) < 0)
+                r = err_oom(err);
+        for (size_t i = 0; r == 0 && i < m.n_layers; i++)
+                if (strv_add(&op->partials, m.layers[i].digest) < 0)
+                        r = err_oom(err);
+        return r;
+}
+
+static int describe(struct op *op, const char *media_type, char *const *names, struct err *err)
+{
+        struct image_found *found = calloc(1, sizeof(*found));
+
+        op->found.items = found;
+        if (!found)
+                return err_oom(err);
+        op->found.n = 1;
+        (void)snprintf(found->manifest.media_type, sizeof(found->manifest.media_type), "%s", media_type);
+        found->manifest.size = op->text.len;
+        found->names = strv_dup(names);
+        if (!found->names)
+                return err_oom(err);
+        return image_sha256_text(op->text.data, op->text.len, found->manifest.digest, err);
+}
+
+int image_store_install(struct image_store *s, struct image_hold *hold, const void *manifest, size_t len,
+                        const char *media_type, char *const *names, image_done_fn fn, void *data, struct err *err)
+{
+        struct op *op = op_new(s, op_pull_steps);
+        int r;
+
+        if (!op || str_add(&op->text, manifest, len) < 0) {
+                op_free(op);
+                return err_oom(err);
+        }
+        r = find_partials(op, err);
+        if (r == 0)
+                r = describe(op, media_type, names, err);
+        if (r < 0) {
+                op_free(op);
+                return r;
+        }
+        op->hold = hold;
+        op->done = fn;
+        op->data = data;
+        op_add(op);
+        return 0;
+}

@@ -1,0 +1,786 @@
+#include "image/pull_internal.h"
+
+#include "base/log.h"
+#include "base/time.h"
+#include "image/choose.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <openssl/crypto.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PARALLEL_DEFAULT 6
+#define PROGRESS_NS (200 * NS_PER_MS)
+#define TOPS_MAX 20000
+
+/* RESOLVE ─▶ CHOOSE ─▶ FETCH ─▶ ENDED; PROVE ─▶ ENDED; any ─▶ ENDED; FETCH ─▶ RESOLVE once, where another's job was refused */
+enum pull_state { PULL_PROVE, PULL_LOOK, PULL_RESOLVE, PULL_CHOOSE, PULL_FETCH, PULL_ENDED };
+
+struct pull {
+        struct image_pulls *pulls;
+        struct list node, wants;
+        char *key, *owner;
+        char name[REF_TEXT_MAX];
+        struct image_ref ref;
+        char reference[IMAGE_DIGEST_MAX + 80];
+        struct credentials credentials;
+        bool all, lenient; /* the owner may use all; the image that is here will do if need be */
+        enum pull_state state;
+        struct registry_call *call;
+        struct job *job;
+        bool refused; /* by another's job; once is enough */
+        bool due;     /* progress was made that nobody was told yet */
+        uint64_t told_ns, begun_real_ms;
+        char top[IMAGE_DIGEST_MAX]; /* what the tag means: an index, perhaps */
+        struct image_descriptor child;
+        bool authenticated;
+        int result;
+        struct err err;
+        struct image_pull_result answer;
+};
+
+struct image_want {
+        struct list node; /* of the pull's, or of those that are answered at once */
+        struct image_pulls *pulls;
+        struct pull *pull;
+        image_pulled_fn fn;
+        image_progress_fn progress;
+        void *data;
+        int result;
+        struct err err;
+        struct image_pull_result answer;
+};
+
+/* ── credentials ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+int credentials_copy(struct credentials *to, const char *username, const char *password, struct err *err)
+{
+        *to = (struct credentials){ .username = NULL };
+        if (!username || !*username)
+                return 0;
+        to->username = strdup(username);
+        to->password = strdup(password ? password : "");
+        if (!to->username || !to->password) {
+                credentials_done(to);
+                return err_oom(err);
+        }
+        registry_credentials_key(username, to->password, to->key);
+        return to->key[0] ? 0 : err_oom(err);
+}
+
+void credentials_done(struct credentials *c)
+{
+        if (c->username)
+                OPENSSL_cleanse(c->username, strlen(c->username));
+        if (c->password)
+                OPENSSL_cleanse(c->password, strlen(c->password));
+        free(c->username);
+        free(c->password);
+        *c = (struct credentials){ .username = NULL };
+}
+
+/* ── proofs ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+struct save {
+        int dir;
+        char *text;
+        int r;
+        struct err err;
+};
+
+static void save_run(void *data)
+{
+        struct save *s = data;
+
+        s->r = access_write(s->dir, s->text, &s->err);
+}
+
+static void save_done(void *data)
+{
+        struct save *s = data;
+
+        if (s->r < 0)
+                log_error("images: who may use what: %s", s->err.text);
+        free(s->text);
+        free(s);
+}
+
+/* On the queue of the store's own writing, so that it comes before an index that names what is closed. */
+void pulls_save(struct image_pulls *p)
+{
+        struct save *s = calloc(1, sizeof(*s));
+        struct err err = ERR_INIT;
+        int r = s ? access_text(p->access, time_real_ms(), &s->text, &err) : err_oom(&err);
+
+        if (r == 0) {
+                s->dir = image_store_layout(p->config.store)->dir;
+                r = loop_work(p->loop, 2, save_run, save_done, s);
+        }
+        if (r == 0)
+                return;
+        log_error("images: who may use what: it cannot be written");
+        free(s ? s->text : NULL);
+        free(s);
+}
+
+/* A name of the image whose repository decides: one that is open, else one that this owner has proven, else any. */
+static bool may_use_name(const struct image_pulls *p, const char *owner, const char *name, uint64_t now,
+                         enum access_proof *best, struct image_ref *ret)
+{
+        struct image_ref ref;
+        enum access_proof proof;
+
+        if (image_ref_parse_docker(name, &ref, NULL) < 0 || !access_is_closed(p->access, &ref))
+                return true;
+        proof = access_look(p->access, owner, &ref, now);
+        if (proof >= *best) {
+                *best = proof;
+                *ret = ref;
+        }
+        return proof == ACCESS_FRESH;
+}
+
+/* True: yes; else *ret is what to ask for, and *ret_proof what is known. */
+static bool may_use(const struct image_pulls *p, const char *owner, const struct image *image,
+                    enum access_proof *ret_proof, struct image_ref *ret)
+{
+        uint64_t now = time_real_ms();
+        enum access_proof best = ACCESS_NONE;
+
+        *ret = (struct image_ref){ .domain = "" };
+        for (char **name = image->names; name && *name; name++)
+                if (may_use_name(p, owner, *name, now, &best, ret))
+                        return true;
+        *ret_proof = best;
+        return !image->names || !image->names[0];
+}
+
+bool image_pulls_may_use(const struct image_pulls *p, const char *owner, const struct image *image)
+{
+        enum access_proof proof;
+        struct image_ref ref;
+
+        return may_use(p, owner, image, &proof, &ref);
+}
+
+/* ── what a tag meant last ────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void top_note(struct image_pulls *p, const char *name, const char *top, const char *digest)
+{
+        char *text = str_printf("%s %s %" PRIu64, top, digest, time_real_ms());
+
+        if (!text)
+                return;
+        if (map_len(p->tops) >= TOPS_MAX && !map_find(p->tops, name)) {
+                free(text);
+                return;
+        }
+        free(map_remove(p->tops, name));
+        if (map_set(p->tops, name, text) < 0)
+                free(text);
+}
+
+/* Whether what the registry calls `top` now is this image. */
+static bool top_is(const struct image_pulls *p, const char *name, const char *top, const char *digest)
+{
+        auto_free char *start = str_printf("%s %s ", top, digest);
+        const char *text = map_find(p->tops, name);
+
+        return str_eq(top, digest) || (text && start && str_starts(text, start));
+}
+
+static bool top_is_old(const struct image_pulls *p, const char *name)
+{
+        const char *text = map_find(p->tops, name), *last = text ? strrchr(text, ' ') : NULL;
+        uint64_t at = 0;
+
+        if (p->config.tag_max_age_ms == 0)
+                return false;
+        return !last || parse_u64(last + 1, &at) < 0 || time_real_ms() - MIN(at, time_real_ms()) > p->config.tag_max_age_ms;
+}
+
+/* ── end of a pull ────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void pull_move(struct pull *pull, enum pull_state to)
+{
+        static const bool allowed[PULL_ENDED + 1][PULL_ENDED + 1] = {
+                [PULL_PROVE] = { [PULL_ENDED] = true },
+                [PULL_LOOK] = { [PULL_RESOLVE] = true, [PULL_ENDED] = true },
+                [PULL_RESOLVE] = { [PULL_CHOOSE] = true, [PULL_FETCH] = true, [PULL_ENDED] = true },
+                [PULL_CHOOSE] = { [PULL_FETCH] = true, [PULL_ENDED] = true },
+                [PULL_FETCH] = { [PULL_RESOLVE] = true, [PULL_ENDED] = true },
+        };
+
+        if (!allowed[pull->state][to])
+                abort();
+        pull->state = to;
+        pulls_kick(pull->pulls);
+}
+
+static void pull_end(struct pull *pull, int r, const struct err *err)
+{
+        if (pull->state == PULL_ENDED)
+                return;
+        pull->result = r;
+        if (r < 0) {
+                if (err != &pull->err)
+                        pull->err = *err;
+                (void)err_wrap(&pull->err, "image %s", pull->name);
+        }
+        pull_move(pull, PULL_ENDED);
+}
+
+static void pull_free(struct pull *pull)
+{
+        if (pull->call)
+                registry_cancel(pull->call);
+        if (pull->job)
+                job_leave(pull->job);
+        list_remove(&pull->node);
+        credentials_done(&pull->credentials);
+        free(pull->key);
+        free(pull->owner);
+        free(pull);
+}
+
+/* ── asking the registry ──────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void on_answer(struct registry_call *c, int r, const struct registry_answer *answer, const struct err *err, void *arg);
+
+static void pull_ask(struct pull *pull, enum registry_what what, const char *reference)
+{
+        static const struct registry_handler handler = { .done = on_answer };
+        const struct registry_request q = {
+                .what = what,
+                .ref = &pull->ref,
+                .reference = reference,
+                .username = pull->credentials.username,
+                .password = pull->credentials.password,
+        };
+        struct err err = ERR_INIT;
+        int r = registry_start(pull->pulls->config.registries, &q, &handler, pull, &pull->call, &err);
+
+        if (r < 0)
+                pull_end(pull, r, &err);
+}
+
+static void resolve(struct pull *pull)
+{
+        pull_ask(pull, REGISTRY_MANIFEST, pull->reference);
+}
+
+static void prove(struct pull *pull)
+{
+        if (access_prove(pull->pulls->access, pull->owner, &pull->ref, time_real_ms()))
+                pulls_save(pull->pulls);
+}
+
+static const struct image *local_image(const struct pull *pull)
+{
+        return image_store_find(pull->pulls->config.store, pull->name, NULL);
+}
+
+static void here_already(struct pull *pull, const struct image *image)
+{
+        (void)snprintf(pull->answer.digest, sizeof(pull->answer.digest), "%s", image->digest);
+        pull_end(pull, 0, NULL);
+}
+
+static void proven(struct pull *pull, int r, const struct err *err)
+{
+        struct image_pulls *p = pull->pulls;
+
+        if (r == 0) {
+                prove(pull);
+        } else if (r == -EACCES || r == -ENOENT) {
+                if (access_forget(p->access, pull->owner, &pull->ref))
+                        pulls_save(p);
+        } else if (access_look(p->access, pull->owner, &pull->ref, time_real_ms()) != ACCESS_NONE) {
+                r = 0;
+        }
+        if (r == 0 && !image_store_by_digest(p->config.store, pull->answer.digest)) {
+                (void)err_set(&pull->err, ENOENT, "it was removed meanwhile");
+                pull_end(pull, -ENOENT, &pull->err);
+                return;
+        }
+        pull_end(pull, r, err);
+}
+
+static void looked(struct pull *pull, int r, const struct registry_answer *answer, const struct err *err)
+{
+        const struct image *image = local_image(pull);
+
+        if (r == 0 && image && top_is(pull->pulls, pull->name, answer->digest, image->digest)) {
+                prove(pull);
+                top_note(pull->pulls, pull->name, answer->digest, image->digest);
+                here_already(pull, image);
+                return;
+        }
+        if ((r == -EHOSTUNREACH || r == -EBUSY) && image && pull->lenient &&
+            (pull->all || image_pulls_may_use(pull->pulls, pull->owner, image))) {
+                here_already(pull, image);
+                return;
+        }
+        /* Some registries know no HEAD. */
+        if (r < 0 && !(r == -EHOSTUNREACH && strstr(err->text, "status 405"))) {
+                pull_end(pull, r, err);
+                return;
+        }
+        pull_move(pull, PULL_RESOLVE);
+        resolve(pull);
+}
+
+static void fetch(struct pull *pull, const struct registry_answer *answer, const char *media, const char *digest)
+{
+        struct image_pulls *p = pull->pulls;
+        struct job_source source = {
+                .ref = &pull->ref,
+                .name = pull->name,
+                .credentials = &pull->credentials,
+                .manifest = answer->body,
+                .len = answer->len,
+                .media_type = media,
+                .digest = digest,
+        };
+        struct err err = ERR_INIT;
+        bool save;
+        int r;
+
+        save = access_prove(p->access, pull->owner, &pull->ref, time_real_ms());
+        if (pull->authenticated)
+                save |= access_close(p->access, &pull->ref);
+        source.closed = access_is_closed(p->access, &pull->ref);
+        if (save)
+                pulls_save(p);
+        (void)snprintf(pull->answer.digest, sizeof(pull->answer.digest), "%s", digest);
+        r = job_get(p, &source, &pull->job, &err);
+        if (r < 0)
+                pull_end(pull, r, &err);
+        else
+                pull_move(pull, PULL_FETCH);
+}
+
+/* The digest that the body has must be all that anybody says it has. */
+static int check_digest(const struct pull *pull, const struct registry_answer *answer, char digest[IMAGE_DIGEST_MAX],
+                        struct err *err)
+{
+        const char *wanted = pull->state == PULL_CHOOSE ? pull->child.digest : pull->ref.digest;
+        int r = image_sha256_text(answer->body, answer->len, digest, err);
+
+        if (r < 0)
+                return r;
+        if (wanted[0] && !str_eq(wanted, digest))
+                return err_set(err, EBADMSG, "digest mismatch: the manifest %s has %s", wanted, digest);
+        if (answer->digest[0] && str_starts(answer->digest, "sha256:") && !str_eq(answer->digest, digest))
+                return err_set(err, EBADMSG, "digest mismatch: the registry says that the manifest has %s, it has %s",
+                               image_digest_valid(answer->digest) ? answer->digest : "another one", digest);
+        if (pull->state == PULL_CHOOSE && answer->len != pull->child.size)
+                return err_set(err, EBADMSG, "the manifest has another size than its index says");
+        return 0;
+}
+
+static void resolved(struct pull *pull, const struct registry_answer *answer)
+{
+        char digest[IMAGE_DIGEST_MAX], media[IMAGE_MEDIA_MAX];
+        enum manifest_kind kind = MANIFEST_IMAGE;
+        struct err err = ERR_INIT;
+        int r;
+
+        r = check_digest(pull, answer, digest, &err);
+        if (r == 0)
+                r = manifest_kind(answer->body, answer->len, answer->media_type, &kind, media, &err);
+        if (r == 0 && kind == MANIFEST_INDEX && pull->state == PULL_CHOOSE)
+                r = err_set(&err, EOPNOTSUPP, "its index names another index");
+        if (r == 0 && kind == MANIFEST_INDEX)
+                r = manifest_choose(answer->body, answer->len, &pull->child, &err);
+        if (r < 0) {
+                pull_end(pull, r, &err);
+                return;
+        }
+        if (pull->state == PULL_RESOLVE) {
+                memcpy(pull->top, digest, sizeof(pull->top));
+                pull->authenticated = answer->authenticated;
+        }
+        if (kind == MANIFEST_INDEX) {
+                pull_move(pull, PULL_CHOOSE);
+                pull_ask(pull, REGISTRY_MANIFEST, pull->child.digest);
+        } else {
+                fetch(pull, answer, media, digest);
+        }
+}
+
+static void on_answer(struct registry_call *c, int r, const struct registry_answer *answer, const struct err *err, void *arg)
+{
+        struct pull *pull = arg;
+
+        (void)c;
+        pull->call = NULL;
+        pull->answer.retry_after_s = r == -EBUSY ? answer->retry_after_s : 0;
+        if (pull->state == PULL_PROVE)
+                proven(pull, r, err);
+        else if (pull->state == PULL_LOOK)
+                looked(pull, r, answer, err);
+        else if (r < 0)
+                pull_end(pull, r, err);
+        else
+                resolved(pull, answer);
+}
+
+/* ── the tick ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void look_at_job(struct pull *pull)
+{
+        struct job *job = pull->job;
+
+        if (job->state == JOB_DONE) {
+                pull->answer.pulled = job->moved;
+                top_note(pull->pulls, pull->name, pull->top, job->digest);
+                pull_end(pull, 0, NULL);
+        } else if (job->state == JOB_FAILED && job->result == -EACCES && !pull->refused &&
+                   !str_eq(job->credentials.key, pull->credentials.key)) {
+                pull->refused = true;
+                job_leave(TAKE_PTR(pull->job));
+                pull_move(pull, PULL_RESOLVE);
+                resolve(pull);
+        } else if (job->state == JOB_FAILED) {
+                pull->answer.retry_after_s = job->result == -EBUSY ? job->retry_after_s : 0;
+                pull_end(pull, job->result, &job->err);
+        }
+}
+
+static void describe(const struct pull *pull, struct image_pull_progress *ret)
+{
+        *ret = (struct image_pull_progress){
+                .ref = pull->name,
+                .owner = pull->owner,
+                .begun_real_ms = pull->begun_real_ms,
+        };
+        if (pull->job)
+                job_progress(pull->job, ret);
+}
+
+static void tell_progress(struct pull *pull)
+{
+        struct image_pull_progress progress;
+        uint64_t now = time_mono_ns();
+        struct image_want *w;
+
+        if (!pull->job)
+                return;
+        if (now - pull->told_ns < PROGRESS_NS) {
+                pull->due = true;
+                return;
+        }
+        pull->told_ns = now;
+        pull->due = false;
+        describe(pull, &progress);
+        LIST_FOREACH(w, &pull->wants, node)
+                if (w->progress)
+                        w->progress(&progress, w->data);
+}
+
+static void answer_want(struct image_want *w)
+{
+        list_remove(&w->node);
+        w->fn(w->result, &w->answer, w->result < 0 ? &w->err : NULL, w->data);
+        free(w);
+}
+
+/* Who is told may ask for the next, or cancel others: from the first on each time. */
+static void answer_pull(struct pull *pull)
+{
+        struct image_want *w;
+
+        while ((w = LIST_FIRST(&pull->wants, struct image_want, node))) {
+                w->result = pull->result;
+                w->err = pull->err;
+                w->answer = pull->answer;
+                answer_want(w);
+        }
+}
+
+static void answer_all(struct image_pulls *p)
+{
+        struct image_want *w;
+        struct pull *pull;
+
+        while ((w = LIST_FIRST(&p->wants, struct image_want, node)))
+                answer_want(w);
+        LIST_FOREACH(pull, &p->pulls, node) {
+                if (pull->state == PULL_ENDED)
+                        answer_pull(pull);
+                if (list_empty(&pull->wants))
+                        pull_free(pull);
+        }
+}
+
+static void on_tick(struct loop_timer *timer, void *data)
+{
+        struct image_pulls *p = data;
+        struct pull *pull;
+        bool due = false;
+
+        (void)timer;
+        do {
+                p->ticking = true;
+                p->again = false;
+                jobs_tick(p);
+                blobs_tick(p);
+                LIST_FOREACH(pull, &p->pulls, node) {
+                        if (pull->state == PULL_FETCH)
+                                tell_progress(pull);
+                        if (pull->state == PULL_FETCH)
+                                look_at_job(pull);
+                }
+                answer_all(p);
+                p->ticking = false;
+        } while (p->again);
+        LIST_FOREACH(pull, &p->pulls, node)
+                due |= pull->due;
+        if (due)
+                (void)loop_timer_set(p->loop, &p->timer, time_mono_ns() + PROGRESS_NS, on_tick, p);
+}
+
+void pulls_kick(struct image_pulls *p)
+{
+        p->again = true;
+        if (!p->ticking)
+                (void)loop_timer_set(p->loop, &p->timer, time_mono_ns(), on_tick, p);
+}
+
+/* ── wants ────────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Without a tag in the text it is what docker would make of it. */
+static int pull_fill(struct pull *pull, const struct image_pull_request *q, const struct image_ref *ref,
+                     const char *reference, struct err *err)
+{
+        pull->ref = *ref;
+        pull->all = q->all;
+        pull->lenient = q->policy == IMAGE_PULL_MISSING;
+        pull->owner = strdup(q->owner ? q->owner : "");
+        pull->begun_real_ms = time_real_ms();
+        (void)snprintf(pull->reference, sizeof(pull->reference), "%s", reference);
+        if (!pull->owner)
+                return err_oom(err);
+        return credentials_copy(&pull->credentials, q->username, q->password, err);
+}
+
+static struct pull *pull_find(struct image_pulls *p, const char *key)
+{
+        struct pull *pull;
+
+        LIST_FOREACH(pull, &p->pulls, node) {
+                if (pull->state != PULL_ENDED && str_eq(pull->key, key))
+                        return pull;
+        }
+        return NULL;
+}
+
+/* The pull of this, which there is or begins now. image: for a proof. */
+static int pull_get(struct image_pulls *p, const struct image_pull_request *q, const struct image_ref *ref,
+                    const char *name, const struct image *image, struct pull **ret, struct err *err)
+{
+        char credentials[65];
+        auto_free char *key = NULL;
+        struct pull *pull;
+        int r;
+
+        registry_credentials_key(q->username && *q->username ? q->username : NULL, q->password, credentials);
+        key = str_printf("%s\n%s\n%s\n%s\n%d", q->owner ? q->owner : "", image ? image->digest : "", name, credentials,
+                         q->policy == IMAGE_PULL_MISSING && image_store_find(p->config.store, name, NULL));
+        if (!key)
+                return err_oom(err);
+        pull = pull_find(p, key);
+        if (pull) {
+                *ret = pull;
+                return 0;
+        }
+        pull = calloc(1, sizeof(*pull));
+        if (!pull)
+                return err_oom(err);
+        pull->pulls = p;
+        list_init(&pull->node);
+        list_init(&pull->wants);
+        pull->key = TAKE_PTR(key);
+        (void)snprintf(pull->name, sizeof(pull->name), "%s", name);
+        (void)snprintf(pull->answer.ref, sizeof(pull->answer.ref), "%s", name);
+        r = pull_fill(pull, q, ref, image ? image->digest : ref->digest[0] ? ref->digest : ref->tag, err);
+        if (r < 0) {
+                pull_free(pull);
+                return r;
+        }
+        list_append(&p->pulls, &pull->node);
+        pull->state = image ? PULL_PROVE : local_image(pull) ? PULL_LOOK : PULL_RESOLVE;
+        if (image)
+                (void)snprintf(pull->answer.digest, sizeof(pull->answer.digest), "%s", image->digest);
+        pull_ask(pull, pull->state == PULL_RESOLVE ? REGISTRY_MANIFEST : REGISTRY_HEAD, pull->reference);
+        *ret = pull;
+        return 0;
+}
+
+static int absent(const struct image_pull_request *q, const struct image_ref *ref, struct err *err)
+{
+        char shown[STR_SHOWN_MAX];
+
+        if (ref && str_eq(ref->domain, IMAGE_BUILTIN_DOMAIN))
+                return err_set(err, ENOENT, "there is no image '%s': %s is no registry", str_show(q->ref, shown),
+                               IMAGE_BUILTIN_DOMAIN);
+        return err_set(err, ENOENT, "there is no image '%s' here", str_show(q->ref, shown));
+}
+
+/* What the answer calls it: the name that was asked for, or one that it has. */
+static void name_it(const struct image *image, const char *name, const char *asked, struct image_pull_result *ret)
+{
+        const char *called = image->names && image->names[0] ? image->names[0] : asked;
+
+        for (char **n = image->names; name && n && *n; n++)
+                if (str_eq(*n, name))
+                        called = *n;
+        (void)snprintf(ret->ref, sizeof(ret->ref), "%s", called);
+        (void)snprintf(ret->digest, sizeof(ret->digest), "%s", image->digest);
+}
+
+/* Decides: 0 with *ret_pull set: the pull will answer; 0 without: w->answer is it; -errno. */
+static int decide(struct image_pulls *p, const struct image_pull_request *q, struct image_want *w, struct pull **ret_pull,
+                  struct err *err)
+{
+        enum access_proof proof = ACCESS_NONE;
+        struct image_ref ref, closed;
+        char name[REF_TEXT_MAX] = "";
+        struct err why = ERR_INIT;
+        const struct image *image;
+        bool named, remote;
+
+        named = !image_digest_valid(q->ref) && image_ref_parse_docker(q->ref, &ref, NULL) == 0;
+        if (named)
+                image_ref_format(&ref, name);
+        image = image_store_find(p->config.store, q->ref, &why);
+        if (!image && why.num && !named)
+                return err_set(err, why.num, "%s", why.text);
+        remote = named && registries_enabled(p->config.registries) && !str_eq(ref.domain, IMAGE_BUILTIN_DOMAIN) &&
+                 q->policy != IMAGE_PULL_NEVER;
+        if (remote && (!image || q->policy == IMAGE_PULL_ALWAYS || (!ref.digest[0] && top_is_old(p, name))))
+                return pull_get(p, q, &ref, name, NULL, ret_pull, err);
+        if (!image)
+                return absent(q, named ? &ref : NULL, err);
+        name_it(image, name, q->ref, &w->answer);
+        if (q->all || may_use(p, q->owner, image, &proof, &closed))
+                return 0;
+        if (!registries_enabled(p->config.registries))
+                return proof == ACCESS_HELD ? 0 : absent(q, &ref, err);
+        image_ref_format(&closed, name);
+        return pull_get(p, q, &closed, name, image, ret_pull, err);
+}
+
+int image_pull(struct image_pulls *p, const struct image_pull_request *request, image_pulled_fn fn, void *data,
+               struct image_want **ret, struct err *err)
+{
+        struct image_want *w = calloc(1, sizeof(*w));
+        struct pull *pull = NULL;
+
+        if (!w)
+                return err_oom(err);
+        w->pulls = p;
+        w->fn = fn;
+        w->data = data;
+        w->progress = request->progress;
+        w->result = decide(p, request, w, &pull, &w->err);
+        w->pull = pull;
+        list_init(&w->node);
+        list_append(pull ? &pull->wants : &p->wants, &w->node);
+        pulls_kick(p);
+        *ret = w;
+        return 0;
+}
+
+void image_pull_cancel(struct image_want *w)
+{
+        struct image_pulls *p = w->pulls;
+
+        list_remove(&w->node);
+        free(w);
+        pulls_kick(p);
+}
+
+bool image_pulls_next(struct image_pulls *p, size_t *pos, struct image_pull_progress *ret)
+{
+        struct pull *pull;
+        size_t i = 0;
+
+        LIST_FOREACH(pull, &p->pulls, node) {
+                if (pull->state == PULL_PROVE || pull->state == PULL_ENDED || i++ < *pos)
+                        continue;
+                ++*pos;
+                describe(pull, ret);
+                return true;
+        }
+        return false;
+}
+
+/* ── all of it ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+int image_pulls_new(struct loop *loop, const struct image_pulls_config *config, struct image_pulls **ret, struct err *err)
+{
+        const struct access_config proofs = { .fresh_ms = config->proof_fresh_ms, .hold_ms = config->proof_hold_ms };
+        struct image_pulls *p = calloc(1, sizeof(*p));
+        int r;
+
+        if (!p)
+                return err_oom(err);
+        p->loop = loop;
+        p->config = *config;
+        if (p->config.parallel == 0)
+                p->config.parallel = PARALLEL_DEFAULT;
+        list_init(&p->wants);
+        list_init(&p->pulls);
+        list_init(&p->jobs);
+        list_init(&p->blobs);
+        p->tops = map_new();
+        r = p->tops ? access_open(image_store_layout(config->store)->dir, &proofs, &p->access, err) : err_oom(err);
+        if (r < 0) {
+                image_pulls_free(p);
+                return r;
+        }
+        *ret = p;
+        return 0;
+}
+
+static void tops_free(struct map *tops)
+{
+        const char *key;
+        size_t pos = 0;
+        void *text;
+
+        while (tops && map_next(tops, &pos, &key, &text))
+                free(text);
+        map_free(tops);
+}
+
+void image_pulls_free(struct image_pulls *p)
+{
+        struct image_want *w;
+        struct pull *pull;
+
+        if (!p)
+                return;
+        p->ticking = true;
+        LIST_FOREACH(w, &p->wants, node) {
+                list_remove(&w->node);
+                free(w);
+        }
+        LIST_FOREACH(pull, &p->pulls, node) {
+                LIST_FOREACH(w, &pull->wants, node) {
+                        list_remove(&w->node);
+                        free(w);
+                }
+                pull_free(pull);
+        }
+        jobs_free(p);
+        blobs_free(p);
+        loop_timer_cancel(&p->timer);
+        access_free(p->access);
+        tops_free(p->tops);
+        free(p);
+}

@@ -1,0 +1,450 @@
+/* Blobs: from a registry into a file, hashed as they come. */
+
+#include "image/pull_internal.h"
+
+#include "base/fd.h"
+#include "http/fetch.h"
+
+#include <errno.h>
+#include <openssl/sha.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static void blob_reset(struct blob *b)
+{
+        if (b->call)
+                registry_cancel(TAKE_PTR(b->call));
+        fd_replace(&b->fd, -EBADF);
+        EVP_MD_CTX_free(b->md);
+        b->md = NULL;
+        str_done(&b->filling);
+        str_done(&b->writing);
+        b->written = 0;
+        b->ended = b->paused = false;
+}
+
+static void blob_free(struct blob *b)
+{
+        blob_reset(b);
+        free(b);
+}
+
+static bool is_active(const struct blob *b)
+{
+        return b->state == BLOB_OPENING || b->state == BLOB_LOADING || b->state == BLOB_FINISHING;
+}
+
+static void blob_move(struct blob *b, enum blob_state to)
+{
+        static const bool allowed[BLOB_FAILED + 1][BLOB_FAILED + 1] = {
+                [BLOB_QUEUED] = { [BLOB_OPENING] = true, [BLOB_FAILED] = true },
+                [BLOB_OPENING] = { [BLOB_LOADING] = true, [BLOB_READY] = true, [BLOB_FAILED] = true },
+                [BLOB_LOADING] = { [BLOB_FINISHING] = true, [BLOB_FAILED] = true },
+                [BLOB_FINISHING] = { [BLOB_READY] = true, [BLOB_FAILED] = true },
+                [BLOB_FAILED] = { [BLOB_QUEUED] = true },
+        };
+        bool before = is_active(b);
+
+        if (!allowed[b->state][to])
+                abort();
+        b->state = to;
+        b->pulls->active += (unsigned)is_active(b) - (unsigned)before;
+        pulls_kick(b->pulls);
+}
+
+static void blob_fail(struct blob *b, int r, const struct err *err)
+{
+        b->result = r;
+        if (err && err != &b->err)
+                b->err = *err;
+        /* Wrong bytes are no beginning to go on from. */
+        if (r == -EBADMSG && b->fd >= 0)
+                (void)!ftruncate(b->fd, 0);
+        blob_reset(b);
+        blob_move(b, BLOB_FAILED);
+}
+
+/* A work thread is done with the blob. False: nobody is left to care. */
+static bool blob_back(struct blob *b)
+{
+        b->busy = false;
+        if (b->pulls)
+                return true;
+        blob_free(b);
+        return false;
+}
+
+static int blob_work(struct blob *b, void (*run)(void *data), void (*done)(void *data))
+{
+        int r = loop_work(b->pulls->loop, DOWNLOAD_QUEUE, run, done, b);
+
+        b->busy = r == 0;
+        return r < 0 ? err_set(&b->err, ENOMEM, "too much work waits") : 0;
+}
+
+/* ── the end of the bytes ─────────────────────────────────────────────────────────────────────────────────────────── */
+
+static int digest_check(struct blob *b, struct err *err)
+{
+        unsigned char hash[SHA256_DIGEST_LENGTH];
+        char hex[2 * SHA256_DIGEST_LENGTH + 1];
+
+        if (EVP_DigestFinal_ex(b->md, hash, NULL) != 1)
+                return err_set(err, EIO, "cannot compute SHA-256");
+        hex_encode(hash, sizeof(hash), hex);
+        if (!str_eq(hex, b->digest + strlen("sha256:")))
+                return err_set(err, EBADMSG, "digest mismatch: what came has sha256:%s", hex);
+        return 0;
+}
+
+static void finish_run(void *data)
+{
+        struct blob *b = data;
+
+        b->work_result = digest_check(b, &b->work_err);
+        if (b->work_result == 0 && fsync(b->fd) < 0)
+                b->work_result = err_sys(&b->work_err, "write a blob to disk");
+}
+
+static void finish_done(void *data)
+{
+        struct blob *b = data;
+
+        if (!blob_back(b))
+                return;
+        if (b->work_result < 0) {
+                blob_fail(b, b->work_result, &b->work_err);
+                return;
+        }
+        b->downloaded = true;
+        fd_replace(&b->fd, -EBADF);
+        blob_move(b, BLOB_READY);
+}
+
+/* ── pieces ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void write_run(void *data)
+{
+        struct blob *b = data;
+        const char *at = b->writing.data;
+        size_t left = b->writing.len;
+        uint64_t offset = b->written;
+
+        b->work_result = 0;
+        while (left > 0 && b->work_result == 0) {
+                ssize_t n = pwrite(b->fd, at, left, (off_t)offset);
+
+                if (n < 0 && errno == EINTR)
+                        continue;
+                if (n <= 0) {
+                        b->work_result = n < 0 ? err_sys(&b->work_err, "write a blob") : err_set(&b->work_err, EIO, "write a blob");
+                        return;
+                }
+                at += n;
+                left -= (size_t)n;
+                offset += (uint64_t)n;
+        }
+        if (EVP_DigestUpdate(b->md, b->writing.data, b->writing.len) != 1)
+                b->work_result = err_set(&b->work_err, EIO, "cannot compute SHA-256");
+}
+
+static void write_next(struct blob *b);
+
+static void write_done(void *data)
+{
+        struct blob *b = data;
+
+        if (!blob_back(b))
+                return;
+        if (b->work_result < 0) {
+                blob_fail(b, b->work_result, &b->work_err);
+                return;
+        }
+        b->written += b->writing.len;
+        str_clear(&b->writing);
+        if (b->state == BLOB_LOADING)
+                write_next(b);
+}
+
+static void write_next(struct blob *b)
+{
+        struct str swap = b->writing;
+        int r;
+
+        if (b->busy || (!b->ended && b->filling.len < BLOB_BUFFER))
+                return;
+        if (b->filling.len == 0) {
+                blob_move(b, BLOB_FINISHING);
+                r = blob_work(b, finish_run, finish_done);
+        } else {
+                b->writing = b->filling;
+                b->filling = swap;
+                r = blob_work(b, write_run, write_done);
+                if (b->paused && b->call) {
+                        b->paused = false;
+                        registry_resume(b->call);
+                }
+        }
+        if (r < 0)
+                blob_fail(b, r, NULL);
+}
+
+static int on_data(struct registry_call *c, const void *data, size_t len, void *arg)
+{
+        struct blob *b = arg;
+
+        (void)c;
+        if (b->busy && b->filling.len >= BLOB_BUFFER) {
+                b->paused = true;
+                return FETCH_PAUSE;
+        }
+        if (str_add(&b->filling, data, len) < 0)
+                return -ENOMEM;
+        if (b->filling.len >= BLOB_BUFFER)
+                write_next(b);
+        pulls_kick(b->pulls);
+        return b->state == BLOB_LOADING ? 0 : -EIO;
+}
+
+static void on_done(struct registry_call *c, int r, const struct registry_answer *answer, const struct err *err, void *arg)
+{
+        struct blob *b = arg;
+
+        (void)c;
+        b->call = NULL;
+        b->retry_after_s = answer->retry_after_s;
+        if (b->state != BLOB_LOADING)
+                return;
+        b->ended = true;
+        b->result = r;
+        if (r < 0)
+                b->err = *err;
+        if (r == 0)
+                write_next(b);
+        else if (!b->busy)
+                blob_fail(b, r, err);
+}
+
+/* ── the beginning ────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static int hash_file(struct blob *b, struct err *err)
+{
+        auto_free char *buffer = malloc(BLOB_BUFFER);
+
+        if (!buffer)
+                return err_oom(err);
+        for (b->written = 0; b->written < b->size;) {
+                ssize_t n = pread(b->fd, buffer, MIN((uint64_t)BLOB_BUFFER, b->size - b->written), (off_t)b->written);
+
+                if (n < 0 && errno == EINTR)
+                        continue;
+                if (n < 0)
+                        return err_sys(err, "read a blob");
+                if (n == 0)
+                        break;
+                if (EVP_DigestUpdate(b->md, buffer, (size_t)n) != 1)
+                        return err_set(err, EIO, "cannot compute SHA-256");
+                b->written += (uint64_t)n;
+        }
+        return 0;
+}
+
+static int md_begin(struct blob *b, struct err *err)
+{
+        EVP_MD_CTX_free(b->md);
+        b->md = EVP_MD_CTX_new();
+        return b->md && EVP_DigestInit_ex(b->md, EVP_sha256(), NULL) == 1 ? 0 : err_oom(err);
+}
+
+/* 1: all of it is here. */
+static int open_partial(struct blob *b, struct err *err)
+{
+        bool whole = image_layout_partial_hold(b->layout, b->digest) == 0;
+        struct stat st;
+        int r;
+
+        r = image_layout_partial_open(b->layout, b->digest, &b->fd, err);
+        if (r == 0)
+                r = md_begin(b, err);
+        if (r < 0)
+                return r;
+        if (fstat(b->fd, &st) < 0)
+                return err_sys(err, "read a blob");
+        if (whole)
+                return (uint64_t)st.st_size == b->size ? 1 : err_set(err, EBADMSG, "it has another size than the manifest says");
+        if ((uint64_t)st.st_size <= b->size) {
+                r = hash_file(b, err);
+                if (r < 0)
+                        return r;
+                if (b->written < b->size)
+                        return 0;
+                if (digest_check(b, NULL) == 0)
+                        return 1;
+        }
+        if (ftruncate(b->fd, 0) < 0)
+                return err_sys(err, "write a blob");
+        b->written = 0;
+        r = md_begin(b, err);
+        if (r == 0 && b->size == 0)
+                r = err_set(err, EBADMSG, "digest mismatch: it is empty");
+        return r;
+}
+
+static void open_run(void *data)
+{
+        struct blob *b = data;
+
+        b->work_result = open_partial(b, &b->work_err);
+}
+
+static void open_done(void *data)
+{
+        static const struct registry_handler handler = { .data = on_data, .done = on_done };
+        struct registry_request q = { .what = REGISTRY_BLOB };
+        struct blob *b = data;
+        int r;
+
+        if (!blob_back(b))
+                return;
+        if (b->work_result < 0) {
+                /* A name of another file: what is there is no beginning of ours to cut. */
+                if (b->work_result == -EBADMSG)
+                        fd_replace(&b->fd, -EBADF);
+                blob_fail(b, b->work_result, &b->work_err);
+                return;
+        }
+        if (b->work_result == 1) {
+                b->was_here = true;
+                b->written = b->size;
+                fd_replace(&b->fd, -EBADF);
+                blob_move(b, BLOB_READY);
+                return;
+        }
+        if (!b->source) {
+                blob_fail(b, err_set(&b->err, ECANCELED, "nobody wants it"), NULL);
+                return;
+        }
+        q.ref = &b->source->ref;
+        q.reference = b->digest;
+        q.username = b->source->credentials.username;
+        q.password = b->source->credentials.password;
+        q.offset = b->written;
+        q.size = b->size;
+        r = registry_start(b->pulls->config.registries, &q, &handler, b, &b->call, &b->err);
+        if (r < 0)
+                blob_fail(b, r, NULL);
+        else
+                blob_move(b, BLOB_LOADING);
+}
+
+/* ── users ────────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+uint64_t blob_done(const struct blob *b)
+{
+        return b->state == BLOB_READY ? b->size : MIN(b->size, b->written + b->writing.len + b->filling.len);
+}
+
+int blob_want(struct image_pulls *p, struct job *job, const struct image_descriptor *d, struct blob **ret, struct err *err)
+{
+        struct blob *b;
+
+        LIST_FOREACH(b, &p->blobs, node) {
+                if (!str_eq(b->digest, d->digest))
+                        continue;
+                if (b->size != d->size)
+                        return err_set(err, EBADMSG, "it has another size than the manifest says");
+                b->users++;
+                *ret = b;
+                return 0;
+        }
+        b = calloc(1, sizeof(*b));
+        if (!b)
+                return err_oom(err);
+        b->pulls = p;
+        b->layout = image_store_layout(p->config.store);
+        b->size = d->size;
+        b->users = 1;
+        b->source = job;
+        b->fd = -EBADF;
+        memcpy(b->digest, d->digest, sizeof(b->digest));
+        list_append(&p->blobs, &b->node);
+        pulls_kick(p);
+        *ret = b;
+        return 0;
+}
+
+void blob_leave(struct blob *b, struct job *job)
+{
+        if (b->source == job)
+                b->source = NULL;
+        b->users--;
+        pulls_kick(b->pulls);
+}
+
+static void blob_drop(struct blob *b)
+{
+        list_remove(&b->node);
+        if (is_active(b))
+                b->pulls->active--;
+        if (b->spent)
+                image_layout_partial_remove(b->layout, b->digest);
+        b->pulls = NULL;
+        if (b->call)
+                registry_cancel(TAKE_PTR(b->call));
+        if (!b->busy)
+                blob_free(b);
+}
+
+/* Another job that waits for it brings it with its own credentials. */
+static struct job *next_source(const struct image_pulls *p, const struct blob *b)
+{
+        struct job *job;
+
+        LIST_FOREACH(job, &p->jobs, node) {
+                if (job->config_blob == b)
+                        return job;
+                for (size_t i = 0; job->layer_blobs && i < job->parts.n_layers; i++)
+                        if (job->layer_blobs[i] == b)
+                                return job;
+        }
+        return NULL;
+}
+
+void blobs_tick(struct image_pulls *p)
+{
+        struct blob *b;
+
+        LIST_FOREACH(b, &p->blobs, node) {
+                if (b->users == 0) {
+                        blob_drop(b);
+                        continue;
+                }
+                if (b->state == BLOB_LOADING && b->ended && b->result < 0 && !b->busy) {
+                        blob_fail(b, b->result, NULL);
+                } else if (b->state == BLOB_FAILED && !b->source) {
+                        b->source = next_source(p, b);
+                        if (b->source)
+                                blob_move(b, BLOB_QUEUED);
+                }
+        }
+        LIST_FOREACH(b, &p->blobs, node) {
+                if (b->state != BLOB_QUEUED || p->active >= p->config.parallel)
+                        continue;
+                if (!b->source)
+                        b->source = next_source(p, b);
+                b->err = (struct err)ERR_INIT;
+                b->result = 0;
+                blob_move(b, BLOB_OPENING);
+                if (blob_work(b, open_run, open_done) < 0)
+                        blob_fail(b, -ENOMEM, NULL);
+        }
+}
+
+void blobs_free(struct image_pulls *p)
+{
+        struct blob *b;
+
+        LIST_FOREACH(b, &p->blobs, node)
+                blob_drop(b);
+}

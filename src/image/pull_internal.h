@@ -1,0 +1,121 @@
+/* What the files of pulls share. Everything moves in one place, pulls_tick(), which looks at what has changed: callbacks note
+ * what happened and ask for it, so that none of them meets another half done. */
+#pragma once
+
+#include "base/list.h"
+#include "base/map.h"
+#include "image/access.h"
+#include "image/install.h"
+#include "image/pull.h"
+
+#include <openssl/evp.h>
+
+#define DOWNLOAD_QUEUE 1 /* of the loop's work threads */
+#define BLOB_BUFFER ((size_t)256 * 1024)
+
+struct image_pulls {
+        struct loop *loop;
+        struct image_pulls_config config;
+        struct access *access;
+        struct list wants, pulls, jobs, blobs; /* wants: those that are answered at once */
+        struct map *tops; /* "name": what the registry said its digest is, "digest manifest-digest when-ms" */
+        unsigned active;  /* blobs that are being brought */
+        bool ticking, again;
+        struct loop_timer timer;
+};
+
+struct credentials {
+        char *username, *password;
+        char key[65];
+};
+int credentials_copy(struct credentials *to, const char *username, const char *password, struct err *err);
+void credentials_done(struct credentials *c);
+
+/* ── blobs ────────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+enum blob_state { BLOB_QUEUED, BLOB_OPENING, BLOB_LOADING, BLOB_FINISHING, BLOB_READY, BLOB_FAILED };
+
+struct job;
+
+struct blob {
+        struct image_pulls *pulls; /* NULL: gone, while a work thread has the blob */
+        struct list node;
+        char digest[IMAGE_DIGEST_MAX];
+        uint64_t size;
+        unsigned users;
+        struct job *source; /* whose registry and credentials bring it; NULL: has left */
+        enum blob_state state;
+        struct registry_call *call;
+        const struct image_layout *layout;
+        int fd;
+        EVP_MD_CTX *md;
+        uint64_t written; /* and hashed */
+        struct str filling, writing;
+        bool busy, ended; /* a work thread has it; all has come */
+        bool paused;
+        bool was_here, downloaded;
+        bool spent; /* part of an image, or good for none: the partial goes */
+        int work_result;
+        struct err work_err, err;
+        int result; /* of FAILED */
+        unsigned retry_after_s;
+};
+
+int blob_want(struct image_pulls *p, struct job *job, const struct image_descriptor *d, struct blob **ret, struct err *err);
+void blob_leave(struct blob *b, struct job *job);
+void blobs_tick(struct image_pulls *p); /* begins, begins anew, frees */
+void blobs_free(struct image_pulls *p);
+uint64_t blob_done(const struct blob *b);
+
+/* ── jobs ─────────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+enum job_state { JOB_CONFIG, JOB_LAYERS, JOB_INSTALL, JOB_DONE, JOB_FAILED };
+
+struct job {
+        struct image_pulls *pulls;
+        struct list node;
+        char *key;
+        struct image_ref ref;
+        char name[REF_TEXT_MAX];
+        struct credentials credentials;
+        bool closed; /* its repository */
+        enum job_state state;
+        unsigned users;
+        struct str manifest;
+        char media_type[IMAGE_MEDIA_MAX], digest[IMAGE_DIGEST_MAX];
+        struct image_manifest parts;
+        struct image_config config;
+        struct blob *config_blob, **layer_blobs;
+        struct image_layer_progress *layers;
+        struct job_layer *ops; /* one a layer */
+        unsigned ops_open;
+        struct image_hold *hold;
+        bool present; /* the image is there, and only gets a name */
+        bool moved;   /* something came, or a name was given */
+        int result;
+        struct err err;
+        unsigned retry_after_s;
+};
+
+struct job_layer {
+        struct job *job;
+        size_t i;
+};
+
+struct job_source {
+        const struct image_ref *ref;
+        const char *name;
+        const struct credentials *credentials;
+        bool closed;
+        const char *manifest, *media_type, *digest;
+        size_t len;
+};
+
+int job_get(struct image_pulls *p, const struct job_source *source, struct job **ret, struct err *err); /* one user more */
+void job_leave(struct job *job);
+void jobs_tick(struct image_pulls *p);
+void jobs_free(struct image_pulls *p);
+void job_progress(const struct job *job, struct image_pull_progress *ret);
+
+void pulls_kick(struct image_pulls *p);
+void pulls_save(struct image_pulls *p); /* the proofs, before what is installed next */
