@@ -147,10 +147,10 @@ class Bench:
     def print_row(self, r):
         if not self.header_printed:
             self.header_printed = True
-            print(f"\n{'':34} {'in':>6} {'':>6} {'p50':>9} {'p90':>9} {'p99':>9} {'':>8} {'CPU/task':>9} {'machine':>9}")
-            print(f"{'contender, network':34} {'flight':>6} {'owners':>6} {'ms':>9} {'ms':>9} {'ms':>9} {'tasks/s':>8} "
+            print(f"\n{'':40} {'in':>6} {'':>6} {'p50':>9} {'p90':>9} {'p99':>9} {'':>8} {'CPU/task':>9} {'machine':>9}")
+            print(f"{'contender, network':40} {'flight':>6} {'owners':>6} {'ms':>9} {'ms':>9} {'ms':>9} {'tasks/s':>8} "
                   f"{'ms':>9} {'ms':>9} errors")
-        print(f"{r['name']:34} {r['flight']:>6} {r['owners']:>6} {r['p50_ms']:>9.2f} {r['p90_ms']:>9.2f} {r['p99_ms']:>9.2f} "
+        print(f"{r['name']:40} {r['flight']:>6} {r['owners']:>6} {r['p50_ms']:>9.2f} {r['p90_ms']:>9.2f} {r['p99_ms']:>9.2f} "
               f"{r['per_second']:>8.1f} {r['cpu_ms']:>9.2f} {r['machine_cpu_ms']:>9.2f} {r['errors']:>6}", flush=True)
         if r["errors"]:
             print(f"    first error: {r['error'][:160]}")
@@ -175,16 +175,16 @@ class Bench:
             for r in self.rows:
                 if "cpu_parts_ms" in r:
                     parts = ", ".join(f"{name} {ms:.2f}" for name, ms in sorted(r["cpu_parts_ms"].items()))
-                    print(f"{r['name']:34} {r['flight']:>6} {r['owners']:>6}  {parts}")
+                    print(f"{r['name']:40} {r['flight']:>6} {r['owners']:>6}  {parts}")
         if self.costs:
-            print(f"\n{'beside a task, ms for each':34} {'CPU':>9} {'of the loop':>12}")
+            print(f"\n{'beside a task, ms for each':40} {'CPU':>9} {'of the loop':>12}")
             for name, cost in self.costs.items():
                 if isinstance(cost, dict):
-                    print(f"{name:34} {cost['cpu_ms']:>9.4f} {cost['path_ms']:>12.4f}")
+                    print(f"{name:40} {cost['cpu_ms']:>9.4f} {cost['path_ms']:>12.4f}")
         if self.memories:
-            print(f"\n{'memory':34} {'processes':>9} {'RSS MB':>8} {'PSS MB':>8}")
+            print(f"\n{'memory':40} {'processes':>9} {'RSS MB':>8} {'PSS MB':>8}")
             for m in self.memories:
-                print(f"{m['name']:34} {m['processes']:>9} {m['rss_mb']:>8.1f} {m['pss_mb']:>8.1f}")
+                print(f"{m['name']:40} {m['processes']:>9} {m['rss_mb']:>8.1f} {m['pss_mb']:>8.1f}")
         if goals:
             print("\ngoals")
             for g in goals:
