@@ -13,6 +13,26 @@
 
 #define REAL_DIGITS 15 /* what a double holds of any decimal: 0.1 stays 0.1 */
 
+/* Jansson's scanner does not look whether the text of a token could grow (load.c, lex_save()): it goes on byte by byte, asks
+ * for megabytes for each of them, and takes the end of a string for granted if memory is found again. So what failed once
+ * fails until the parser gives up. */
+static _Thread_local struct {
+        bool reading, failed;
+} memory;
+
+static void *memory_get(size_t size)
+{
+        void *p = memory.failed ? NULL : malloc(size);
+
+        memory.failed = !p && memory.reading;
+        return p;
+}
+
+__attribute__((constructor)) static void memory_init(void)
+{
+        json_set_alloc_funcs(memory_get, free);
+}
+
 static void wiping_free(void *p)
 {
         if (p)
@@ -22,7 +42,7 @@ static void wiping_free(void *p)
 
 void json_wipe_freed(void)
 {
-        json_set_alloc_funcs(malloc, wiping_free);
+        json_set_alloc_funcs(memory_get, wiping_free);
 }
 
 void json_cleanup(json_t **v)
@@ -55,26 +75,6 @@ static bool depth_within(const char *text, size_t len, size_t max)
                 }
         }
         return true;
-}
-
-/* Jansson's scanner does not look whether the text of a token could grow (load.c, lex_save()): it goes on byte by byte, asks
- * for megabytes for each of them, and takes the end of a string for granted if memory is found again. So what failed once
- * fails until the parser gives up. */
-static _Thread_local struct {
-        bool reading, failed;
-} memory;
-
-static void *memory_get(size_t size)
-{
-        void *p = memory.failed ? NULL : malloc(size);
-
-        memory.failed = !p && memory.reading;
-        return p;
-}
-
-__attribute__((constructor)) static void memory_init(void)
-{
-        json_set_alloc_funcs(memory_get, free);
 }
 
 static json_t *json_load(const char *text, size_t len, json_error_t *error, bool *ret_failed)

@@ -150,7 +150,7 @@ static void test_faults(void **state)
 }
 
 /* In the middle of a string that is long. Left alone the parser asks again for each byte: minutes. */
-static void test_memory_runs_out(void **state)
+static void memory_runs_out(bool wiped)
 {
         const size_t len = 24 << 20;
         const struct rlimit cpu = { 10, 10 };
@@ -158,7 +158,6 @@ static void test_memory_runs_out(void **state)
         int status;
         pid_t pid;
 
-        (void)state;
 #if defined(__SANITIZE_ADDRESS__)
         skip(); /* its allocator ends the program */
 #endif
@@ -170,6 +169,8 @@ static void test_memory_runs_out(void **state)
 
                 if (!text || setrlimit(RLIMIT_CPU, &cpu) < 0 || setrlimit(RLIMIT_DATA, &data) < 0)
                         _exit(1);
+                if (wiped)
+                        json_wipe_freed();
                 memset(text, 'x', len);
                 text[0] = text[len - 1] = '"';
                 if (json_read(text, len, &v, NULL) != -ENOMEM || json_read("[1, \"two\"]", 10, &v, NULL) < 0)
@@ -178,6 +179,13 @@ static void test_memory_runs_out(void **state)
         }
         assert_int_equal(waitpid(pid, &status, 0), pid);
         assert_int_equal(status, 0);
+}
+
+static void test_memory_runs_out(void **state)
+{
+        (void)state;
+        memory_runs_out(false);
+        memory_runs_out(true);
 }
 
 int main(void)
