@@ -220,6 +220,8 @@ def attempt(i, request):
     """Its status, or "refused" where the connection ended without an answer."""
     try:
         return clean(i.client.post(request))
+    except TimeoutError:
+        raise
     except OSError:
         return "refused"
     except Exception as e:  # noqa: BLE001: http.client's own

@@ -191,7 +191,7 @@ def test_recovery(instance, witness):
 
 def cut(instance, disk):
     """Everything stands still, the device's content is taken, everything dies, and only that content is there."""
-    stopped = list(instance.pids().values()) + sorted(mayfly.cgroup_pids(instance.name))
+    stopped = [instance.process.pid, *mayfly.descendants(instance.process.pid), *mayfly.cgroup_pids(instance.name)]
     for pid in stopped:
         try:
             os.kill(pid, signal.SIGSTOP)
