@@ -73,7 +73,8 @@ void images_list_run(struct call *c)
                 return;
         }
         while ((i = image_store_next(c->api->config.store, &pos))) {
-                if (!image_is_builtin(i) && image_visible(c, i) && json_array_append_new(array, image_json(i, false)) < 0) {
+                if (!image_is_builtin(i) && image_visible(c, i) &&
+                    json_array_append_new(array, image_json(i, false)) < 0) {
                         call_oom(c);
                         return;
                 }

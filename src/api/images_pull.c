@@ -51,11 +51,16 @@ static const struct {
         int num, status;
         const char *reason;
 } outcomes[] = {
-        { EINVAL, 400, "bad_request" },         { ENOENT, 404, "image_not_found" },
-        { EACCES, 403, "image_unauthorized" },  { EHOSTUNREACH, 502, "registry_error" },
-        { EBUSY, 503, "registry_busy" },        { EBADMSG, 502, "image_invalid" },
-        { EOPNOTSUPP, 422, "image_unsupported" }, { ENOSPC, 507, "no_space" },
-        { EDQUOT, 507, "no_space" },            { ENOMEM, 503, "out_of_memory" },
+        { EINVAL, 400, "bad_request" },
+        { ENOENT, 404, "image_not_found" },
+        { EACCES, 403, "image_unauthorized" },
+        { EHOSTUNREACH, 502, "registry_error" },
+        { EBUSY, 503, "registry_busy" },
+        { EBADMSG, 502, "image_invalid" },
+        { EOPNOTSUPP, 422, "image_unsupported" },
+        { ENOSPC, 507, "no_space" },
+        { EDQUOT, 507, "no_space" },
+        { ENOMEM, 503, "out_of_memory" },
 };
 
 static void outcome_of(int r, int *ret_status, const char **ret_reason)
@@ -74,8 +79,8 @@ static json_t *result_json(struct call *c, const struct image_pull_result *resul
 {
         const struct image *image = image_store_by_digest(c->api->config.store, result->digest);
 
-        return json_pack("{s:s, s:s, s:b, s:o?}", "ref", result->ref, "digest", result->digest, "pulled", result->pulled,
-                         "image", image ? image_json(image, false) : NULL);
+        return json_pack("{s:s, s:s, s:b, s:o?}", "ref", result->ref, "digest", result->digest, "pulled",
+                         result->pulled, "image", image ? image_json(image, false) : NULL);
 }
 
 static int write_event(struct call *c, const char *event, json_t *value)
@@ -98,9 +103,10 @@ static void stream_outcome(struct call *c, int r, const struct image_pull_result
         if (r == 0)
                 w = write_event(c, "done", result_json(c, result));
         else
-                w = write_event(c, "error", json_pack("{s:s+, s:s, s:i, s:s, s:s}", "type", "urn:mayfly:problem:", reason,
-                                                      "title", status_title(status), "status", status, "detail",
-                                                      err->text, "request_id", c->request_id));
+                w = write_event(c, "error",
+                                json_pack("{s:s+, s:s, s:i, s:s, s:s}", "type", "urn:mayfly:problem:", reason, "title",
+                                          status_title(status), "status", status, "detail", err->text, "request_id",
+                                          c->request_id));
         if (w < 0)
                 http_stream_abort(c->http);
         else
@@ -201,8 +207,7 @@ static void read_auth(struct json_obj *body, struct wish *w, struct json_faults 
         struct json_obj auth;
         json_t *value;
 
-        if (!json_get_any(body, "registry_auth", &value) ||
-            json_obj_init(&auth, value, "/registry_auth", faults) < 0)
+        if (!json_get_any(body, "registry_auth", &value) || json_obj_init(&auth, value, "/registry_auth", faults) < 0)
                 return;
         if (!json_get_str(&auth, "username", &w->username, NULL) || !*w->username)
                 json_faults_add(faults, "/registry_auth/username", "is required");

@@ -23,7 +23,7 @@ struct pulling {
         const char *image, *username, *policy;
         bool quiet, bars, password_stdin;
         struct sse sse;
-        size_t rows;   /* on the terminal now */
+        size_t rows;                 /* on the terminal now */
         uint64_t rate_ns, rate_done; /* where the rate is measured from */
         double rate;
         char state[32];
@@ -119,7 +119,10 @@ static void add_total(struct pulling *p, struct str *out, const json_t *o)
         if (done < total && p->rate > 1)
                 (void)str_addf(out, " %s/s, %us left\n", rate, (unsigned)((double)(total - done) / p->rate) + 1);
         else
-                (void)str_addf(out, " %s\n", done < total ? "" : str_eq(cli_text(o, "state"), "installing") ? "installing" : "unpacking");
+                (void)str_addf(out, " %s\n",
+                               done < total                                 ? ""
+                               : str_eq(cli_text(o, "state"), "installing") ? "installing"
+                                                                            : "unpacking");
 }
 
 static void draw(struct pulling *p, const json_t *o)
@@ -222,8 +225,9 @@ static int make_body(const struct pulling *p, struct str *ret, struct err *err)
         if (p->username) {
                 r = read_password(&password, err);
                 if (r == 0)
-                        r = json_object_set_new(o, "registry_auth", json_pack("{s:s, s:s}", "username", p->username,
-                                                                              "password", password.data)) < 0
+                        r = json_object_set_new(
+                                    o, "registry_auth",
+                                    json_pack("{s:s, s:s}", "username", p->username, "password", password.data)) < 0
                                     ? err_oom(err)
                                     : 0;
         }

@@ -340,8 +340,9 @@ const struct cli_command cli_commands[] = {
                 .name = "pull",
                 .args = "IMAGE",
                 .summary = "pull an image from its registry",
-                .description = "Brings an image from its registry, with a bar for each layer on a terminal and a line a step\n"
-                               "elsewhere. Several who pull the same share one download; what was begun is gone on with.",
+                .description =
+                        "Brings an image from its registry, with a bar for each layer on a terminal and a line a step\n"
+                        "elsewhere. Several who pull the same share one download; what was begun is gone on with.",
                 .options = pull_options,
                 .exits = usual_exits,
                 .examples = "mayfly pull busybox:1.36\n",

@@ -109,7 +109,8 @@ static const struct key keys[] = {
         { "images.max_archive_bytes", KIND_BYTES, NUMBER(images.max_archive_bytes, KIB, 64 * TIB),
           "an uploaded archive" },
         { "registries.enabled", KIND_BOOL, WORD(registries.enabled, booleans), "images that are absent are pulled" },
-        { "registries.insecure", KIND_HOSTS, TEXT(registries.insecure), "list: hosts that may be spoken to in plain HTTP" },
+        { "registries.insecure", KIND_HOSTS, TEXT(registries.insecure),
+          "list: hosts that may be spoken to in plain HTTP" },
         { "registries.allow", KIND_HOSTS, TEXT(registries.allow),
           "list: hosts that may be at any address, link-local and this host's too" },
         { "registries.realms", KIND_HOSTS, TEXT(registries.realms),
@@ -117,11 +118,13 @@ static const struct key keys[] = {
         { "registries.mirrors", KIND_MIRRORS, TEXT(registries.mirrors),
           "list: REGISTRY=URL, tried in this order before the registry" },
         { "registries.proxy", KIND_URL, TEXT(registries.proxy), "proxy to registries, as http://proxy:3128" },
-        { "registries.no_proxy", KIND_HOSTS, TEXT(registries.no_proxy), "list: hosts, and .DOMAIN, reached without it" },
+        { "registries.no_proxy", KIND_HOSTS, TEXT(registries.no_proxy),
+          "list: hosts, and .DOMAIN, reached without it" },
         { "registries.certs", KIND_FILE, TEXT(registries.certs),
           "directory of HOST[:PORT]/ca.crt, client.cert, client.key" },
         { "registries.parallel", KIND_U32, NUMBER(registries.parallel, 1, 64), "layers that are downloaded at once" },
-        { "registries.retries", KIND_U32, NUMBER(registries.retries, 0, 100), "of a request that fails for the moment" },
+        { "registries.retries", KIND_U32, NUMBER(registries.retries, 0, 100),
+          "of a request that fails for the moment" },
         { "registries.stall", KIND_AGE, NUMBER(registries.stall_ms, SECOND_MS, DAY_MS),
           "a download that hardly moves so long is cut" },
         { "registries.connect_timeout", KIND_AGE, NUMBER(registries.connect_ms, 100, DAY_MS), "of a connection" },
@@ -325,7 +328,8 @@ static bool url_valid(const char *s)
                 return false;
         s = strchr(s, ':') + 3;
         len = strcspn(s, "/");
-        if (len >= sizeof(host) || s[len + strspn(s + len, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789./-_")])
+        if (len >= sizeof(host) ||
+            s[len + strspn(s + len, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789./-_")])
                 return false;
         memcpy(host, s, len);
         host[len] = '\0';

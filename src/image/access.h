@@ -21,7 +21,8 @@ struct access_config {
         uint64_t fresh_ms, hold_ms;
 };
 
-int access_open(int dirfd, const struct access_config *config, struct access **ret, struct err *err); /* reads access.json */
+int access_open(int dirfd, const struct access_config *config, struct access **ret,
+                struct err *err); /* reads access.json */
 void access_free(struct access *a);
 
 bool access_is_closed(const struct access *a, const struct image_ref *ref);

@@ -35,7 +35,10 @@ static int check_artifact(const json_t *o, struct err *err)
         if (str_eq(config, MEDIA_OCI_CONFIG) || str_eq(config, DOCKER_CONFIG))
                 return 0;
         return err_set(err, EOPNOTSUPP, "it is no container image but an artifact of type %s",
-                       str_show(*artifact ? artifact : *config ? config : "unknown", shown));
+                       str_show(*artifact ? artifact
+                                : *config ? config
+                                          : "unknown",
+                                shown));
 }
 
 int manifest_kind(const char *text, size_t len, const char *content_type, enum manifest_kind *ret,
@@ -58,7 +61,10 @@ int manifest_kind(const char *text, size_t len, const char *content_type, enum m
                                str_show(said, shown));
         if (json_object_get(o, "manifests") && (json_object_get(o, "layers") || json_object_get(o, "config")))
                 return err_set(err, EBADMSG, "its manifest is ambiguous: an image and an index");
-        media = named ? content_type : *said ? said : json_object_get(o, "manifests") ? MEDIA_OCI_INDEX : MEDIA_OCI_MANIFEST;
+        media = named                             ? content_type
+                : *said                           ? said
+                : json_object_get(o, "manifests") ? MEDIA_OCI_INDEX
+                                                  : MEDIA_OCI_MANIFEST;
         if (!is_index_type(media) && !is_image_type(media))
                 return err_set(err, EOPNOTSUPP, "its manifest is of type %s", str_show(media, shown));
         *ret = is_index_type(media) ? MANIFEST_INDEX : MANIFEST_IMAGE;

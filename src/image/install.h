@@ -9,7 +9,8 @@ struct image_hold;
 const struct image_layout *image_store_layout(const struct image_store *s); /* a peek */
 
 /* Keeps layers from being collected, whether they are there or come later. diff_ids: hex. The caller owns *ret. */
-int image_hold_new(struct image_store *s, const char (*diff_ids)[65], size_t n, struct image_hold **ret, struct err *err);
+int image_hold_new(struct image_store *s, const char (*diff_ids)[65], size_t n, struct image_hold **ret,
+                   struct err *err);
 void image_hold_free(struct image_hold *h); /* accepts NULL; no operation uses it any more */
 
 /* Sees to it that the layer of a blob is in the launcher's store: uncompressed and unpacked by workers, its diff_id checked.
@@ -21,4 +22,3 @@ int image_store_layer(struct image_store *s, struct image_hold *hold, int blob_f
  * references. The partials stay. */
 int image_store_install(struct image_store *s, struct image_hold *hold, const void *manifest, size_t len,
                         const char *media_type, char *const *names, image_done_fn fn, void *data, struct err *err);
-

@@ -17,7 +17,8 @@ const struct image_layout *image_store_layout(const struct image_store *s)
         return &s->layout;
 }
 
-int image_hold_new(struct image_store *s, const char (*diff_ids)[65], size_t n, struct image_hold **ret, struct err *err)
+int image_hold_new(struct image_store *s, const char (*diff_ids)[65], size_t n, struct image_hold **ret,
+                   struct err *err)
 {
         struct image_hold *h = calloc(1, sizeof(*h));
         bool good;

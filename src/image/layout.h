@@ -19,7 +19,7 @@ struct image_layout {
 };
 #define IMAGE_LAYOUT_NONE                                                                                              \
         {                                                                                                              \
-                .dir = -EBADF, .blobs = -EBADF, .users = -EBADF, .partial = -EBADF                                                        \
+                .dir = -EBADF, .blobs = -EBADF, .users = -EBADF, .partial = -EBADF                                     \
         }
 
 #define IMAGE_USERS_FILE_MAX (4U << 20) /* passwd and group in base64, twice 1 MiB, and a little */
@@ -58,8 +58,10 @@ int image_layout_write_users(const struct image_layout *l, const char *tree, con
 
 /* What pulls have brought so far: bytes of a blob from its beginning, or all of it, until the image that needs it is there.
  * They outlive the daemon; opening the layout removes those that are blobs, and those that nobody has touched for a week. */
-int image_layout_partial_open(const struct image_layout *l, const char *digest, int *ret, struct err *err); /* made if absent */
-int image_layout_partial_hold(const struct image_layout *l, const char *digest); /* a blob becomes one; -ENOENT: it is none */
+int image_layout_partial_open(const struct image_layout *l, const char *digest, int *ret,
+                              struct err *err); /* made if absent */
+int image_layout_partial_hold(const struct image_layout *l,
+                              const char *digest); /* a blob becomes one; -ENOENT: it is none */
 void image_layout_partial_remove(const struct image_layout *l, const char *digest);
 /* A whole one becomes a blob, too. Nothing where the blob is there. */
 int image_layout_partial_commit(const struct image_layout *l, const char *digest, struct err *err);

@@ -28,8 +28,8 @@ const op_step op_layer_steps[] = {
 };
 
 const op_step op_pull_steps[] = {
-        step_pull_manifest, step_prepare, step_list_layers, step_list_trees,  step_unpack,
-        step_merge,         step_write_index, step_publish, NULL,
+        step_pull_manifest, step_prepare, step_list_layers, step_list_trees, step_unpack, step_merge, step_write_index,
+        step_publish,       NULL,
 };
 
 const op_step op_remove_steps[] = {

@@ -100,7 +100,7 @@ struct op {
         struct err work_err;
         struct image_hold *hold; /* of a pull; borrowed */
         char **partials;         /* PULL: digests that become blobs */
-        bool owed; /* a call of the loop: a work thread has it, or the next turn begins it */
+        bool owed;               /* a call of the loop: a work thread has it, or the next turn begins it */
         int (*work)(struct op *op, struct err *err);
 };
 

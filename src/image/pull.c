@@ -198,7 +198,8 @@ static bool top_is_old(const struct image_pulls *p, const char *name)
 
         if (p->config.tag_max_age_ms == 0)
                 return false;
-        return !last || parse_u64(last + 1, &at) < 0 || time_real_ms() - MIN(at, time_real_ms()) > p->config.tag_max_age_ms;
+        return !last || parse_u64(last + 1, &at) < 0 ||
+               time_real_ms() - MIN(at, time_real_ms()) > p->config.tag_max_age_ms;
 }
 
 /* ── end of a pull ────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -247,7 +248,8 @@ static void pull_free(struct pull *pull)
 
 /* ── asking the registry ──────────────────────────────────────────────────────────────────────────────────────────── */
 
-static void on_answer(struct registry_call *c, int r, const struct registry_answer *answer, const struct err *err, void *arg);
+static void on_answer(struct registry_call *c, int r, const struct registry_answer *answer, const struct err *err,
+                      void *arg);
 
 static void pull_ask(struct pull *pull, enum registry_what what, const char *reference)
 {
@@ -411,7 +413,8 @@ static void resolved(struct pull *pull, const struct registry_answer *answer)
         }
 }
 
-static void on_answer(struct registry_call *c, int r, const struct registry_answer *answer, const struct err *err, void *arg)
+static void on_answer(struct registry_call *c, int r, const struct registry_answer *answer, const struct err *err,
+                      void *arg)
 {
         struct pull *pull = arg;
 
@@ -643,8 +646,8 @@ static void name_it(const struct image *image, const char *name, const char *ask
 }
 
 /* Decides: 0 with *ret_pull set: the pull will answer; 0 without: w->answer is it; -errno. */
-static int decide(struct image_pulls *p, const struct image_pull_request *q, struct image_want *w, struct pull **ret_pull,
-                  struct err *err)
+static int decide(struct image_pulls *p, const struct image_pull_request *q, struct image_want *w,
+                  struct pull **ret_pull, struct err *err)
 {
         enum access_proof proof = ACCESS_NONE;
         struct image_ref ref, closed;
@@ -721,7 +724,8 @@ bool image_pulls_next(struct image_pulls *p, size_t *pos, struct image_pull_prog
 
 /* ── all of it ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-int image_pulls_new(struct loop *loop, const struct image_pulls_config *config, struct image_pulls **ret, struct err *err)
+int image_pulls_new(struct loop *loop, const struct image_pulls_config *config, struct image_pulls **ret,
+                    struct err *err)
 {
         const struct access_config proofs = { .fresh_ms = config->proof_fresh_ms, .hold_ms = config->proof_hold_ms };
         struct image_pulls *p = calloc(1, sizeof(*p));

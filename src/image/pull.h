@@ -25,7 +25,7 @@ struct image_pulls;
 struct image_want;
 
 struct image_pulls_config {
-        struct image_store *store;     /* both borrowed */
+        struct image_store *store; /* both borrowed */
         struct registries *registries;
         unsigned parallel;       /* blobs at once */
         uint64_t proof_fresh_ms; /* how long a proof of access counts without asking again… */
@@ -33,7 +33,8 @@ struct image_pulls_config {
         uint64_t tag_max_age_ms; /* a tag that was looked up longer ago is looked up again; 0: never by itself */
 };
 
-int image_pulls_new(struct loop *loop, const struct image_pulls_config *config, struct image_pulls **ret, struct err *err);
+int image_pulls_new(struct loop *loop, const struct image_pulls_config *config, struct image_pulls **ret,
+                    struct err *err);
 void image_pulls_free(struct image_pulls *p); /* before the store is closed; answers nobody; accepts NULL */
 
 enum image_pull_policy { IMAGE_PULL_MISSING, IMAGE_PULL_ALWAYS, IMAGE_PULL_NEVER };
@@ -61,7 +62,7 @@ struct image_pull_progress {
 struct image_pull_result {
         char ref[REF_TEXT_MAX]; /* normalised, or the digest that was asked for */
         char digest[IMAGE_DIGEST_MAX];
-        bool pulled;             /* something was downloaded, or a name was moved */
+        bool pulled;            /* something was downloaded, or a name was moved */
         unsigned retry_after_s; /* of -EBUSY; 0: not said */
 };
 

@@ -138,7 +138,8 @@ static void write_run(void *data)
                 if (n < 0 && errno == EINTR)
                         continue;
                 if (n <= 0) {
-                        b->work_result = n < 0 ? err_sys(&b->work_err, "write a blob") : err_set(&b->work_err, EIO, "write a blob");
+                        b->work_result = n < 0 ? err_sys(&b->work_err, "write a blob")
+                                               : err_set(&b->work_err, EIO, "write a blob");
                         return;
                 }
                 at += n;
@@ -207,7 +208,8 @@ static int on_data(struct registry_call *c, const void *data, size_t len, void *
         return b->state == BLOB_LOADING ? 0 : -EIO;
 }
 
-static void on_done(struct registry_call *c, int r, const struct registry_answer *answer, const struct err *err, void *arg)
+static void on_done(struct registry_call *c, int r, const struct registry_answer *answer, const struct err *err,
+                    void *arg)
 {
         struct blob *b = arg;
 
@@ -272,7 +274,9 @@ static int open_partial(struct blob *b, struct err *err)
         if (fstat(b->fd, &st) < 0)
                 return err_sys(err, "read a blob");
         if (whole)
-                return (uint64_t)st.st_size == b->size ? 1 : err_set(err, EBADMSG, "it has another size than the manifest says");
+                return (uint64_t)st.st_size == b->size
+                               ? 1
+                               : err_set(err, EBADMSG, "it has another size than the manifest says");
         if ((uint64_t)st.st_size <= b->size) {
                 r = hash_file(b, err);
                 if (r < 0)
@@ -345,7 +349,8 @@ uint64_t blob_done(const struct blob *b)
         return b->state == BLOB_READY ? b->size : MIN(b->size, b->written + b->writing.len + b->filling.len);
 }
 
-int blob_want(struct image_pulls *p, struct job *job, const struct image_descriptor *d, struct blob **ret, struct err *err)
+int blob_want(struct image_pulls *p, struct job *job, const struct image_descriptor *d, struct blob **ret,
+              struct err *err)
 {
         struct blob *b;
 

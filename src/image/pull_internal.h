@@ -61,7 +61,8 @@ struct blob {
         unsigned retry_after_s;
 };
 
-int blob_want(struct image_pulls *p, struct job *job, const struct image_descriptor *d, struct blob **ret, struct err *err);
+int blob_want(struct image_pulls *p, struct job *job, const struct image_descriptor *d, struct blob **ret,
+              struct err *err);
 void blob_leave(struct blob *b, struct job *job);
 void blobs_tick(struct image_pulls *p); /* begins, begins anew, frees */
 void blobs_free(struct image_pulls *p);
@@ -111,7 +112,8 @@ struct job_source {
         size_t len;
 };
 
-int job_get(struct image_pulls *p, const struct job_source *source, struct job **ret, struct err *err); /* one user more */
+int job_get(struct image_pulls *p, const struct job_source *source, struct job **ret,
+            struct err *err); /* one user more */
 void job_leave(struct job *job);
 void jobs_tick(struct image_pulls *p);
 void jobs_free(struct image_pulls *p);

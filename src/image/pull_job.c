@@ -105,7 +105,8 @@ static void install(struct job *job)
 
         /* By this name it stays known whose image it is when the tag has moved on. */
         if (r == 0 && job->closed && !strchr(job->name, '@')) {
-                (void)snprintf(pinned, sizeof(pinned), "%.200s/%.200s@%.80s", job->ref.domain, job->ref.path, job->digest);
+                (void)snprintf(pinned, sizeof(pinned), "%.200s/%.200s@%.80s", job->ref.domain, job->ref.path,
+                               job->digest);
                 r = strv_add(&names, pinned);
         }
         if (r < 0)
@@ -375,7 +376,9 @@ void job_progress(const struct job *job, struct image_pull_progress *ret)
         ret->n_layers = job->parts.n_layers;
         ret->installing = job->state == JOB_INSTALL;
         ret->total = job->parts.config.size;
-        ret->done = job->config_blob ? blob_done(job->config_blob) : job->state > JOB_CONFIG ? job->parts.config.size : 0;
+        ret->done = job->config_blob          ? blob_done(job->config_blob)
+                    : job->state > JOB_CONFIG ? job->parts.config.size
+                                              : 0;
         for (size_t i = 0; i < job->parts.n_layers; i++) {
                 ret->total += job->layers[i].size;
                 ret->done += job->layers[i].done;

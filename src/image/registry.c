@@ -105,7 +105,8 @@ static bool without_proxy(const struct registries *r, const struct registry_url 
 
 void registry_credentials_key(const char *username, const char *password, char out[65])
 {
-        auto_free char *pair = username ? str_printf("%zu:%s:%s", strlen(username), username, password ? password : "") : NULL;
+        auto_free char *pair = username ? str_printf("%zu:%s:%s", strlen(username), username, password ? password : "")
+                                        : NULL;
         char digest[IMAGE_DIGEST_MAX] = "";
 
         out[0] = '\0';
@@ -476,7 +477,8 @@ static bool try_tls(struct registry_call *c, int result)
         char key[280];
 
         (void)snprintf(key, sizeof(key), "%s:%u", e->base.host, e->base.port);
-        if (e->base.https || !c->tried_plain || c->tried_tls || c->redirects > 0 || map_find(c->registries->plain, key) ||
+        if (e->base.https || !c->tried_plain || c->tried_tls || c->redirects > 0 ||
+            map_find(c->registries->plain, key) ||
             !((!c->reached && (result == -ECONNRESET || result == -EPROTO || result == -EIO)) ||
               (result == 0 && c->status == 400)))
                 return false;

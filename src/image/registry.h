@@ -73,7 +73,8 @@ struct registry_answer {
  *         misbehaves; -EBUSY: too many requests; -EBADMSG: bytes that cannot be right; -errno. The call is freed then */
 struct registry_handler {
         int (*data)(struct registry_call *c, const void *data, size_t len, void *arg);
-        void (*done)(struct registry_call *c, int r, const struct registry_answer *answer, const struct err *err, void *arg);
+        void (*done)(struct registry_call *c, int r, const struct registry_answer *answer, const struct err *err,
+                     void *arg);
 };
 
 int registry_start(struct registries *r, const struct registry_request *request, const struct registry_handler *handler,

@@ -129,8 +129,9 @@ static bool may_use_credentials(const struct registry_call *c)
 
 static void unauthorized(struct registry_call *c)
 {
-        registry_fail(c, EACCES, "%s", c->key[0] ? "it does not accept the credentials, or they do not open this repository"
-                                                 : "it wants credentials, or there is no such repository");
+        registry_fail(c, EACCES, "%s",
+                      c->key[0] ? "it does not accept the credentials, or they do not open this repository"
+                                : "it wants credentials, or there is no such repository");
 }
 
 static void use_basic(struct registry_call *c)
@@ -277,7 +278,8 @@ static bool realm_trusted(const struct registry_call *c, const struct registry_u
 static int realm_query(struct registry_call *c, struct registry_url *realm, struct err *err)
 {
         auto_free char *own = str_printf("repository:%s:pull", c->ref.path);
-        const char *scope = c->challenge.scope[0] && !str_starts(c->challenge.scope, "repository:") ? c->challenge.scope : own;
+        const char *scope = c->challenge.scope[0] && !str_starts(c->challenge.scope, "repository:") ? c->challenge.scope
+                                                                                                    : own;
         auto_str query = STR_INIT;
         int r;
 
@@ -298,7 +300,9 @@ static int realm_query(struct registry_call *c, struct registry_url *realm, stru
 
 static void ask_for_token(struct registry_call *c)
 {
-        static const struct fetch_handler handler = { .head = on_token_head, .data = on_token_data, .done = on_token_done };
+        static const struct fetch_handler handler = { .head = on_token_head,
+                                                      .data = on_token_data,
+                                                      .done = on_token_done };
         auto_free char *basic = NULL;
         const char *headers[] = { "Accept: application/json", "User-Agent: mayfly", NULL, NULL };
         struct err err = ERR_INIT;
@@ -317,7 +321,8 @@ static void ask_for_token(struct registry_call *c)
         c->with_credentials = may_use_credentials(c);
         if (c->with_credentials && !realm_trusted(c, realm)) {
                 registry_fail(c, EACCES,
-                              "it names a token server elsewhere, %s, which the credentials are not sent to (registries.realms)",
+                              "it names a token server elsewhere, %s, which the credentials are not sent to "
+                              "(registries.realms)",
                               realm->host);
                 return;
         }

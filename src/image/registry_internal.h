@@ -56,7 +56,7 @@ struct registry_call {
         struct fetch *fetch;
         struct loop_timer timer;
         char *authorization;
-        bool fresh;  /* …was made for this call, and is not tried twice */
+        bool fresh;   /* …was made for this call, and is not tried twice */
         bool reached; /* somebody has answered */
         bool with_credentials;
         struct image_challenge challenge;

@@ -169,8 +169,9 @@ static bool own_address(sa_family_t family, const void *bytes, size_t len)
 
                 if (!i->ifa_addr || i->ifa_addr->sa_family != family)
                         continue;
-                have = family == AF_INET ? (const void *)&((const struct sockaddr_in *)(const void *)i->ifa_addr)->sin_addr
-                                         : &((const struct sockaddr_in6 *)(const void *)i->ifa_addr)->sin6_addr;
+                have = family == AF_INET
+                               ? (const void *)&((const struct sockaddr_in *)(const void *)i->ifa_addr)->sin_addr
+                               : &((const struct sockaddr_in6 *)(const void *)i->ifa_addr)->sin6_addr;
                 found = memcmp(have, bytes, len) == 0;
         }
         freeifaddrs(all);

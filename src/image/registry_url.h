@@ -21,7 +21,8 @@ struct registry_url {
 
 int registry_url_parse(const char *text, struct registry_url *ret, struct err *err); /* -EINVAL */
 int registry_url_join(const struct registry_url *base, const char *location, struct registry_url *ret, struct err *err);
-void registry_url_format(const struct registry_url *u, char *out, size_t size); /* with the port where it is no default */
+void registry_url_format(const struct registry_url *u, char *out,
+                         size_t size); /* with the port where it is no default */
 bool registry_url_same_origin(const struct registry_url *a, const struct registry_url *b);
 
 /* "host", "host:port", "[::1]:port" as references have it; port 0 where absent. -EINVAL. */

@@ -26,7 +26,9 @@ static void test_challenges(void **state)
         struct image_challenge c = { .basic = false };
 
         (void)state;
-        assert_int_equal(image_challenge_parse("Bearer realm=\"https://a.b/t?x=1,2\",service=\"s \\\"q\\\"\" , scope=repo", &c, NULL), 0);
+        assert_int_equal(image_challenge_parse(
+                                 "Bearer realm=\"https://a.b/t?x=1,2\",service=\"s \\\"q\\\"\" , scope=repo", &c, NULL),
+                         0);
         assert_true(c.bearer && !c.basic);
         assert_string_equal(c.realm, "https://a.b/t?x=1,2");
         assert_string_equal(c.service, "s \"q\"");
@@ -39,7 +41,8 @@ static void test_challenges(void **state)
 
 static void test_bad_challenges(void **state)
 {
-        static const char *const bad[] = { "Bearer realm=\"x", "=x", "Bearer realm=\"a\x01\"", "Bearer realm=\"a\" \"b\"" };
+        static const char *const bad[] = { "Bearer realm=\"x", "=x", "Bearer realm=\"a\x01\"",
+                                           "Bearer realm=\"a\" \"b\"" };
 
         (void)state;
         for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
@@ -77,9 +80,11 @@ static void test_locations(void **state)
 static void test_bad_addresses(void **state)
 {
         static const char *const bad[] = {
-                "file:///etc/passwd", "http://",       "http://u:p@h/",   "http://2130706433/", "http://0x7f.1/",
-                "http://h:0/",        "http://h:99999/", "http://h\n/",     "http://h/\x7f",      "http://%6cocalhost/",
-                "http://a..b/",       "http://[::1",   "http://localhost./", "gopher://x/",      "http://-%/",
+                "file:///etc/passwd",  "http://",        "http://u:p@h/",
+                "http://2130706433/",  "http://0x7f.1/", "http://h:0/",
+                "http://h:99999/",     "http://h\n/",    "http://h/\x7f",
+                "http://%6cocalhost/", "http://a..b/",   "http://[::1",
+                "http://localhost./",  "gopher://x/",    "http://-%/",
         };
         struct registry_url url;
 
@@ -101,9 +106,11 @@ static enum registry_address kind(const char *text)
 
 static void test_kinds_of_addresses(void **state)
 {
-        static const char *const refused[] = { "169.254.169.254", "0.0.0.0", "224.0.0.1", "168.63.129.16", "100.100.100.200",
-                                               "fe80::1", "::", "ff02::1", "::ffff:169.254.1.1", "64:ff9b::a9fe:a9fe",
-                                               "fd00:ec2::254" };
+        static const char *const refused[] = {
+                "169.254.169.254", "0.0.0.0", "224.0.0.1", "168.63.129.16",      "100.100.100.200",
+                "fe80::1",         "::",      "ff02::1",   "::ffff:169.254.1.1", "64:ff9b::a9fe:a9fe",
+                "fd00:ec2::254"
+        };
 
         (void)state;
         for (size_t i = 0; i < ARRAY_LEN(refused); i++)
@@ -134,10 +141,12 @@ static void test_kinds_of_manifests(void **state)
         assert_int_equal(k, MANIFEST_IMAGE);
         assert_int_equal(kind_of("{\"manifests\":[]}", "", &k), 0);
         assert_int_equal(k, MANIFEST_INDEX);
-        assert_int_equal(kind_of("{" CONFIG ",\"mediaType\":\"" MEDIA_OCI_MANIFEST "\"}", MEDIA_OCI_INDEX, &k), -EBADMSG);
+        assert_int_equal(kind_of("{" CONFIG ",\"mediaType\":\"" MEDIA_OCI_MANIFEST "\"}", MEDIA_OCI_INDEX, &k),
+                         -EBADMSG);
         assert_int_equal(kind_of("{" CONFIG ",\"manifests\":[]}", "", &k), -EBADMSG);
         assert_int_equal(kind_of("{\"schemaVersion\":1}", "", &k), -EOPNOTSUPP);
-        assert_int_equal(kind_of("{\"config\":{\"mediaType\":\"application/vnd.cncf.helm.config.v1+json\"}}", MEDIA_OCI_MANIFEST, &k),
+        assert_int_equal(kind_of("{\"config\":{\"mediaType\":\"application/vnd.cncf.helm.config.v1+json\"}}",
+                                 MEDIA_OCI_MANIFEST, &k),
                          -EOPNOTSUPP);
         assert_int_equal(kind_of("nothing", "", &k), -EBADMSG);
 }
@@ -147,7 +156,8 @@ static void test_kinds_of_manifests(void **state)
 static void test_access(void **state)
 {
         const struct access_config config = { .fresh_ms = 1000, .hold_ms = 5000 };
-        struct image_ref ref = { .domain = "r.example", .path = "a/b" }, other = { .domain = "r.example", .path = "a/c" };
+        struct image_ref ref = { .domain = "r.example", .path = "a/b" },
+                         other = { .domain = "r.example", .path = "a/c" };
         char dir[] = "/tmp/mayfly-access-XXXXXX", *text = NULL;
         struct access *a = NULL;
         int fd;
@@ -189,9 +199,12 @@ static void test_access(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_challenges),     cmocka_unit_test(test_bad_challenges),
-                cmocka_unit_test(test_locations),      cmocka_unit_test(test_bad_addresses),
-                cmocka_unit_test(test_kinds_of_addresses), cmocka_unit_test(test_kinds_of_manifests),
+                cmocka_unit_test(test_challenges),
+                cmocka_unit_test(test_bad_challenges),
+                cmocka_unit_test(test_locations),
+                cmocka_unit_test(test_bad_addresses),
+                cmocka_unit_test(test_kinds_of_addresses),
+                cmocka_unit_test(test_kinds_of_manifests),
                 cmocka_unit_test(test_access),
         };
 
