@@ -19,6 +19,7 @@ static json_t *features_json(uint32_t features)
                 { ENGINE_F_COPY_IN, "copy_in" },
                 { ENGINE_F_LIVE, "live" },
                 { ENGINE_F_SECRETS, "secrets" },
+                { ENGINE_F_REOPEN, "stdio_reopen" },
         };
         auto_json o = json_object();
 

@@ -25,6 +25,7 @@ struct engine_container;
 #define ENGINE_F_COPY_IN (1u << 8)
 #define ENGINE_F_LIVE (1u << 9) /* live stdin and output */
 #define ENGINE_F_SECRETS (1u << 10)
+#define ENGINE_F_REOPEN (1u << 11) /* any user of the task may open its standard streams again (/dev/stdout) */
 
 enum engine_network { ENGINE_NET_NONE = 1, ENGINE_NET_NAT, ENGINE_NET_INTERNET };
 const char *engine_network_name(enum engine_network mode); /* "none", "nat", "internet" */

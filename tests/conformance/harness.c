@@ -3,6 +3,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/time.h"
+#include "engine/docker/docker.h"
 #include "engine/native/native.h"
 #include "image/store.h"
 
@@ -123,6 +124,23 @@ static int open_native(struct suite *s, const struct suite_config *c, struct err
         return r;
 }
 
+static int open_docker(struct suite *s, const struct suite_config *c, struct err *err)
+{
+        auto_free char *records = str_printf("%s/docker", c->data);
+        const struct engine_docker_config config = { .host = c->docker, .name = c->name, .records = records };
+
+        return records ? engine_docker_new(s->loop, &config, &s->engine, err) : err_oom(err);
+}
+
+static int open_engine(struct suite *s, const struct suite_config *c, struct err *err)
+{
+        if (str_eq(c->engine, "native"))
+                return open_native(s, c, err);
+        if (str_eq(c->engine, "docker"))
+                return open_docker(s, c, err);
+        return err_set(err, EINVAL, "there is no engine '%s'", c->engine);
+}
+
 int suite_open(struct suite *s, const struct suite_config *c, struct err *err)
 {
         auto_free char *db = str_printf("%s/history.db", c->data);
@@ -133,14 +151,12 @@ int suite_open(struct suite *s, const struct suite_config *c, struct err *err)
 
         if (!db)
                 return err_oom(err);
-        if (!str_eq(c->engine, "native"))
-                return err_set(err, EINVAL, "there is no engine '%s'", c->engine);
         s->owner = "conformance";
         r = loop_new(&s->loop, err);
         if (r == 0)
                 r = history_open(s->loop, &history, &s->history, err);
         if (r == 0)
-                r = open_native(s, c, err);
+                r = open_engine(s, c, err);
         if (r == 0)
                 r = tasks_new(s->loop, s->engine, s->history, &tasks, &s->tasks, err);
         if (r == 0)
@@ -149,7 +165,8 @@ int suite_open(struct suite *s, const struct suite_config *c, struct err *err)
                 r = turn_until(s, &w.done, err);
         if (r == 0 && w.r < 0)
                 r = err_set(err, -w.r, "%s", w.err.text);
-        return r == 0 ? import(s, c->image, err) : r;
+        /* Docker has its own images: run.sh loads them. */
+        return r == 0 && s->store ? import(s, c->image, err) : r;
 }
 
 void suite_close(struct suite *s)
@@ -344,6 +361,8 @@ int main(int argc, char **argv)
         const struct suite_config config = {
                 .engine = option(argc, argv, "--engine"),
                 .launcher = option(argc, argv, "--launcher"),
+                .docker = option(argc, argv, "--docker-host"),
+                .name = option(argc, argv, "--name"),
                 .netd = option(argc, argv, "--netd"),
                 .data = option(argc, argv, "--data"),
                 .image = option(argc, argv, "--image"),
@@ -352,9 +371,14 @@ int main(int argc, char **argv)
         struct suite s = { .loop = NULL };
         struct err err = ERR_INIT;
 
-        if (!config.engine || !config.launcher || !config.netd || !config.data || !config.image) {
-                (void)fprintf(stderr, "usage: conformance --engine NAME --launcher SOCKET --netd SOCKET --data DIR "
-                                      "--image TAR [--only TEXT]\n");
+        bool docker = str_eq(config.engine, "docker");
+
+        if (!config.engine || !config.data ||
+            (docker ? !config.docker || !config.name : !config.launcher || !config.netd || !config.image)) {
+                (void)fprintf(stderr, "usage: conformance --engine native --launcher SOCKET --netd SOCKET --data DIR "
+                                      "--image TAR [--only TEXT]\n"
+                                      "       conformance --engine docker --docker-host SOCKET --name NAME --data DIR "
+                                      "[--only TEXT]\n");
                 return 2;
         }
         if (getenv("MAYFLY_DEBUG"))

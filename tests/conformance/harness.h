@@ -15,6 +15,7 @@
 
 struct suite_config {
         const char *engine, *launcher, *netd, *data, *image;
+        const char *docker, *name; /* its socket, our containers' instance */
 };
 
 struct suite {

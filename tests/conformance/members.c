@@ -188,6 +188,7 @@ void test_retries(struct suite *s)
         JOB_INIT(&j, "exit", "0");
         free(j.request.image);
         j.request.image = strdup("not-there:1");
+        j.request.pull = WIRE_PULL_NEVER;
         j.request.retries = 3;
         job_run(s, &j);
         EXPECT(s, &j, WIRE_FAILED, -1, 0, WIRE_REASON_IMAGE_NOT_FOUND);

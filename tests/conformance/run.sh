@@ -1,10 +1,19 @@
 #!/usr/bin/env bash
 # Starts mayfly-launcher and mayfly-netd on their own, runs the conformance suite over the native engine as the daemon's
-# user, and looks whether anything is left over.
+# user, and looks whether anything is left over. With --engine docker: over a dockerd of its own (docker.sh).
 #
-#   sudo tests/conformance/run.sh [--only TEXT]
+#   sudo tests/conformance/run.sh [--engine native|docker] [--only TEXT]
 set -euo pipefail
 top=$(cd "$(dirname "$0")/../.." && pwd)
+if [ "${1:-}" = --engine ]; then
+    engine=${2:-}
+    shift 2
+    case $engine in
+    native) ;;
+    docker) exec "$top/tests/conformance/docker.sh" "$@" ;;
+    *) echo "there is no engine '$engine'" >&2; exit 2 ;;
+    esac
+fi
 build=${MAYFLY_BUILD:-$top/build}
 programs=${MAYFLY_PROGRAMS:-$build} # launcher and netd
 [ -x "$programs/mayfly-launcher" ] || programs=$build/../libexec/mayfly

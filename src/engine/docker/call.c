@@ -1,0 +1,104 @@
+#include "engine/docker/internal.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CALL_STALL_S (1 << 30) /* waiting is no stall */
+
+static int on_data(struct fetch *f, const void *bytes, size_t len, void *arg)
+{
+        struct docker_call *call = arg;
+
+        call->status = fetch_status(f);
+        if (call->on_data && call->status < 300)
+                return call->on_data(call, bytes, len, call->data);
+        if (len > call->max - MIN(call->max, call->body.len))
+                return -EMSGSIZE;
+        return str_add(&call->body, bytes, len);
+}
+
+static void call_free(struct docker_call *call)
+{
+        list_remove(&call->node);
+        str_done(&call->body);
+        free(call);
+}
+
+static void on_done(struct fetch *f, int r, const struct err *err, void *arg)
+{
+        struct docker_call *call = arg;
+
+        call->fetch = NULL;
+        if (r == 0)
+                call->status = fetch_status(f);
+        docker_report(call->docker, r, err);
+        call->fn(call, r, err, call->data);
+        call_free(call);
+}
+
+int docker_call(struct docker *d, const struct docker_request *q, docker_call_fn fn, void *data,
+                struct docker_call **ret, struct err *err)
+{
+        static const struct fetch_handler handler = { .data = on_data, .done = on_done };
+        auto_free char *url = str_printf("http://docker%s%s", q->unversioned ? "" : d->prefix, q->path);
+        auto_free char *type = str_printf("Content-Type: %s", q->type ? q->type : "application/json");
+        const char *headers[] = { type, "Expect:", q->header, NULL };
+        const struct fetch_request request = {
+                .method = q->method,
+                .url = url,
+                .unix_socket = d->socket,
+                .headers = headers,
+                .body = q->body,
+                .body_len = q->body_len,
+                .connect_timeout_ms = 10000,
+                .stall_s = CALL_STALL_S,
+                .total_timeout_s = q->timeout_s == UINT_MAX ? 0
+                                   : q->timeout_s           ? q->timeout_s
+                                                            : DOCKER_CALL_S,
+        };
+        struct docker_call *call = url && type ? calloc(1, sizeof(*call)) : NULL;
+        int r;
+
+        if (!call)
+                return err_oom(err);
+        *call = (struct docker_call){
+                .docker = d, .max = DOCKER_ANSWER_MAX, .on_data = q->on_data, .fn = fn, .drop = q->drop, .data = data
+        };
+        list_init(&call->node);
+        r = fetch_start(d->fetcher, &request, &handler, call, &call->fetch, err);
+        if (r < 0) {
+                call_free(call);
+                return r;
+        }
+        list_append(&d->calls, &call->node);
+        if (ret)
+                *ret = call;
+        return 0;
+}
+
+void docker_call_cancel(struct docker_call *call)
+{
+        if (!call)
+                return;
+        if (call->fetch)
+                fetch_cancel(call->fetch);
+        call_free(call);
+}
+
+void docker_call_message(const struct docker_call *call, char *out, size_t size)
+{
+        auto_json answer = NULL;
+        const char *message = NULL;
+
+        if (call->body.len > 0 && json_read(call->body.data, call->body.len, &answer, NULL) == 0)
+                message = json_string_value(json_object_get(answer, "message"));
+        if (message)
+                (void)snprintf(out, size, "%s", message);
+        else
+                (void)snprintf(out, size, "Docker answered with status %u", call->status);
+        for (char *p = out; *p; p++)
+                if ((unsigned char)*p < ' ' || (unsigned char)*p > '~')
+                        *p = '?';
+}

@@ -1,0 +1,239 @@
+/* What the files of the Docker engine share. */
+#pragma once
+
+#include "base/list.h"
+#include "base/map.h"
+#include "base/str.h"
+#include "base/time.h"
+#include "engine/docker/demux.h"
+#include "engine/docker/docker.h"
+#include "http/fetch.h"
+#include "json/json.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define DOCKER_ID_MAX 32
+#define DOCKER_NAME_MAX 128
+#define DOCKER_STREAMS 2
+#define DOCKER_ANSWER_MAX (8 * 1024 * 1024) /* bytes of an answer in JSON */
+#define DOCKER_STARTS 16                    /* containers that are made at a time: Docker is slower with more */
+#define DOCKER_CALL_S 60                    /* for an answer */
+#define DOCKER_LABEL_INSTANCE "dev.mayfly.instance"
+#define DOCKER_LABEL_TASK "dev.mayfly.task"
+#define DOCKER_LABEL_OUTPUT "dev.mayfly.output" /* bytes kept of each stream */
+#define DOCKER_LABEL_SINCE "dev.mayfly.since"   /* CLOCK_MONOTONIC, ns */
+
+struct docker_container;
+struct docker_pull;
+
+/* ── calls: call.c ───────────────────────────────────────────────────────────────────────────────────────────────── */
+
+struct docker;
+struct docker_call;
+
+/* r: 0 with any status, else -errno of the connection. Of the answer: its body, and what it says is wrong. */
+typedef void (*docker_call_fn)(struct docker_call *call, int r, const struct err *err, void *data);
+
+struct docker_call {
+        struct list node;
+        struct docker *docker;
+        struct fetch *fetch;
+        unsigned status;
+        size_t max;
+        struct str body;
+        /* Of answers below 300, instead of the body: as fetch_handler.data. */
+        int (*on_data)(struct docker_call *call, const void *bytes, size_t len, void *data);
+        docker_call_fn fn;
+        void (*drop)(void *data);
+        void *data;
+};
+
+struct docker_request {
+        const char *method;
+        const char *path;   /* after /v1.x, encoded */
+        const char *type;   /* of the body; NULL: JSON */
+        const char *header; /* one more; NULL: none */
+        const void *body;
+        size_t body_len;
+        bool unversioned;
+        unsigned timeout_s; /* 0: DOCKER_CALL_S; UINT_MAX: none */
+        int (*on_data)(struct docker_call *call, const void *bytes, size_t len, void *data);
+        void (*drop)(void *data); /* frees data when the engine ends before the answer; NULL: somebody else does */
+};
+
+/* The call is freed after fn. */
+int docker_call(struct docker *d, const struct docker_request *q, docker_call_fn fn, void *data,
+                struct docker_call **ret, struct err *err);
+void docker_call_cancel(struct docker_call *call); /* accepts NULL; fn is not called; not from within fn */
+/* What Docker says is wrong (`message` of an error's JSON), for people. */
+void docker_call_message(const struct docker_call *call, char *out, size_t size);
+
+/* ── the engine: docker.c, image.c, adopt.c, watch.c ─────────────────────────────────────────────────────────────────── */
+
+struct docker {
+        struct engine engine;
+        struct loop *loop;
+        struct fetcher *fetcher;
+        char *socket, *name;
+        int records; /* directory */
+        uint64_t lost_ns;
+        char prefix[16]; /* /v1.41, when it was negotiated */
+        struct list calls;
+        struct list starts; /* struct docker_container, start_node: those whose turn has not come */
+        unsigned starting;
+        struct list containers;
+        struct list pulls, deletes;
+        struct map *images; /* by digest: struct docker_image */
+
+        /* The circuit breaker: open from the first connections that failed until Docker answers again. */
+        bool up;
+        unsigned failures; /* one after the other */
+        char fault[200];
+        struct docker_call *ping, *watch;
+        struct str event; /* as much of one as came */
+        struct loop_timer ping_timer, delete_timer;
+        unsigned deleting;
+
+        bool listing, listed;
+        engine_found_fn found;
+        engine_done_fn list_done;
+        void *list_data;
+};
+
+struct docker_image {
+        char *user, *workdir;
+};
+
+void docker_report(struct docker *d, int r, const struct err *err);  /* how a call ended: moves the breaker */
+void docker_delete(struct docker *d, const char *name, bool unsure); /* until it is gone */
+int docker_ensure_image(struct engine *e, const struct engine_image_request *request, engine_image_fn fn, void *data,
+                        struct err *err);
+void docker_pulls_done(struct docker *d);
+void docker_images_free(struct map *images);
+int docker_list(struct engine *e, engine_found_fn found, engine_done_fn done, void *data, struct err *err);
+void docker_watch(struct docker *d);      /* for events, if it does not yet */
+void docker_list_begin(struct docker *d); /* Docker is there */
+
+int docker_record_write(struct docker *d, const char *id, const void *record, size_t len, struct err *err);
+void docker_record_remove(struct docker *d, const char *id);
+
+/* ── containers: container.c, stream.c, output.c, spec.c, files.c, copy.c ────────────────────────────────────────────── */
+
+/*   NEW ─▶ CREATING ─▶ FILLING ─▶ ATTACHING ─▶ STARTING ─▶ RUNNING ─▶ WAITING ─▶ INSPECTING ─▶ (REREADING) ─▶ ENDED
+ *                                       found by list(), or cut off: FOLLOWING ──▲ */
+enum docker_state {
+        DOCKER_NEW,
+        DOCKER_CREATING,
+        DOCKER_FILLING,
+        DOCKER_ATTACHING,
+        DOCKER_STARTING,
+        DOCKER_RUNNING,   /* its output is read */
+        DOCKER_FOLLOWING, /* its output is read from the log */
+        DOCKER_WAITING,   /* the output has ended */
+        DOCKER_INSPECTING,
+        DOCKER_REREADING, /* the log, for what we missed */
+        DOCKER_ENDED,
+};
+
+struct docker_output {
+        int mem;
+        uint64_t kept, total;
+        uint64_t skip; /* bytes of the log that are known already */
+        bool newline;  /* the log's last byte, that Docker may have made up */
+        bool more;     /* than was there at the last output() */
+        bool paused;
+};
+
+/* One hijacked connection. */
+struct docker_stream {
+        struct docker_container *container;
+        struct loop_io *io;
+        struct loop_timer retry;
+        uint64_t since_ns;
+        int fd;
+        uint32_t events;
+        bool open, ended;
+        bool with_stdin;
+        unsigned which; /* bit of each enum engine_stream that it carries */
+        struct str out, head;
+        size_t sent;
+        struct demux demux;
+};
+
+struct docker_container {
+        struct engine_container base;
+        struct docker *docker;
+        struct list node, start_node;
+        enum docker_state state;
+        char id[DOCKER_ID_MAX + 1];
+        char name[DOCKER_NAME_MAX];
+        struct docker_call *call;
+        struct loop_timer timer, kill_timer;
+        struct str body; /* of the create call, until it is sent */
+        struct docker_files *files;
+        struct str stdin_data;
+        size_t stdin_sent;
+        int stdin_fd;
+        struct loop_io *stdin_io;
+        bool has_stdin, live, init;
+        bool queued, starting; /* waits for its turn; it has come */
+        bool oom;
+        bool created;     /* Docker may know it */
+        bool disturbed;   /* output may have been missed */
+        bool lost_sight;  /* Docker was away */
+        bool tell;        /* exited() is owed, and nobody listens yet */
+        uint64_t gone_ns; /* since when Docker is away */
+        uint64_t output_limit;
+        char *workdir;
+        struct docker_output out[DOCKER_STREAMS];
+        struct docker_stream streams[DOCKER_STREAMS];
+        unsigned n_streams;
+        struct demux log;
+        struct engine_exit exit;
+        int kill_signo;
+        uint64_t create_ns, start_ns;
+};
+
+int docker_container_create(struct engine *e, const struct engine_spec *spec, const struct engine_events *events,
+                            void *data, struct engine_container **ret, struct err *err);
+int docker_container_start(struct engine_container *c, struct err *err);
+int docker_container_signal(struct engine_container *c, int signo, struct err *err);
+int docker_container_stats(struct engine_container *c, engine_stats_fn fn, void *data, struct err *err);
+void docker_container_attach(struct engine_container *c, enum engine_stream stream, struct engine_output *ret);
+void docker_container_pause(struct engine_container *c, enum engine_stream stream, bool paused);
+int docker_container_update_record(struct engine_container *c, const void *record, size_t len, struct err *err);
+void docker_container_remove(struct engine_container *c);
+int docker_container_copy_out(struct engine_container *c, const char *path, const struct engine_copy_limits *limits,
+                              int tar_fd, engine_done_fn fn, void *data, struct err *err);
+
+struct docker_container *docker_container_new(struct docker *d, const char *id, struct err *err);
+void docker_container_free(struct docker_container *c);
+void docker_container_follow(struct docker_container *c); /* its output by the log, from where we are */
+void docker_container_oom(struct docker_container *c);    /* one of its processes was killed */
+void docker_container_attached(struct docker_container *c);
+void docker_container_filled(struct docker_container *c, int r, const struct err *err);
+void docker_container_cut(struct docker_container *c, int r, const struct err *err); /* a stream ended */
+
+int docker_streams_open(struct docker_container *c, struct err *err);
+void docker_streams_close(struct docker_container *c);
+
+int docker_output_open(struct docker_container *c, struct err *err);
+void docker_output_take(struct docker_container *c, enum engine_stream stream, const void *bytes, size_t len);
+void docker_output_log(struct docker_container *c, enum engine_stream stream, const void *bytes, size_t len);
+void docker_output_log_begin(struct docker_container *c);
+void docker_output_log_end(struct docker_container *c);
+void docker_output_tell(struct docker_container *c);
+bool docker_output_begins(const struct docker_container *c, enum engine_stream stream, const char *text);
+void docker_output_drop(struct docker_container *c, enum engine_stream stream);
+
+/* The body of POST /containers/create. */
+int docker_spec_build(const struct docker *d, const struct docker_container *c, const struct engine_spec *spec,
+                      struct str *out, struct err *err);
+
+/* The files of a task, as an archive that is put into the container before it starts. */
+struct docker_files *docker_files_new(struct docker_container *c, const struct engine_spec *spec, const char *user,
+                                      struct err *err);
+void docker_files_free(struct docker_files *f);
+int docker_files_put(struct docker_container *c, struct err *err); /* docker_container_filled() follows */

@@ -1,0 +1,107 @@
+/* From what is to run to the body of POST /containers/create. */
+
+#include "engine/docker/internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define SPEC_MEMORY_MIN (UINT64_C(6) * 1024 * 1024) /* Docker refuses less */
+#define SPEC_HOSTNAME 12                            /* characters of the id */
+#define SPEC_LOG_MIN (UINT64_C(1) << 20)
+#define SPEC_LOG_MAX (UINT64_C(256) << 20)
+
+static int add_string(struct str *out, const char *text, struct err *err)
+{
+        if (!utf8_valid(text, strlen(text)))
+                return err_set(err, EINVAL, "a text that is not UTF-8, which Docker does not take");
+        return json_add_string(out, text, strlen(text)) < 0 ? err_oom(err) : 0;
+}
+
+static int add_member(struct str *out, const char *name, const char *value, struct err *err)
+{
+        if (str_addf(out, ",\"%s\":", name) < 0)
+                return err_oom(err);
+        return add_string(out, value, err);
+}
+
+static int add_list(struct str *out, const char *name, char *const *items, struct err *err)
+{
+        int r = str_addf(out, ",\"%s\":[", name);
+
+        for (size_t i = 0; r == 0 && items[i]; i++) {
+                r = i > 0 ? str_addc(out, ',') : 0;
+                if (r == 0)
+                        r = add_string(out, items[i], err);
+                if (r == -EINVAL)
+                        return r;
+        }
+        if (r == 0)
+                r = str_addc(out, ']');
+        return r < 0 ? err_oom(err) : 0;
+}
+
+/* The driver `local` keeps bytes as they are (json-file makes UTF-8 of them). Each line costs some 30 bytes more. */
+static int add_log(struct str *out, uint64_t output)
+{
+        uint64_t size = MIN(MAX(MIN(output, SPEC_LOG_MAX) * 4, SPEC_LOG_MIN), SPEC_LOG_MAX);
+
+        return str_addf(out,
+                        ",\"LogConfig\":{\"Type\":\"local\",\"Config\":{\"max-size\":\"%llu\",\"max-file\":\"1\","
+                        "\"compress\":\"false\"}}",
+                        (unsigned long long)size);
+}
+
+/* As the native engine isolates, as far as Docker has it: seccomp, masked and read-only paths are Docker's own. */
+static int add_host(struct str *out, const struct engine_spec *spec)
+{
+        const struct engine_limits *l = &spec->limits;
+        unsigned long long memory = MAX(l->memory, SPEC_MEMORY_MIN);
+        const char *network = spec->network == ENGINE_NET_NONE ? "none" : "bridge";
+        int r = str_addf(
+                out,
+                ",\"HostConfig\":{\"NetworkMode\":\"%s\",\"Memory\":%llu,\"MemorySwap\":%llu,\"NanoCpus\":%llu,"
+                "\"PidsLimit\":%u,\"ShmSize\":%llu,\"IpcMode\":\"private\",\"Init\":%s",
+                network, memory, memory, (unsigned long long)l->cpu_milli * 1000000, l->pids,
+                (unsigned long long)l->shm, spec->init ? "true" : "false");
+
+        if (r == 0)
+                r = str_adds(out, ",\"CapDrop\":[\"ALL\"],\"CapAdd\":[\"CHOWN\",\"DAC_OVERRIDE\",\"FOWNER\",\"FSETID\","
+                                  "\"KILL\",\"SETGID\",\"SETUID\",\"SETPCAP\",\"NET_BIND_SERVICE\",\"SYS_CHROOT\","
+                                  "\"SETFCAP\"],\"SecurityOpt\":[\"no-new-privileges\"],"
+                                  "\"RestartPolicy\":{\"Name\":\"no\"}");
+        if (r == 0)
+                r = add_log(out, l->output);
+        return r == 0 ? str_addc(out, '}') : r;
+}
+
+int docker_spec_build(const struct docker *d, const struct docker_container *c, const struct engine_spec *spec,
+                      struct str *out, struct err *err)
+{
+        const char *in = c->has_stdin ? "true" : "false";
+        int r = str_adds(out, "{\"Image\":");
+
+        r = r < 0 ? err_oom(err) : add_string(out, spec->digest, err);
+        if (r == 0 && spec->cmd)
+                r = add_list(out, "Cmd", spec->cmd, err);
+        if (r == 0 && spec->entrypoint)
+                r = add_list(out, "Entrypoint", spec->entrypoint, err);
+        if (r == 0 && spec->env)
+                r = add_list(out, "Env", spec->env, err);
+        if (r == 0 && spec->workdir)
+                r = add_member(out, "WorkingDir", spec->workdir, err);
+        if (r == 0 && spec->user)
+                r = add_member(out, "User", spec->user, err);
+        if (r < 0)
+                return r;
+        if (str_addf(out,
+                     ",\"Hostname\":\"%.*s\",\"AttachStdout\":true,\"AttachStderr\":true,\"AttachStdin\":%s,"
+                     "\"OpenStdin\":%s,\"StdinOnce\":%s,\"Tty\":false,\"Healthcheck\":{\"Test\":[\"NONE\"]}",
+                     SPEC_HOSTNAME, c->id, in, in, in) < 0 ||
+            str_addf(out,
+                     ",\"Labels\":{\"" DOCKER_LABEL_INSTANCE "\":\"%s\",\"" DOCKER_LABEL_TASK "\":\"%s\","
+                     "\"" DOCKER_LABEL_OUTPUT "\":\"%llu\",\"" DOCKER_LABEL_SINCE "\":\"%llu\"}",
+                     d->name, c->id, (unsigned long long)spec->limits.output, (unsigned long long)time_mono_ns()) < 0 ||
+            add_host(out, spec) < 0 || str_addc(out, '}') < 0)
+                return err_oom(err);
+        return 0;
+}
