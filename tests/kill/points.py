@@ -7,6 +7,8 @@ accepted is lost, nothing runs twice, nothing is left over, and it serves again 
 Seed of the random points: MAYFLY_SEED; it is printed.
 """
 
+import contextlib
+import fcntl
 import os
 import random
 import re
@@ -189,6 +191,22 @@ def test_recovery(instance, witness):
 # ── the power cut ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def name_is_free(name):
+    """What was being made when all was stopped may take a moment to end."""
+    for pid in mayfly.cgroup_pids(name):
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+    for directory in mayfly.cgroup_dirs(name):
+        fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+    return True
+
+
 def cut(instance, disk):
     """Everything stands still, the device's content is taken, everything dies, and only that content is there."""
     stopped = [instance.process.pid, *mayfly.descendants(instance.process.pid), *mayfly.cgroup_pids(instance.name)]
@@ -206,6 +224,7 @@ def cut(instance, disk):
         except OSError:
             pass
     assert mayfly.wait_until(lambda: not [p for p in stopped if mayfly.alive(p)], 20), "they do not die"
+    assert mayfly.wait_until(lambda: name_is_free(instance.name), 20), "what holds the instance's name does not end"
     disk.revert()
 
 
