@@ -227,6 +227,8 @@ class Run:
         self.content_schema = {"application/json": operation.content[kind]["schema"]}
         runs = operation.path.endswith("/v1/tasks") and rng.random() < 0.5
         value = self.task_body() if runs else self.generator.value(operation.content[kind]["schema"])
+        if operation.path.endswith("/images/pull") and rng.random() < 0.5:
+            value = {"image": "busybox:demo", "pull": "missing"}
         if rng.random() < 0.4:
             value = self.generator.spoil(value)
         if isinstance(value, dict) and isinstance(value.get("limits"), dict):
