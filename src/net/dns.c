@@ -73,8 +73,10 @@ static void dispatch(struct dns *d, struct dns_source *s, uint32_t events)
         case DNS_STOP:
                 break;
         case DNS_RESOLV:
-                if (resolv_update(d->resolv))
-                        log_info("resolvers changed: %zu", resolv_get(d->resolv)->n_asked);
+                if (!resolv_update(d->resolv))
+                        break;
+                log_info("resolvers changed: %zu", resolv_get(d->resolv)->n_asked);
+                dns_udp_on_servers(d);
                 break;
         case DNS_UDP:
                 dns_udp_on_client(d);

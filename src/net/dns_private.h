@@ -41,6 +41,7 @@ int dns_connect(const union resolv_address *server, int type);
 /* Each: on_*: the source is ready; expire: ends what took too long, and answers when it wants to be called again. */
 void dns_udp_on_client(struct dns *d);
 void dns_udp_on_upstream(struct dns *d, struct dns_source *s);
+void dns_udp_on_servers(struct dns *d); /* they changed: what was asked of one that is gone is asked anew */
 uint64_t dns_udp_expire(struct dns *d, uint64_t now);
 void dns_udp_free_all(struct dns *d);
 

@@ -89,6 +89,30 @@ static void query_next(struct dns *d, struct query *q)
         query_ask(d, q);
 }
 
+static bool is_server(const struct dns *d, const union resolv_address *address)
+{
+        const struct resolv_conf *conf = resolv_get(d->resolv);
+
+        for (size_t i = 0; i < conf->n_asked; i++) {
+                if (memcmp(&conf->asked[i], address, sizeof(*address)) == 0)
+                        return true;
+        }
+        return false;
+}
+
+/* Else a task's share would be full of questions to who is gone, and its new ones dropped, until those time out. */
+void dns_udp_on_servers(struct dns *d)
+{
+        struct query *q;
+
+        LIST_FOREACH(q, &d->queries, node) {
+                if (is_server(d, &q->server))
+                        continue; /* also those that were asked anew, at the list's end */
+                q->attempt = 0;
+                query_ask(d, q);
+        }
+}
+
 /* Another server might know more. */
 static bool try_another(const struct dns *d, const struct query *q, unsigned rcode)
 {
