@@ -16,9 +16,16 @@
 int docker_keep(struct nl *nl, const char *prefix, struct err *err);
 int docker_remove(struct nl *nl, const char *prefix, struct err *err); /* likewise */
 
-/* The same in iptables-legacy's table, which the kernel would make if it were asked in vain: only where there is a Docker. */
-int docker_legacy_keep(const char *prefix, struct err *err);
-int docker_legacy_remove(const char *prefix, struct err *err);
+/* The lock that every iptables-legacy holds while it changes a table (iptables(8), -w), which the kernel has as a whole
+ * only: without it one's change undoes the other's. Opened as root, kept; -EBADF where that is not to be had. */
+int docker_legacy_open_lock(void);
+int docker_legacy_lock(int lock); /* waits at most DOCKER_LOCK_MS: -EBUSY. The end is flock(lock, LOCK_UN) */
+#define DOCKER_LOCK_MS 2000
+
+/* The same in iptables-legacy's table, which the kernel would make if it were asked in vain: only where there is a Docker.
+ * `lock` is borrowed; with -EBADF it is done without. Blocks for the lock when there is something to do. */
+int docker_legacy_keep(const char *prefix, int lock, struct err *err);
+int docker_legacy_remove(const char *prefix, int lock, struct err *err);
 
 /* What the legacy table `old` (ip_tables.h: entries one after the other) becomes with (`insert`) or without our rules;
  * exposed for its test. 1: *ret is another one, the caller frees ret->entries and ret->from; 0: nothing is to be done;

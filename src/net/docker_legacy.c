@@ -5,17 +5,22 @@
 #include "net/link.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/netfilter/x_tables.h>
 #include <linux/netfilter_ipv4.h>
 #include <linux/netfilter_ipv4/ip_tables.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #define TABLE "filter"
 #define TABLE_MAX (16U << 20) /* bytes of entries */
 #define ENTRIES_MAX 65536U
 #define HOOKS NF_INET_NUMHOOKS
 #define TRIES 8
+#define LOCK_PATH "/run/xtables.lock"
+#define LOCK_PAUSE_MS 20
 
 /* Our entry: a match by the name of an interface alone, and a verdict. */
 struct own_entry {
@@ -203,6 +208,29 @@ int docker_legacy_edit(const struct docker_legacy *old, const char *prefix, bool
         return 1;
 }
 
+/* ── the lock ────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+int docker_legacy_open_lock(void)
+{
+        int fd = open(LOCK_PATH, O_RDONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+
+        return fd < 0 ? -EBADF : fd;
+}
+
+int docker_legacy_lock(int lock)
+{
+        const struct timespec pause = { .tv_nsec = LOCK_PAUSE_MS * 1000000L };
+
+        for (int waited = 0; waited <= DOCKER_LOCK_MS; waited += LOCK_PAUSE_MS) {
+                if (flock(lock, LOCK_EX | LOCK_NB) == 0)
+                        return 0;
+                if (errno != EWOULDBLOCK && errno != EINTR)
+                        return -errno;
+                (void)nanosleep(&pause, NULL);
+        }
+        return -EBUSY;
+}
+
 /* ── the kernel's table ──────────────────────────────────────────────────────────────────────────────────────── */
 
 static int read_table(int fd, struct docker_legacy *ret, unsigned *ret_hooks)
@@ -275,7 +303,8 @@ static int write_table(int fd, const struct docker_legacy *new, unsigned hooks, 
         return 1;
 }
 
-static int edit_once(int fd, const char *prefix, bool insert)
+/* Without `apply` it only tells whether there is something to do. */
+static int edit_once(int fd, const char *prefix, bool insert, bool apply)
 {
         struct docker_legacy old = { .n = 0 }, new = { .n = 0 };
         unsigned hooks = 0;
@@ -283,7 +312,7 @@ static int edit_once(int fd, const char *prefix, bool insert)
 
         if (r == 0)
                 r = docker_legacy_edit(&old, prefix, insert, &new);
-        if (r > 0)
+        if (r > 0 && apply)
                 r = write_table(fd, &new, hooks, old.n);
         free(old.entries);
         free(new.entries);
@@ -291,29 +320,47 @@ static int edit_once(int fd, const char *prefix, bool insert)
         return r;
 }
 
-static int edit(const char *prefix, bool insert, struct err *err)
+static int edit_locked(int fd, int lock, const char *prefix, bool insert)
+{
+        int r = edit_once(fd, prefix, insert, false);
+
+        if (r <= 0 && r != -EAGAIN)
+                return r;
+        r = lock >= 0 ? docker_legacy_lock(lock) : 0;
+        if (r < 0)
+                return r;
+        r = -EAGAIN;
+        for (int i = 0; i < TRIES && r == -EAGAIN; i++)
+                r = edit_once(fd, prefix, insert, true);
+        if (lock >= 0)
+                (void)flock(lock, LOCK_UN);
+        return r;
+}
+
+static int edit(const char *prefix, int lock, bool insert, struct err *err)
 {
         auto_fd fd = -EBADF;
-        int r = -EAGAIN;
+        int r;
 
         if (link_index("docker0") == 0)
                 return 0;
         fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
         if (fd < 0)
                 return err_sys(err, "socket");
-        for (int i = 0; i < TRIES && r == -EAGAIN; i++)
-                r = edit_once(fd, prefix, insert);
+        r = edit_locked(fd, lock, prefix, insert);
         if (r == -ENOENT || r == -ENOPROTOOPT)
                 return 0; /* a kernel without it */
+        if (r == -EBUSY)
+                return err_set(err, EBUSY, "change iptables-legacy's " DOCKER_CHAIN ": somebody holds " LOCK_PATH);
         return r < 0 ? err_set(err, -r, "change iptables-legacy's " DOCKER_CHAIN ": %s", strerror(-r)) : r;
 }
 
-int docker_legacy_keep(const char *prefix, struct err *err)
+int docker_legacy_keep(const char *prefix, int lock, struct err *err)
 {
-        return edit(prefix, true, err);
+        return edit(prefix, lock, true, err);
 }
 
-int docker_legacy_remove(const char *prefix, struct err *err)
+int docker_legacy_remove(const char *prefix, int lock, struct err *err)
 {
-        return edit(prefix, false, err);
+        return edit(prefix, lock, false, err);
 }

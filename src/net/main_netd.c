@@ -51,7 +51,7 @@ struct options {
 
 struct netd {
         struct options opt;
-        int state_dir, signals, lock;
+        int state_dir, signals, lock, xtables; /* xtables: docker_legacy_open_lock() */
         struct nl route, nft;
         struct pool *pool;
         struct rules *rules;
@@ -91,8 +91,9 @@ static int parse_option(struct options *o, int c, const char *arg)
                 o->name = arg;
                 return names_instance_valid(arg) ? 0 : -EINVAL;
         case 'r':
-                return priv_parse_pair(arg, &o->pool.id_lo, &o->pool.id_hi) < 0 || o->pool.id_lo > o->pool.id_hi ? -EINVAL
-                                                                                                            : 0;
+                return priv_parse_pair(arg, &o->pool.id_lo, &o->pool.id_hi) < 0 || o->pool.id_lo > o->pool.id_hi
+                               ? -EINVAL
+                               : 0;
         case 'U':
                 o->has_user = true;
                 return priv_parse_pair(arg, &o->uid, &o->gid);
@@ -265,6 +266,7 @@ static int start(struct netd *d, struct err *err)
         if (r < 0)
                 return r;
         priv_raise_nofile();
+        d->xtables = docker_legacy_open_lock();
         r = priv_drop(d->opt.uid, d->opt.gid, err);
         if (r == 0 && d->opt.die_with_parent)
                 r = priv_die_with(parent, err);
@@ -402,7 +404,7 @@ static void check(struct netd *d)
         if (r > 0)
                 log_warn("ip_forward was switched off: it is on again");
         d->rules_due = true;
-        r = docker_legacy_keep(d->opt.prefix, &err); /* which nobody announces */
+        r = docker_legacy_keep(d->opt.prefix, d->xtables, &err); /* which nobody announces */
         (void)log_failure(r, &err);
         if (r > 0)
                 log_info("Docker is here: iptables-legacy's " DOCKER_CHAIN " accepts the traffic of tasks");
@@ -477,7 +479,7 @@ static int put_back(struct netd *d)
 
         failed |= log_failure(pool_remove_links(d->pool, &err), &err);
         failed |= log_failure(docker_remove(&d->nft, d->opt.prefix, &err), &err);
-        failed |= log_failure(docker_legacy_remove(d->opt.prefix, &err), &err);
+        failed |= log_failure(docker_legacy_remove(d->opt.prefix, d->xtables, &err), &err);
         failed |= log_failure(forward_restore(d->state_dir, &err), &err);
         failed |= log_failure(rules_remove(d->rules, &err), &err);
         failed |= log_failure(route_release(&d->route, &routes, &err), &err);
@@ -500,6 +502,7 @@ static int clean(struct netd *d, struct err *err)
 {
         int r = open_state(&d->opt, &d->state_dir, err);
 
+        d->xtables = docker_legacy_open_lock();
         if (r == 0)
                 r = priv_drop(d->opt.uid, d->opt.gid, err);
         if (r == 0)
@@ -523,12 +526,18 @@ static void netd_done(struct netd *d)
         nl_done(&d->nft);
         fd_close(d->lock);
         fd_close(d->signals);
+        fd_close(d->xtables);
         fd_close(d->state_dir);
 }
 
 int main(int argc, char **argv)
 {
-        struct netd d = { .state_dir = -EBADF, .signals = -EBADF, .lock = -EBADF, .route.fd = -EBADF, .nft.fd = -EBADF };
+        struct netd d = { .state_dir = -EBADF,
+                          .signals = -EBADF,
+                          .lock = -EBADF,
+                          .xtables = -EBADF,
+                          .route.fd = -EBADF,
+                          .nft.fd = -EBADF };
         struct err err = ERR_INIT;
         int code = 1;
 
