@@ -31,8 +31,9 @@ static int own_as(uid_t owner)
         return syscall(SYS_capset, &header, caps) < 0 ? -errno : 0;
 }
 
-/* The child that the namespace is made by: seals it, says so, and waits to be killed. */
-static _Noreturn void hold(int proc, uid_t owner, bool seal, int ready)
+/* The child that the namespace is made by: seals it, says so, and waits to be killed, also by its parent's death: what it has
+ * open holds the name of the instance. Other credentials forget the signal (prctl(2)), so that it is asked for after them. */
+static _Noreturn void hold(int proc, uid_t owner, bool seal, pid_t parent, int ready)
 {
         int status = own_as(owner);
 
@@ -40,6 +41,8 @@ static _Noreturn void hold(int proc, uid_t owner, bool seal, int ready)
                 status = -errno;
         if (status == 0 && seal)
                 status = fd_write_knob(proc, "sys/user/max_user_namespaces", "0", NULL);
+        if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent)
+                _exit(1);
         (void)!write(ready, &status, sizeof(status));
         for (;;)
                 (void)pause();
@@ -77,6 +80,7 @@ int userns_make(int proc, enum userns_use use, uint32_t inside, uint32_t outside
         struct clone_args args = { .exit_signal = SIGCHLD };
         auto_fd r = -EBADF;
         auto_fd w = -EBADF;
+        const pid_t parent = getpid();
         int fds[2], fd;
         pid_t pid;
 
@@ -86,7 +90,7 @@ int userns_make(int proc, enum userns_use use, uint32_t inside, uint32_t outside
         w = fds[1];
         pid = sys_clone3(&args);
         if (pid == 0)
-                hold(proc, outside, use == USERNS_CONTAINER, w);
+                hold(proc, outside, use == USERNS_CONTAINER, parent, w);
         if (pid < 0)
                 return err_set(err, -pid, "start a process (clone3)");
         fd_replace(&w, -EBADF);
