@@ -277,6 +277,9 @@ bool cgroup_leaf_reset(struct cgroup *cg, struct cgroup_leaf *leaf)
                 return false;
         if (read_counter(leaf->file[CGROUP_NOW], NULL) > KEEP_MAX)
                 (void)fd_write_knob(dir_of(cg, leaf, 0), "memory.force_empty", "0", NULL);
+        /* What earlier containers left has not gone yet (slot.c): the next one is not to pay for it. */
+        if (read_counter(leaf->file[CGROUP_NOW], NULL) > KEEP_MAX)
+                return false;
         end_throttling(cg, leaf);
         if (pwrite(leaf->file[CGROUP_PEAK], "0", 1, 0) < 0 || pwrite(leaf->file[CGROUP_CPU], "0", 1, 0) < 0)
                 return false;

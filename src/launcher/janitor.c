@@ -27,7 +27,8 @@ static int confine(pid_t parent)
         return 0;
 }
 
-/* errno is every thread's, so an error is only that. */
+/* errno is every thread's, so an error is only that; and never 0, which fd_close() would put back under another one's hands:
+ * what was not received would be an end. */
 static _Noreturn void work(const void *unused)
 {
         struct pollfd ready = { .fd = SOCK_FD, .events = POLLIN };
@@ -54,8 +55,10 @@ static _Noreturn void serve(int sock, pid_t parent)
         static _Alignas(16) uint8_t stacks[THREADS - 1][STACK_SIZE];
 
         (void)prctl(PR_SET_NAME, "mayfly-janitor", 0, 0, 0);
-        if (confine(parent) < 0 || dup2(sock, SOCK_FD) < 0 || sys_close_range(SOCK_FD + 1, UINT_MAX, 0) < 0)
+        if (confine(parent) < 0 || dup2(STDIN_FILENO, STDOUT_FILENO) < 0 || dup2(STDIN_FILENO, STDERR_FILENO) < 0 ||
+            dup2(sock, SOCK_FD) < 0 || sys_close_range(SOCK_FD + 1, UINT_MAX, 0) < 0)
                 _exit(1);
+        errno = EAGAIN;
         for (size_t i = 0; i < THREADS - 1; i++) {
                 struct clone_args args = {
                         .flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM,

@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -583,6 +584,33 @@ def test_sockets(rig):
             assert os.stat(f"/proc/{pid}/mem").st_uid == 0, f"{name} is dumpable"
 
 
+def test_janitor(rig):
+    """What closes the mounts of tasks can do nothing else, and no later task waits or pays for it when it does not."""
+    launcher = rig.instance.pid("mayfly-launcher")
+    janitor = next(p for p in mayfly.descendants(launcher) if mayfly.read(f"/proc/{p}/comm") == "mayfly-janitor\n")
+    with report.case("the janitor has no capability and no descriptor but its socket"):
+        fields = dict(line.split(":\t") for line in mayfly.read(f"/proc/{janitor}/status").splitlines() if ":\t" in line)
+        assert not int(fields["CapPrm"], 16) and not int(fields["CapEff"], 16) and fields["NoNewPrivs"] == "1", fields
+        fds = [os.readlink(f"/proc/{janitor}/fd/{fd}") for fd in sorted(os.listdir(f"/proc/{janitor}/fd"))]
+        assert fds[:3] == 3 * ["/dev/null"] and len(fds) == 4 and fds[3].startswith("socket:"), fds
+
+    def many(n, what):
+        for i in range(n):
+            task = rig.client.run("iso:1", "/bin/dd", "if=/dev/zero", "of=/left", "bs=1024", "count=230", network="none",
+                                  limits={"memory": "16m", "disk": "1m", "shm": "1m"})
+            assert task["exit_code"] == 0, f"{what}, task {i}: {task}"
+    with report.case("the janitor stands still: tasks do not"):
+        os.kill(janitor, signal.SIGSTOP)
+        try:
+            many(300, "stopped")
+        finally:
+            os.kill(janitor, signal.SIGCONT)
+    with report.case("the janitor dies: the launcher does its work"):
+        os.kill(janitor, signal.SIGKILL)
+        many(5, "killed")
+        assert launcher == rig.instance.pid("mayfly-launcher"), "the launcher has gone"
+
+
 TESTS = {
     "probe": test_probe,
     "sizes": test_sizes,
@@ -595,6 +623,7 @@ TESTS = {
     "flush": test_flush,
     "linger": test_linger,
     "sockets": test_sockets,
+    "janitor": test_janitor,
 }
 
 
