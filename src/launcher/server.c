@@ -271,7 +271,7 @@ static int start_checked(struct server *s, const struct launch_start *m, uint8_t
         return 0;
 }
 
-static int handle_start(struct server *s, const struct launch_start *m, int *fds, size_t n_fds, struct err *err)
+static int start_from(struct server *s, const struct launch_start *m, int *fds, size_t n_fds, struct err *err)
 {
         uint8_t *payload = NULL;
         int r = validate_start_fds(&s->host, fds, n_fds, m->payload_len, err);
@@ -288,10 +288,19 @@ static int handle_start(struct server *s, const struct launch_start *m, int *fds
         if (r < 0)
                 return err_set(err, EBADMSG, "the payload cannot be mapped");
         r = start_checked(s, m, payload, fds, n_fds, err);
-        /* No later child is to have secrets, or the environment, in its copy of this memory. */
-        explicit_bzero(payload, m->payload_len);
         if (m->flags & LAUNCH_F_SPEC)
                 (void)munmap(payload, m->payload_len);
+        return r;
+}
+
+/* No later child is to have secrets, or the environment, in its copy of this memory, whether there was a start or not. A
+ * mapped payload has left nothing: it is only read here. */
+static int handle_start(struct server *s, const struct launch_start *m, size_t len, int *fds, size_t n_fds,
+                        struct err *err)
+{
+        int r = start_from(s, m, fds, n_fds, err);
+
+        explicit_bzero(packet + sizeof(*m), len - sizeof(*m));
         return r;
 }
 
@@ -366,7 +375,7 @@ static int dispatch(struct server *s, size_t len, int *fds, size_t n_fds, struct
         case LAUNCH_HELLO:
                 return handle_hello(s, (const void *)packet, err);
         case LAUNCH_START:
-                return handle_start(s, (const void *)packet, fds, n_fds, err);
+                return handle_start(s, (const void *)packet, len, fds, n_fds, err);
         case LAUNCH_SIGNAL:
                 return handle_signal(s, (const void *)packet, err);
         case LAUNCH_STATS:
