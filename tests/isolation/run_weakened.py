@@ -7,6 +7,7 @@ tree, builds, and runs the test that the patch names.
 A patch begins with what is weak, "Test:" the tests of run.py, and "Fails:" what one of their failures must match.
 """
 
+import contextlib
 import glob
 import os
 import random
@@ -48,8 +49,19 @@ class Tree:
         setup = run(["meson", "setup", "-Dtests=false", "-Dwerror=false", self.build, self.source])
         assert setup.returncode == 0, setup.stdout.decode()[-2000:]
 
-    def patch(self, path, *options):
-        return run(["patch", "-p1", "-s", "-F3", *options, "-i", path], cwd=self.source)
+    @contextlib.contextmanager
+    def patched(self, path):
+        """Afterwards its files are as they were: a patch that found its place by fuzz may find another one in reverse."""
+        names = [os.path.join(self.source, n) for n in re.findall(r"^\+\+\+ b/(\S+)", mayfly.read(path), re.MULTILINE)]
+        before = {name: mayfly.read(name) for name in names}
+        applied = run(["patch", "-p1", "-s", "-F3", "-i", path], cwd=self.source)
+        try:
+            assert applied.returncode == 0, f"the patch does not apply: {applied.stdout.decode()[-400:]}"
+            yield
+        finally:
+            for name, text in before.items():
+                with open(name, "w", encoding="utf-8") as f:
+                    f.write(text)
 
     def make(self):
         return run(["ninja", "-C", self.build, *TARGETS])
@@ -94,15 +106,11 @@ def main():
         for path in patches:
             name = os.path.basename(path)[:-len(".patch")]
             with report.case(f"{name}: {mayfly.read(path).splitlines()[0]}"):
-                applied = tree.patch(path)
-                assert applied.returncode == 0, f"the patch does not apply: {applied.stdout.decode()[-400:]}"
-                try:
+                with tree.patched(path):
                     made = tree.make()
                     assert made.returncode == 0, f"it does not build: {made.stdout.decode()[-1500:]}"
                     out, bad = fails(tree, path)
                     assert bad, f"no test fails: {out[-1500:]}"
-                finally:
-                    tree.patch(path, "-R")
     finally:
         tree.close()
 
