@@ -27,8 +27,8 @@ static int confine(pid_t parent)
         return 0;
 }
 
-/* errno is every thread's, so an error is only that; and never 0, which fd_close() of another thread would put back: what
- * was not received would be an end. */
+/* errno is every thread's, so an error is only that; and never 0, which fd_close() of another thread would put back:
+ * what was not received would be an end. */
 static _Noreturn void work(const void *unused)
 {
         struct pollfd ready = { .fd = SOCK_FD, .events = POLLIN };
