@@ -46,7 +46,7 @@ class Rig:
         self.dir = tempfile.mkdtemp(prefix=NAME + "-", dir="/tmp")
         os.chmod(self.dir, 0o755)
         self.stack.callback(sh, f"rm -rf {self.dir}")
-        self.resolvers_made = 0
+        self.resolvers_made, self.running = 0, []
         self.resolv = os.path.join(self.dir, "resolv.conf")
 
     def __enter__(self):

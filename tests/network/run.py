@@ -2,7 +2,7 @@
 """Tasks' network beside what else a host has: resolvers on loopback, Docker, other firewalls. Needs root; programs that
 are missing skip their cases with the reason.
 
-    run.py [CASE…]       dns resolved docker-nft docker-legacy firewall
+    run.py [--long] [CASE…]     dns firewall docker-nft; --long: docker-legacy resolved, too
 """
 
 import os
@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from rig import FORWARDER, NAME, PUBLIC, Rig, end, fetch, is_inside, pause, run_inside, sh  # noqa: E402
@@ -17,6 +18,7 @@ from mayfly import Report, Skip, busybox, exclusive, read, wait_until  # noqa: E
 
 TOOL = f"{sys.executable} {os.path.dirname(os.path.abspath(__file__))}/dns_tools.py"
 OUTSIDE = PUBLIC
+LONG = "--long" in sys.argv or bool(os.environ.get("MAYFLY_LONG"))
 report = Report("network: ")
 
 
@@ -35,8 +37,15 @@ def resolver(rig, family, address, mode):
     rig.resolvers_made += 1
     log = os.path.join(rig.dir, f"resolver-{rig.resolvers_made}")
     process = rig.spawn([*TOOL.split(), "serve", family, address, mode, log])
+    rig.running.append(process)
     assert wait_until(lambda: "ready" in read(log)), "the resolver does not start"
     return process, log
+
+
+def end_resolvers(rig):
+    """Those of a case that failed would answer in the next one's stead."""
+    while rig.running:
+        end(rig.running.pop())
 
 
 def asked(rig, inside, how="udp", name="name.test", kind=1):
@@ -79,6 +88,15 @@ def test_forwarder(rig, mayfly):
             for _ in range(5):
                 assert asked(rig, other)[0].startswith("0 ")
             end(process)
+        end_resolvers(rig)
+        with report.case("dns: what was asked of a resolver that is gone from the file is asked anew of the next"):
+            resolver(rig, "4", "127.0.0.1", "mute")
+            _, log = resolver(rig, "6", "::1", "mute")
+            sh(f"{other} {TOOL} flood {FORWARDER} 64 moved.test")
+            rig.resolvers("nameserver ::1\n")
+            # Both rounds: not what was left of the first one's.
+            assert wait_until(lambda: len(read(log).splitlines()) == 1 + 2 * 64, 20), len(read(log).splitlines())
+        end_resolvers(rig)
         with report.case("dns: a resolver on ::1, and the next one where the first fails"):
             first, _ = resolver(rig, "6", "::1", "servfail")
             second, log = resolver(rig, "4", "127.0.0.2", "plain")
@@ -115,6 +133,7 @@ def test_forwarder(rig, mayfly):
 
 
 def test_real_resolvers(rig, mayfly):
+    end_resolvers(rig)
     with report.case("dns: dnsmasq on 127.0.0.1, by UDP and TCP"):
         txt = [f"--txt-record=large.test,{'x' * 200}{i}" for i in range(30)]
         process = rig.spawn([need("dnsmasq"), "--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null",
@@ -304,10 +323,12 @@ def in_one_instance(*tests):
 
 CASES = {
     "dns": lambda: in_one_instance(test_forwarder, test_real_resolvers),
-    "resolved": lambda: in_one_instance(test_resolved),
     "firewall": lambda: in_one_instance(test_firewall),
     "docker-nft": lambda: test_docker("nft"),
+}
+LONG_CASES = {
     "docker-legacy": lambda: test_docker("legacy"),
+    "resolved": lambda: in_one_instance(test_resolved),
 }
 
 
@@ -317,10 +338,12 @@ def main():
         return
     if not is_inside():
         exclusive("network")
-        sys.exit(max(run_inside(name) for name in sys.argv[1:] or CASES))
+        wanted = [a for a in sys.argv[1:] if a != "--long"] or [*CASES, *(LONG_CASES if LONG else {})]
+        with ThreadPoolExecutor(2) as pool:  # they mostly wait, each in a network of its own
+            sys.exit(max(list(pool.map(run_inside, wanted))))
     name = sys.argv[1]
     try:
-        CASES[name]()
+        {**CASES, **LONG_CASES}[name]()
     except Skip as e:
         report.skip(name, e)
     except Exception as e:  # noqa: BLE001: a case that cannot even start fails
