@@ -28,9 +28,9 @@ struct conn {
         unsigned attempt;
         uint16_t id, own;
         size_t question, query_len;
-        size_t at, len;                      /* of `data`: done, and to do */
+        size_t at, len;                        /* of `data`: done, and to do */
         uint8_t query[PREFIX + DNS_QUERY_MAX]; /* as the server gets it */
-        uint8_t *data;                       /* what is being read or written, of DATA_MAX bytes */
+        uint8_t *data;                         /* what is being read or written, of DATA_MAX bytes */
 };
 
 #define DATA_MAX (PREFIX + DNS_ANSWER_MAX)

@@ -33,8 +33,8 @@ int docker_legacy_remove(const char *prefix, int lock, struct err *err);
 struct docker_legacy {
         unsigned char *entries;
         size_t size;
-        unsigned n;                         /* entries */
+        unsigned n;                           /* entries */
         unsigned hook_entry[5], underflow[5]; /* offsets */
-        int *from;                          /* per entry: its index in the old table, -1: it is new */
+        int *from;                            /* per entry: its index in the old table, -1: it is new */
 };
 int docker_legacy_edit(const struct docker_legacy *old, const char *prefix, bool insert, struct docker_legacy *ret);

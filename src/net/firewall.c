@@ -156,8 +156,9 @@ static int add_advice(struct str *out, const char *command, enum firewall_way wa
         bool nft = str_starts(command, "nft");
 
         if (way == FIREWALL_DNS)
-                return str_addf(out, nft ? "%s iifname \"mf*\" ip daddr %s meta l4proto { tcp, udp } th dport 53 accept"
-                                         : "%s -i mf+ -d %s -j ACCEPT",
+                return str_addf(out,
+                                nft ? "%s iifname \"mf*\" ip daddr %s meta l4proto { tcp, udp } th dport 53 accept"
+                                    : "%s -i mf+ -d %s -j ACCEPT",
                                 command, dns);
         if (nft)
                 return str_addf(out, "%s iifname \"mf*\" accept; %s oifname \"mf*\" accept", command, command);
@@ -177,11 +178,13 @@ int firewall_describe(struct nl *nl, const char *instance, uint32_t dns, enum fi
         (void)inet_ntop(AF_INET, &in, address, sizeof(address));
         family = s.family == NFPROTO_INET ? "inet" : "ip";
         if (s.found)
-                r = str_addf(ret, "%s: a firewall drops what they send, %s chain %s of table %s %s%s; to let it pass: ", what,
-                             s.policy_drop ? "by" : "most likely", s.chain, family, s.table,
+                r = str_addf(ret, "%s: a firewall drops what they send, %s chain %s of table %s %s%s; to let it pass: ",
+                             what, s.policy_drop ? "by" : "most likely", s.chain, family, s.table,
                              s.policy_drop ? " (policy drop)" : "");
         else
-                r = str_addf(ret, "%s: a firewall drops what they send, most likely chain %s of iptables-legacy; to let it pass: ",
+                r = str_addf(ret,
+                             "%s: a firewall drops what they send, most likely chain %s of iptables-legacy; to let it "
+                             "pass: ",
                              what, ways[way].legacy);
         if (s.found)
                 (void)snprintf(command, sizeof(command), "nft insert rule %s %s %s", family, s.table, s.chain);

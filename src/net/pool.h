@@ -59,7 +59,7 @@ void pool_drop(struct pool *p, uint32_t index); /* unknown: nothing */
  * with what it is. */
 int pool_adopt(struct pool *p, int fd, uint32_t mode, uint32_t index, uint32_t address, struct err *err);
 
-void pool_forget(struct pool *p);                /* all that are handed out: the peer is gone */
+void pool_forget(struct pool *p); /* all that are handed out: the peer is gone */
 /* Runs fn in a namespace of the stock that has a link; its address, 0 when there is none. */
 uint32_t pool_from_stock(struct pool *p, int (*fn)(void *data, struct err *err), void *data);
 

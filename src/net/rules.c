@@ -177,7 +177,9 @@ static int add_sets(struct str *s, const struct rules_input *in)
                              "\t\telements = { %s }\n\t}\n",
                              private);
         for (size_t i = 0; i < ARRAY_LEN(probe_sets) && r == 0; i++)
-                r = str_addf(s, "\tset %s {\n\t\ttype ipv4_addr\n\t\tflags dynamic,timeout\n\t\ttimeout 4s\n\t\tsize 65536\n\t}\n",
+                r = str_addf(s,
+                             "\tset %s {\n\t\ttype ipv4_addr\n\t\tflags dynamic,timeout\n\t\ttimeout 4s\n\t\tsize "
+                             "65536\n\t}\n",
                              probe_sets[i]);
         return r;
 }

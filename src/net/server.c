@@ -248,7 +248,9 @@ struct pollfd server_poll(const struct server *s)
 {
         if (s->peer < 0)
                 return (struct pollfd){ .fd = s->listener, .events = POLLIN };
-        return (struct pollfd){ .fd = s->peer, .events = s->n > 0 || (s->greeted && (s->resolv_due || s->notice_due)) ? POLLOUT : POLLIN };
+        return (struct pollfd){ .fd = s->peer,
+                                .events = s->n > 0 || (s->greeted && (s->resolv_due || s->notice_due)) ? POLLOUT
+                                                                                                       : POLLIN };
 }
 
 void server_ready(struct server *s, short revents)

@@ -11,7 +11,8 @@
 
 #define QUESTION 13 /* 3 "www" 3 "lan" 0, type, class */
 
-static const uint8_t query[] = { 0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 3, 'w', 'w', 'w', 3, 'l', 'a', 'n', 0, 0, 1, 0, 1 };
+static const uint8_t query[] = { 0x12, 0x34, 1,   0, 0,   1,   0,   0, 0, 0, 0, 0, 3,
+                                 'w',  'w',  'w', 3, 'l', 'a', 'n', 0, 0, 1, 0, 1 };
 
 static int check(size_t at, uint8_t value, size_t len)
 {

@@ -83,7 +83,8 @@ static _Noreturn void squat(int ready)
                 _exit(1);
         close(fd);
         fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-        if (bind(fd, (struct sockaddr *)&sa, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + sizeof(name) - 1)) < 0 ||
+        if (bind(fd, (struct sockaddr *)&sa, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + sizeof(name) - 1)) <
+                    0 ||
             listen(fd, 1) < 0 || write(ready, "x", 1) != 1)
                 _exit(1);
         (void)pause();

@@ -328,12 +328,12 @@ static void leaves_what_tasks_use(void **state)
 /* What a netd says that must not start: its exit code, and that it changed nothing. */
 static void check_refused(const char *name, const char *pool, const char *why)
 {
-        auto_free char *text = str_printf("out=$(%s/mayfly-netd --socket %s/2.sock --state %s/2 --peer-uid " PEER_NAME
-                                          " --peer-gid " PEER_NAME " --pool %s --name %s --id-range 100000:165535 --user "
-                                          NETD_USER " 2>&1) && exit 1\n"
-                                          "echo \"$out\" | grep -q '%s' || { echo \"$out\"; exit 2; }\n"
-                                          "rm -r %s/2.sock %s/2",
-                                          getenv("MAYFLY_BUILD"), t.dir, t.dir, pool, name, why, t.dir, t.dir);
+        auto_free char *text = str_printf(
+                "out=$(%s/mayfly-netd --socket %s/2.sock --state %s/2 --peer-uid " PEER_NAME " --peer-gid " PEER_NAME
+                " --pool %s --name %s --id-range 100000:165535 --user " NETD_USER " 2>&1) && exit 1\n"
+                "echo \"$out\" | grep -q '%s' || { echo \"$out\"; exit 2; }\n"
+                "rm -r %s/2.sock %s/2",
+                getenv("MAYFLY_BUILD"), t.dir, t.dir, pool, name, why, t.dir, t.dir);
 
         assert_int_equal(sh(text), 0);
 }
@@ -357,14 +357,10 @@ static void refuses_what_is_taken(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(refuses_other_users),
-                cmocka_unit_test(hangs_up_on_nonsense),
-                cmocka_unit_test(adopts_only_its_own),
-                cmocka_unit_test(survives_a_kill),
-                cmocka_unit_test(leaves_nothing),
-                cmocka_unit_test(leaves_forwarding_as_it_should_be),
-                cmocka_unit_test(leaves_what_tasks_use),
-                cmocka_unit_test(refuses_what_is_taken),
+                cmocka_unit_test(refuses_other_users),   cmocka_unit_test(hangs_up_on_nonsense),
+                cmocka_unit_test(adopts_only_its_own),   cmocka_unit_test(survives_a_kill),
+                cmocka_unit_test(leaves_nothing),        cmocka_unit_test(leaves_forwarding_as_it_should_be),
+                cmocka_unit_test(leaves_what_tasks_use), cmocka_unit_test(refuses_what_is_taken),
         };
 
         return netd_can_run() ? cmocka_run_group_tests(tests, set_up, tear_down) : SKIPPED;

@@ -24,6 +24,8 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -67,7 +69,7 @@ static struct {
         pid_t netd, servers[3];
         int peer;
         char resolv[NET_RESOLV_MAX + 1];
-        unsigned resolvs; /* messages seen */
+        unsigned resolvs;  /* messages seen */
         char tasks_in[64]; /* "": netd stops as the supervisor's does; else the cgroup of tasks */
 } t = { .host = -EBADF, .world = -EBADF, .peer = -EBADF };
 

@@ -210,12 +210,9 @@ static void follows_resolvers(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(gives_what_it_promises),
-                cmocka_unit_test(isolates_from_other_instances),
-                cmocka_unit_test(stops_spoofed_sources),
-                cmocka_unit_test(follows_resolvers),
-                cmocka_unit_test(restores_rules),
-                cmocka_unit_test(leaves_other_tables_alone),
+                cmocka_unit_test(gives_what_it_promises), cmocka_unit_test(isolates_from_other_instances),
+                cmocka_unit_test(stops_spoofed_sources),  cmocka_unit_test(follows_resolvers),
+                cmocka_unit_test(restores_rules),         cmocka_unit_test(leaves_other_tables_alone),
         };
 
         return netd_can_run() ? cmocka_run_group_tests(tests, set_up, tear_down) : SKIPPED;
