@@ -204,7 +204,8 @@ static int work_hash(struct op *op, struct err *err)
         return r;
 }
 
-/* The unpacking worker hashes too; another answer than ours means that it read something else. */
+/* The unpacking worker hashes too; another answer than ours means that it read something else: what was uncompressed is
+ * compressed once more, or the worker lies. */
 static int check_diff_id(struct op *op)
 {
         auto_str text = STR_INIT;
@@ -221,7 +222,7 @@ static int check_diff_id(struct op *op)
         if (!diff_id || !str_starts(diff_id, "sha256:") || !hex_is_lower(diff_id + 7, 64))
                 return err_set(&op->err, EIO, "the worker's report has no diff_id");
         if (!str_eq(diff_id + 7, op->diff_id))
-                return err_set(&op->err, EBADMSG, "the layer was not read as what it is");
+                return err_set(&op->err, EBADMSG, "the layer is no tar archive once it is uncompressed");
         return 0;
 }
 
