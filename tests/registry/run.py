@@ -117,6 +117,7 @@ def open_registry(w):
         assert any(name == "progress" and json.loads(data)["layers"] for name, data in events), answer
     with report.case("the command shows a line a step, and the digest with -q"):
         remove(w.client, image)
+        remove(w.client, f"{r.host}/team/app@{digest}")
         done = w.instance.cli("pull", image)
         equal(done.returncode, 0, done.stderr)
         assert b"pulled " + image.encode() in done.stdout and b"ready" in done.stderr, done
