@@ -248,6 +248,10 @@ static void on_import_unpacked(int r, uint32_t token, const struct err *err, voi
         op->token = token;
         fd_replace(&op->plain, -EBADF);
         r = check_diff_id(op);
+        if (r < 0) {
+                (void)op->store->workers.discard(op->store->workers.context, token, NULL);
+                op->token = 0;
+        }
         op_wake(op, r, &op->err);
 }
 
