@@ -183,6 +183,9 @@ static int on_event(const char *text, size_t len, void *arg)
                 else if (!p->quiet)
                         print_steps(p, o);
         } else if (json_object_get(o, "digest")) {
+                /* A small image is there before its layers are told of. */
+                if (!p->bars && !p->quiet)
+                        fprintf(stderr, "%s: ready\n", cli_text(o, "digest"));
                 p->ended = true;
                 p->done = TAKE_PTR(o);
         } else if (json_object_get(o, "type")) {
