@@ -9,6 +9,7 @@
 #include "net/dns_sandbox.h"
 #include "net/pool.h"
 #include "net/priv.h"
+#include "net/signals.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -17,7 +18,6 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -110,21 +110,6 @@ static int become_user(const struct options *o, struct err *err)
         return 0;
 }
 
-static int open_signals(int *ret, struct err *err)
-{
-        sigset_t set;
-        int fd;
-
-        (void)sigemptyset(&set);
-        (void)sigaddset(&set, SIGTERM);
-        (void)sigaddset(&set, SIGINT);
-        fd = sigprocmask(SIG_BLOCK, &set, NULL) < 0 ? -1 : signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-        if (fd < 0)
-                return err_sys(err, "signals");
-        *ret = fd;
-        return 0;
-}
-
 static int start(const struct options *o, struct resolv **resolv, struct dns **ret, struct err *err)
 {
         struct dns_conf conf = { .base = o->base,
@@ -167,7 +152,7 @@ int main(int argc, char **argv)
                 log_error("%s", err.text);
                 return 2;
         }
-        r = open_signals(&signals, &err);
+        r = signals_open(&signals, &err);
         if (r == 0)
                 r = start(&o, &resolv, &dns, &err);
         if (r == 0)

@@ -20,6 +20,7 @@
 #include "net/route.h"
 #include "net/rules.h"
 #include "net/server.h"
+#include "net/signals.h"
 #include "net/usage.h"
 
 #include <errno.h>
@@ -28,7 +29,6 @@
 #include <linux/netlink.h>
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -178,21 +178,6 @@ static int open_state(const struct options *o, int *ret, struct err *err)
         return 0;
 }
 
-static int open_signals(int *ret, struct err *err)
-{
-        sigset_t set;
-        int fd;
-
-        (void)sigemptyset(&set);
-        (void)sigaddset(&set, SIGTERM);
-        (void)sigaddset(&set, SIGINT);
-        fd = sigprocmask(SIG_BLOCK, &set, NULL) < 0 ? -1 : signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-        if (fd < 0)
-                return err_sys(err, "signals");
-        *ret = fd;
-        return 0;
-}
-
 static struct route_pool own_routes(const struct netd *d)
 {
         return (struct route_pool){
@@ -258,7 +243,7 @@ static int start(struct netd *d, struct err *err)
         pid_t parent = getppid();
         int r;
 
-        r = open_signals(&d->signals, err);
+        r = signals_open(&d->signals, err);
         if (r == 0)
                 r = open_state(&d->opt, &d->state_dir, err);
         if (r == 0)
