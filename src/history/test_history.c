@@ -1,62 +1,12 @@
-#include "base/fd.h"
 #include "base/id.h"
-#include "base/path.h"
 #include "base/time.h"
 #include "history/db.h"
-#include "history/history.h"
+#include "history/test_fixture.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <sqlite3.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/wait.h>
-#include <unistd.h>
-
-#include <setjmp.h>
-
-#include <cmocka.h>
-
-struct fixture {
-        char dir[64], path[96];
-        struct loop *loop;
-        struct history *h;
-};
-
-/* path_remove_tree() takes one name below a directory. */
-static void remove_dir(const char *dir)
-{
-        auto_fd tmp = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-        assert_int_equal(path_remove_tree(tmp, dir + strlen("/tmp/")), 0);
-}
-
-static int setup(void **state)
-{
-        struct fixture *f = calloc(1, sizeof(*f));
-
-        (void)snprintf(f->dir, sizeof(f->dir), "/tmp/mayfly-history-XXXXXX");
-        assert_non_null(mkdtemp(f->dir));
-        (void)snprintf(f->path, sizeof(f->path), "%s/history.db", f->dir);
-        assert_int_equal(loop_new(&f->loop, NULL), 0);
-        *state = f;
-        return 0;
-}
-
-static int teardown(void **state)
-{
-        struct fixture *f = *state;
-
-        history_close(f->h);
-        loop_free(f->loop);
-        remove_dir(f->dir);
-        free(f);
-        return 0;
-}
 
 static void open_with(struct fixture *f, uint64_t max_tasks, uint64_t max_bytes, uint64_t max_age_ms)
 {

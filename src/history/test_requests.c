@@ -1,46 +1,14 @@
 /* Accepted requests, labels, deletion, older databases, and a kill at each write. */
 
-#include "base/fd.h"
-#include "base/path.h"
 #include "base/time.h"
 #include "history/db.h"
-#include "history/history.h"
+#include "history/test_fixture.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <sqlite3.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
-#include <unistd.h>
-
-#include <setjmp.h>
-
-#include <cmocka.h>
-
-struct fixture {
-        char dir[64], path[96];
-        struct loop *loop;
-        struct history *h;
-};
-
-/* In memory where that can be: many files, each with its fsyncs. */
-static const char *base_dir(void)
-{
-        return access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
-}
-
-static void remove_dir(const char *dir)
-{
-        auto_fd base = open(base_dir(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-        assert_int_equal(path_remove_tree(base, strrchr(dir, '/') + 1), 0);
-}
 
 static void open_history(struct fixture *f, uint64_t max_keys)
 {
@@ -49,29 +17,6 @@ static void open_history(struct fixture *f, uint64_t max_keys)
 
         if (history_open(f->loop, &config, &f->h, &err) < 0)
                 fail_msg("%s", err.text);
-}
-
-static int setup(void **state)
-{
-        struct fixture *f = calloc(1, sizeof(*f));
-
-        (void)snprintf(f->dir, sizeof(f->dir), "%s/mayfly-history-XXXXXX", base_dir());
-        assert_non_null(mkdtemp(f->dir));
-        (void)snprintf(f->path, sizeof(f->path), "%s/history.db", f->dir);
-        assert_int_equal(loop_new(&f->loop, NULL), 0);
-        *state = f;
-        return 0;
-}
-
-static int teardown(void **state)
-{
-        struct fixture *f = *state;
-
-        history_close(f->h);
-        loop_free(f->loop);
-        remove_dir(f->dir);
-        free(f);
-        return 0;
 }
 
 static void exec_sql(const struct fixture *f, const char *sql)
