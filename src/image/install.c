@@ -75,9 +75,8 @@ static void wake_failed(struct op *op, int r, const struct err *err)
         op_wake(op, r, &op->err);
 }
 
-/* ── load ─────────────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-static void on_indexed(int r, uint32_t token, const struct err *err, void *data)
+/* What made no token. */
+static void on_worked(int r, uint32_t token, const struct err *err, void *data)
 {
         struct op *op = data;
 
@@ -87,6 +86,8 @@ static void on_indexed(int r, uint32_t token, const struct err *err, void *data)
         else
                 op_wake(op, 0, NULL);
 }
+
+/* ── load ─────────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 int step_index(struct op *op)
 {
@@ -98,7 +99,7 @@ int step_index(struct op *op)
                 r = image_layout_spool(&s->layout, &op->plain, &op->err);
         if (r == 0)
                 r = s->workers.index(s->workers.context, op->archive, op->plain, op->report,
-                                     s->config.max_archive_bytes, ENTRIES_MAX, on_indexed, op, &op->err);
+                                     s->config.max_archive_bytes, ENTRIES_MAX, on_worked, op, &op->err);
         return r < 0 ? r : STEP_WAIT;
 }
 
@@ -157,17 +158,6 @@ static uint64_t plain_max(const struct image_store *s)
         return s->config.max_layer_bytes > INT64_MAX - headers ? INT64_MAX : s->config.max_layer_bytes + headers;
 }
 
-static void on_plain(int r, uint32_t token, const struct err *err, void *data)
-{
-        struct op *op = data;
-
-        (void)token;
-        if (r < 0)
-                wake_failed(op, r, err);
-        else
-                op_wake(op, 0, NULL);
-}
-
 /* Sees to op->plain. 1: a worker makes it, and op_wake() follows; 0: the blob is what it has to be, and so is its digest;
  * -errno. */
 static int start_plain(struct op *op, int blob)
@@ -190,7 +180,7 @@ static int start_plain(struct op *op, int blob)
                 r = new_report(op);
         if (r == 0)
                 r = s->workers.plain(s->workers.context, blob, op->plain, op->report, plain_max(s),
-                                     s->config.max_layer_entries, on_plain, op, &op->err);
+                                     s->config.max_layer_entries, on_worked, op, &op->err);
         return r < 0 ? r : 1;
 }
 
