@@ -278,24 +278,29 @@ static bool proxy_valid(const char *s)
         return !slash || (parse_u32(slash + 1, &bits) == 0 && bits <= most);
 }
 
-static bool proxies_valid(const char *s)
+static bool each_valid(const char *s, bool (*valid)(const char *entry))
 {
         if (str_eq(s, "none"))
                 return true;
         for (;;) {
                 size_t len = strcspn(s, ",");
-                char text[64];
+                char entry[512];
 
-                if (len >= sizeof(text))
+                if (len >= sizeof(entry))
                         return false;
-                memcpy(text, s, len);
-                text[len] = '\0';
-                if (!proxy_valid(text))
+                memcpy(entry, s, len);
+                entry[len] = '\0';
+                if (!valid(entry))
                         return false;
                 if (!s[len])
                         return true;
                 s += len + 1;
         }
+}
+
+static bool proxies_valid(const char *s)
+{
+        return each_valid(s, proxy_valid);
 }
 
 /* A host as references have it, perhaps of a whole domain. */
@@ -346,26 +351,6 @@ static bool mirror_valid(const char *s)
         memcpy(host, s, (size_t)(equals - s));
         host[equals - s] = '\0';
         return host_valid(host) && url_valid(equals + 1);
-}
-
-static bool each_valid(const char *s, bool (*valid)(const char *entry))
-{
-        if (str_eq(s, "none"))
-                return true;
-        for (;;) {
-                size_t len = strcspn(s, ",");
-                char entry[512];
-
-                if (len >= sizeof(entry))
-                        return false;
-                memcpy(entry, s, len);
-                entry[len] = '\0';
-                if (!valid(entry))
-                        return false;
-                if (!s[len])
-                        return true;
-                s += len + 1;
-        }
 }
 
 static bool hosts_valid(const char *s)
