@@ -343,7 +343,7 @@ static unsigned accept_backlog(const struct http_listener *l)
         return getsockopt(l->fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0 ? MAX(info.tcpi_unacked, 1U) : 1;
 }
 
-/* False: no more for now. */
+/* False: nobody waits, or nobody can be taken. */
 static bool accept_one(struct http_listener *l)
 {
         struct http_server *s = l->server;

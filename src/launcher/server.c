@@ -398,7 +398,7 @@ static int dispatch(struct server *s, size_t len, int *fds, size_t n_fds, struct
         }
 }
 
-/* One packet. False: nothing more to read for now. */
+/* One packet. False: there is nothing more to read. */
 static bool receive(struct server *s)
 {
         struct err err = ERR_INIT;

@@ -27,7 +27,7 @@ struct keys {
         EVP_MD_CTX *hasher;
         struct map *by_id;
         VEC(struct key_row *) rows; /* the oldest first */
-        struct key_row dummy;       /* what an unknown id is compared with */
+        struct key_row nobody;      /* what an unknown id is compared with */
         void (*revoked)(const struct key *key, void *data);
         void *revoked_data;
         struct loop_timer use_timer;
@@ -135,7 +135,7 @@ int keys_new(struct loop *loop, struct state_db *db, struct keys **ret, struct e
         ks->hasher = EVP_MD_CTX_new();
         if (!ks->by_id || !ks->sha256 || !ks->hasher)
                 r = err_oom(err);
-        else if (RAND_bytes((uint8_t *)ks->dummy.salt, KEY_SALT_LEN) != 1)
+        else if (RAND_bytes((uint8_t *)ks->nobody.salt, KEY_SALT_LEN) != 1)
                 r = err_set(err, EIO, "no random bytes");
         else
                 r = key_store_read(db, on_row, ks, err);
@@ -462,7 +462,7 @@ static void use_note(struct keys *ks, struct key_row *row)
 const struct key *keys_verify(struct keys *ks, const char *id, const char *secret)
 {
         struct key_row *known = map_find(ks->by_id, id);
-        const struct key_row *row = known ? known : &ks->dummy;
+        const struct key_row *row = known ? known : &ks->nobody;
         uint8_t hash[KEY_HASH_LEN];
         bool same;
 
