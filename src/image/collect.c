@@ -179,16 +179,12 @@ int step_publish(struct op *op)
 /* Images whose tree has gone, as after a launcher's store was lost, are unpacked again. */
 static int work_repair(struct op *op, struct err *err)
 {
-        struct image_store *s = op->store;
-
-        for (size_t i = 0; i < s->images.len; i++) {
-                struct stored *have = s->images.items[i], *image = NULL;
+        for (size_t i = 0; i < op->found.n; i++) {
+                struct stored *image = NULL;
                 struct err why = ERR_INIT;
 
-                if (map_find(op->trees, have->image.tree) && (have->passwd || have->group))
-                        continue;
-                if (stored_new(&s->layout, &have->manifest, &image, &why) < 0) {
-                        log_debug("images: %s: %s", have->image.digest, why.text);
+                if (stored_new(&op->layout, &op->found.items[i].manifest, &image, &why) < 0) {
+                        log_debug("images: %s: %s", op->found.items[i].manifest.digest, why.text);
                         continue;
                 }
                 if (stored_list_add(&op->images, image) < 0)
@@ -199,9 +195,81 @@ static int work_repair(struct op *op, struct err *err)
 
 int step_repair(struct op *op)
 {
-        int r = op_work(op, work_repair);
+        const struct image_store *s = op->store;
+        int r;
 
+        image_found_done(&op->found);
+        op->found.items = calloc(s->images.len + 1, sizeof(*op->found.items));
+        if (!op->found.items)
+                return op_out_of_memory(op);
+        for (size_t i = 0; i < s->images.len; i++) {
+                const struct stored *have = s->images.items[i];
+
+                if (!map_find(op->trees, have->image.tree) || (!have->passwd && !have->group))
+                        op->found.items[op->found.n++].manifest = have->manifest;
+        }
+        r = op_work(op, work_repair);
         return r < 0 ? r : STEP_WAIT;
+}
+
+/* ── what is wanted ───────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static bool list_wants_tree(const struct stored_list *l, const char *name, const struct image *but)
+{
+        for (size_t i = 0; i < l->len; i++) {
+                if (&l->items[i]->image != but && str_eq(l->items[i]->image.tree, name))
+                        return true;
+        }
+        return false;
+}
+
+/* By another image than `but`, or by an operation that brings one. */
+static bool tree_wanted_but(const struct op *op, const char *name, const struct image *but)
+{
+        const struct image_store *s = op->store;
+        const struct op *o;
+
+        LIST_FOREACH(o, &s->ops, node) {
+                if (o != op && (list_wants_tree(&o->images, name, NULL) || str_eq(o->name, name)))
+                        return true;
+        }
+        return list_wants_tree(&s->images, name, but);
+}
+
+static bool tree_wanted(const struct op *op, const char *name)
+{
+        return tree_wanted_but(op, name, NULL);
+}
+
+static bool list_wants_layer(const struct stored_list *l, const char *name)
+{
+        for (size_t i = 0; i < l->len; i++) {
+                const struct image_config *c = &l->items[i]->config;
+
+                for (size_t k = 0; k < c->n_diff_ids; k++) {
+                        if (str_eq(c->diff_ids[k], name))
+                                return true;
+                }
+        }
+        return false;
+}
+
+static bool layer_wanted(const struct op *op, const char *name)
+{
+        const struct image_store *s = op->store;
+        const struct image_hold *h;
+        const struct op *o;
+
+        LIST_FOREACH(h, &s->holds, node) {
+                if (map_find(h->diff_ids, name))
+                        return true;
+        }
+        LIST_FOREACH(o, &s->ops, node) {
+                if (o != op &&
+                    (list_wants_layer(&o->images, name) || str_eq(o->name, name) || str_eq(o->diff_id, name)))
+                        return true;
+        }
+        return list_wants_layer(&s->images, name);
 }
 
 /* ── removal ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -212,8 +280,10 @@ static void on_tree_removed(int r, const struct err *err, void *data)
 
         if (r == -ENOENT)
                 r = 0;
-        if (r == 0)
+        if (r == 0) {
+                op->store->leaver = op;
                 op->store->leaving = store_find_digest(op->store, op->target.digest);
+        }
         op_wake(op, r, err);
 }
 
@@ -241,11 +311,7 @@ int step_remove_tree(struct op *op)
                 op->whole = true;
         if (!op->whole)
                 op->whole = is_last_name(image, op->ref);
-        for (size_t i = 0; op->whole && i < s->images.len; i++) {
-                if (&s->images.items[i]->image != image && str_eq(s->images.items[i]->image.tree, image->tree))
-                        return STEP_NEXT;
-        }
-        if (!op->whole)
+        if (!op->whole || tree_wanted_but(op, image->tree, image))
                 return STEP_NEXT;
         r = s->workers.remove(s->workers.context, IMAGE_TREE, image->tree, on_tree_removed, op, &op->err);
         return r < 0 ? r : STEP_WAIT;
@@ -261,40 +327,13 @@ int step_remove_name(struct op *op)
 
                 if (!str_eq(image->image.digest, op->target.digest))
                         continue;
+                s->leaver = NULL;
                 s->leaving = NULL;
                 s->images.items[i] = s->images.items[--s->images.len];
                 stored_free(image);
                 break;
         }
         return STEP_NEXT;
-}
-
-static bool tree_wanted(const struct image_store *s, const char *name)
-{
-        for (size_t i = 0; i < s->images.len; i++) {
-                if (str_eq(s->images.items[i]->image.tree, name))
-                        return true;
-        }
-        return false;
-}
-
-static bool layer_wanted(const struct image_store *s, const char *name)
-{
-        const struct image_hold *h;
-
-        LIST_FOREACH(h, &s->holds, node) {
-                if (map_find(h->diff_ids, name))
-                        return true;
-        }
-        for (size_t i = 0; i < s->images.len; i++) {
-                const struct image_config *c = &s->images.items[i]->config;
-
-                for (size_t k = 0; k < c->n_diff_ids; k++) {
-                        if (str_eq(c->diff_ids[k], name))
-                                return true;
-                }
-        }
-        return false;
 }
 
 /* A tree that a container still uses is left for the next collection. */
@@ -306,7 +345,7 @@ static void on_deleted(int r, const struct err *err, void *data)
 }
 
 static int delete_next(struct op *op, enum image_kind kind, struct map *present,
-                       bool (*is_wanted)(const struct image_store *s, const char *name))
+                       bool (*is_wanted)(const struct op *op, const char *name))
 {
         struct image_store *s = op->store;
         const char *name;
@@ -319,7 +358,7 @@ static int delete_next(struct op *op, enum image_kind kind, struct map *present,
                 memcpy(copy, name, MIN(strlen(name) + 1, sizeof(copy)));
                 copy[64] = '\0';
                 (void)map_remove(present, name);
-                if (is_wanted(s, copy))
+                if (is_wanted(op, copy))
                         continue;
                 if (s->workers.remove(s->workers.context, kind, copy, on_deleted, op, NULL) == 0)
                         return STEP_AGAIN;
@@ -358,9 +397,22 @@ static int work_collect(struct op *op, struct err *err)
         return image_layout_collect(&op->store->layout, op->layers, op->trees, err);
 }
 
+static int want_list(struct op *op, const struct stored_list *l)
+{
+        int r = 0;
+
+        for (size_t i = 0; r == 0 && i < l->len; i++) {
+                r = want_blobs(op->layers, l->items[i]);
+                if (r == 0)
+                        r = want(op->trees, l->items[i]->image.tree);
+        }
+        return r;
+}
+
 int step_collect_blobs(struct op *op)
 {
         struct image_store *s = op->store;
+        const struct op *o;
         int r = 0;
 
         /* The maps are empty now, or hold what stays. */
@@ -370,10 +422,10 @@ int step_collect_blobs(struct op *op)
         op->trees = map_new();
         if (!op->layers || !op->trees)
                 return op_out_of_memory(op);
-        for (size_t i = 0; r == 0 && i < s->images.len; i++) {
-                r = want_blobs(op->layers, s->images.items[i]);
+        r = want_list(op, &s->images);
+        LIST_FOREACH(o, &s->ops, node) {
                 if (r == 0)
-                        r = want(op->trees, s->images.items[i]->image.tree);
+                        r = want_list(op, &o->images);
         }
         if (r < 0)
                 return op_out_of_memory(op);

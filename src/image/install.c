@@ -110,7 +110,7 @@ static int work_read_archive(struct op *op, struct err *err)
 
         r = read_report(op, &text, err);
         if (r == 0)
-                r = image_archive_read(&op->store->layout, text.data, text.len, op->archive, op->plain, &op->found,
+                r = image_archive_read(&op->layout, text.data, text.len, op->archive, op->plain, &op->found,
                                        err);
         return r;
 }
@@ -131,7 +131,7 @@ static int work_import_blob(struct op *op, struct err *err)
         r = image_layer_media(op->archive, 0, op->layer.media_type, err);
         op->layer.size = op->archive_size;
         if (r == 0)
-                r = image_layout_put(&op->store->layout, op->archive, 0, op->archive_size, op->layer.digest, err);
+                r = image_layout_put(&op->layout, op->archive, 0, op->archive_size, op->layer.digest, err);
         return r;
 }
 
@@ -269,13 +269,24 @@ int step_import_unpack(struct op *op)
         return r < 0 ? r : STEP_WAIT;
 }
 
+void layer_pair_key(const char *blob, const char *diff_id, char out[LAYER_PAIR_MAX])
+{
+        (void)snprintf(out, LAYER_PAIR_MAX, "%s %s", blob, diff_id);
+}
+
 /* Who made a token owns it until here: what has the name already is the same. */
 static void on_committed(int r, const struct err *err, void *data)
 {
+        char pair[LAYER_PAIR_MAX];
         struct op *op = data;
 
         op->token = 0;
-        op_wake(op, r == -EEXIST ? 0 : r, err);
+        if (r == -EEXIST)
+                r = 0;
+        layer_pair_key(op->layer.digest, op->claim, pair);
+        if (r == 0 && op->claim[0] && op_announce(op, op->claim_kind == IMAGE_LAYER ? pair : NULL) < 0)
+                r = op_out_of_memory(op);
+        op_wake(op, r, err);
 }
 
 static int start_commit(struct op *op, enum image_kind kind, const char *name)
@@ -295,11 +306,6 @@ int step_import_commit(struct op *op)
         return r < 0 ? r : STEP_WAIT;
 }
 
-void layer_pair_key(const char *blob, const char *diff_id, char out[LAYER_PAIR_MAX])
-{
-        (void)snprintf(out, LAYER_PAIR_MAX, "%s %s", blob, diff_id);
-}
-
 static int work_import_image(struct op *op, struct err *err)
 {
         struct image_manifest m = { .layers = &op->layer, .n_layers = 1 };
@@ -317,9 +323,9 @@ static int work_import_image(struct op *op, struct err *err)
                 return err_oom(err);
         (void)snprintf(m.config.media_type, sizeof(m.config.media_type), "%s", MEDIA_OCI_CONFIG);
         m.config.size = text.len;
-        r = image_layout_put_text(&op->store->layout, text.data, text.len, m.config.digest, err);
+        r = image_layout_put_text(&op->layout, text.data, text.len, m.config.digest, err);
         if (r == 0)
-                r = image_manifest_store(&op->store->layout, &m, &op->found.items[0].manifest, err);
+                r = image_manifest_store(&op->layout, &m, &op->found.items[0].manifest, err);
         if (r == 0)
                 r = image_layout_sync(&op->store->layout, err);
         return r;
@@ -498,7 +504,8 @@ int layer_plain_start(struct op *op, int blob)
         return start_plain(op, blob);
 }
 
-/* From a blob that is missing to its plain bytes. 1: they come; 0: they are here; STEP_NEXT is told by `ret_none`. */
+/* From a blob that is missing to its plain bytes. 1: they come; 0: they are here; STEP_AGAIN: another unpacks it; STEP_NEXT is
+ * told by `ret_none`. */
 static int find_layer(struct op *op, bool *ret_none)
 {
         const struct image_descriptor *blob;
@@ -510,6 +517,8 @@ static int find_layer(struct op *op, bool *ret_none)
         *ret_none = !next_missing(op, &blob, &diff_id);
         if (*ret_none)
                 return 0;
+        if (!op_claim(op, IMAGE_LAYER, diff_id))
+                return op_wait(op, op_claimable);
         op->layer = *blob;
         memcpy(op->name, diff_id, sizeof(op->name));
         r = image_layout_open_blob(&op->store->layout, blob->digest, &fd, &size, &op->err);
@@ -533,8 +542,8 @@ int step_unpack(struct op *op)
         switch (op->layer_at) {
         case LAYER_FIND:
                 r = find_layer(op, &none);
-                if (none)
-                        return STEP_NEXT;
+                if (none || r == STEP_AGAIN)
+                        return none ? STEP_NEXT : STEP_AGAIN;
                 if (r == 1) {
                         op->layer_at = LAYER_HASH;
                         return STEP_AGAIN;
@@ -560,7 +569,7 @@ static void users_run(void *data)
         struct op *op = data;
 
         op->work_err = (struct err)ERR_INIT;
-        op->work_result = image_layout_write_users(&op->store->layout, op->name, op->text.data, op->text.len,
+        op->work_result = image_layout_write_users(&op->layout, op->name, op->text.data, op->text.len,
                                                    &op->work_err);
 }
 
@@ -599,7 +608,7 @@ static void on_merged(int r, uint32_t token, const struct err *err, void *data)
         if (r == 0 && map_set(op->trees, op->name, &present) < 0)
                 r = op_out_of_memory(op);
         if (r == 0)
-                r = loop_work(op->store->loop, IMAGE_QUEUE, users_run, users_done, op);
+                r = loop_work(op->store->loop, op->queue, users_run, users_done, op);
         op->owed = r == 0;
         if (r < 0) {
                 (void)op->store->workers.discard(op->store->workers.context, token, NULL);
@@ -632,6 +641,8 @@ int step_merge(struct op *op)
         }
         if (!image)
                 return STEP_NEXT;
+        if (!op_claim(op, IMAGE_TREE, image->image.tree))
+                return op_wait(op, op_claimable);
         memcpy(op->name, image->image.tree, sizeof(op->name));
         r = new_report(op);
         if (r == 0)

@@ -61,6 +61,8 @@ int step_layer_plain(struct op *op)
                 fd_replace(&op->archive, -EBADF);
                 return STEP_NEXT;
         }
+        if (!op_claim(op, IMAGE_LAYER, op->name))
+                return op_wait(op, op_claimable);
         r = layer_plain_start(op, op->archive);
         return r == 1 ? STEP_WAIT : r;
 }
@@ -83,7 +85,7 @@ int step_layer_unpack(struct op *op)
 int image_store_layer(struct image_store *s, struct image_hold *hold, int blob_fd, const struct image_descriptor *blob,
                       const char *diff_id, image_done_fn fn, void *data, struct err *err)
 {
-        struct op *op = op_new(s, op_layer_steps);
+        struct op *op = op_new(s, op_layer_steps, true);
 
         if (!op) {
                 fd_close(blob_fd);
@@ -103,7 +105,7 @@ int image_store_layer(struct image_store *s, struct image_hold *hold, int blob_f
 
 static int work_pull_manifest(struct op *op, struct err *err)
 {
-        const struct image_layout *l = &op->store->layout;
+        const struct image_layout *l = &op->layout;
         char digest[IMAGE_DIGEST_MAX];
         int r = 0;
 
@@ -155,7 +157,7 @@ static int describe(struct op *op, const char *media_type, char *const *names, s
 int image_store_install(struct image_store *s, struct image_hold *hold, const void *manifest, size_t len,
                         const char *media_type, char *const *names, image_done_fn fn, void *data, struct err *err)
 {
-        struct op *op = op_new(s, op_pull_steps);
+        struct op *op = op_new(s, op_pull_steps, true);
         int r;
 
         if (!op || str_add(&op->text, manifest, len) < 0) {

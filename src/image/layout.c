@@ -2,6 +2,7 @@
 
 #include "base/fd.h"
 #include "base/path.h"
+#include "base/vec.h"
 #include "image/ref.h"
 
 #include <dirent.h>
@@ -10,6 +11,8 @@
 #include <inttypes.h>
 #include <openssl/evp.h>
 #include <openssl/sha.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +25,105 @@
 #define TMP_NAME "incoming"
 #define COPY_CHUNK (256U << 10)
 #define HEX 64
+#define TMP_NAME_MAX 40
 #define PARTIAL_AGE_S (7 * 24 * 3600)
+
+static void tmp_name(char out[TMP_NAME_MAX])
+{
+        static atomic_uint_fast64_t last;
+
+        (void)snprintf(out, TMP_NAME_MAX, TMP_NAME ".%" PRIu64, (uint64_t)atomic_fetch_add(&last, 1));
+}
+
+/* ── claims ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+struct claim {
+        uint64_t claimant;
+        char hex[HEX + 1];
+};
+
+/* Giving a name and claiming it are one for whoever collects: both hold the lock. */
+struct image_claims {
+        pthread_mutex_t lock;
+        VEC(struct claim) all;
+};
+
+static struct image_claims *claims_new(void)
+{
+        struct image_claims *c = calloc(1, sizeof(*c));
+
+        if (c)
+                (void)pthread_mutex_init(&c->lock, NULL);
+        return c;
+}
+
+static void claims_free(struct image_claims *c)
+{
+        if (!c)
+                return;
+        (void)pthread_mutex_destroy(&c->lock);
+        VEC_DONE(&c->all);
+        free(c);
+}
+
+static int claim_locked(const struct image_layout *l, const char *hex)
+{
+        struct claim claim = { .claimant = l->claimant };
+
+        if (l->claimant == 0)
+                return 0;
+        (void)snprintf(claim.hex, sizeof(claim.hex), "%.64s", hex);
+        return VEC_ADD(&l->claims->all, claim);
+}
+
+static bool claimed_locked(const struct image_layout *l, const char *hex)
+{
+        for (size_t i = 0; i < l->claims->all.len; i++)
+                if (str_eq(l->claims->all.items[i].hex, hex))
+                        return true;
+        return false;
+}
+
+int image_layout_claim(const struct image_layout *l, const char *digest)
+{
+        int r;
+
+        if (!image_digest_valid(digest))
+                return -EINVAL;
+        (void)pthread_mutex_lock(&l->claims->lock);
+        r = claim_locked(l, digest + 7);
+        (void)pthread_mutex_unlock(&l->claims->lock);
+        return r;
+}
+
+void image_layout_release(const struct image_layout *l)
+{
+        size_t kept = 0;
+
+        if (l->claimant == 0)
+                return;
+        (void)pthread_mutex_lock(&l->claims->lock);
+        for (size_t i = 0; i < l->claims->all.len; i++)
+                if (l->claims->all.items[i].claimant != l->claimant)
+                        l->claims->all.items[kept++] = l->claims->all.items[i];
+        l->claims->all.len = kept;
+        (void)pthread_mutex_unlock(&l->claims->lock);
+}
+
+/* Gives what is in `tmp` its name, and claims it. */
+static int name_blob(const struct image_layout *l, const char *tmp, const char *hex, struct err *err)
+{
+        int r;
+
+        (void)pthread_mutex_lock(&l->claims->lock);
+        r = claim_locked(l, hex);
+        if (r == 0 && renameat(l->blobs, tmp, l->blobs, hex) < 0)
+                r = -errno;
+        (void)pthread_mutex_unlock(&l->claims->lock);
+        return r < 0 ? err_set(err, -r, "name a blob: %s", strerror(-r)) : 0;
+}
+
+/* ── directories ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static int open_dir(int dir, const char *name, int *ret, struct err *err)
 {
@@ -88,6 +189,9 @@ int image_layout_open(const char *path, struct image_layout *ret, struct err *er
         r = path_mkdirs(path, 0700, err);
         if (r < 0)
                 return r;
+        l.claims = claims_new();
+        if (!l.claims)
+                return err_oom(err);
         l.dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (l.dir < 0)
                 return err_sys(err, "open '%s'", path);
@@ -119,16 +223,19 @@ void image_layout_close(struct image_layout *l)
         fd_replace(&l->blobs, -EBADF);
         fd_replace(&l->users, -EBADF);
         fd_replace(&l->partial, -EBADF);
+        claims_free(TAKE_PTR(l->claims));
 }
 
 int image_layout_spool(const struct image_layout *l, int *ret, struct err *err)
 {
         int fd = openat(l->dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+        char name[TMP_NAME_MAX];
 
         if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) {
-                fd = openat(l->dir, TMP_NAME, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+                tmp_name(name);
+                fd = openat(l->blobs, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
                 if (fd >= 0)
-                        (void)unlinkat(l->dir, TMP_NAME, 0);
+                        (void)unlinkat(l->blobs, name, 0);
         }
         if (fd < 0)
                 return err_sys(err, "make a temporary file");
@@ -185,12 +292,12 @@ static int copy(int from, uint64_t offset, uint64_t size, int to, char digest[IM
 int image_layout_put(const struct image_layout *l, int from_fd, uint64_t offset, uint64_t size,
                      char digest[IMAGE_DIGEST_MAX], struct err *err)
 {
-        char found[IMAGE_DIGEST_MAX];
+        char found[IMAGE_DIGEST_MAX], name[TMP_NAME_MAX];
         auto_fd fd = -EBADF;
         int r;
 
-        (void)unlinkat(l->blobs, TMP_NAME, 0);
-        fd = openat(l->blobs, TMP_NAME, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+        tmp_name(name);
+        fd = openat(l->blobs, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
         if (fd < 0)
                 return err_sys(err, "make a blob");
         r = copy(from_fd, offset, size, fd, found, err);
@@ -198,10 +305,10 @@ int image_layout_put(const struct image_layout *l, int from_fd, uint64_t offset,
                 r = err_set(err, EBADMSG, "blob %s has the digest %s", digest, found);
         if (r == 0 && fsync(fd) < 0)
                 r = err_sys(err, "write a blob to disk");
-        if (r == 0 && renameat(l->blobs, TMP_NAME, l->blobs, found + 7) < 0)
-                r = err_sys(err, "name a blob");
+        if (r == 0)
+                r = name_blob(l, name, found + 7, err);
         if (r < 0) {
-                (void)unlinkat(l->blobs, TMP_NAME, 0);
+                (void)unlinkat(l->blobs, name, 0);
                 return r;
         }
         memcpy(digest, found, IMAGE_DIGEST_MAX);
@@ -221,8 +328,22 @@ int image_layout_put_text(const struct image_layout *l, const void *data, size_t
                           struct err *err)
 {
         int r = image_sha256_text(data, len, digest, err);
+        char name[TMP_NAME_MAX];
+        auto_fd fd = -EBADF;
 
-        return r < 0 ? r : fd_write_file(l->blobs, digest + 7, 0600, data, len, err);
+        if (r < 0)
+                return r;
+        tmp_name(name);
+        fd = openat(l->blobs, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+        if (fd < 0)
+                return err_sys(err, "make a blob");
+        r = fd_write_all(fd, data, len);
+        if (r == 0 && fsync(fd) < 0)
+                r = -errno;
+        r = r < 0 ? err_set(err, -r, "write a blob: %s", strerror(-r)) : name_blob(l, name, digest + 7, err);
+        if (r < 0)
+                (void)unlinkat(l->blobs, name, 0);
+        return r == 0 ? image_layout_sync(l, err) : r;
 }
 
 int image_layout_sync(const struct image_layout *l, struct err *err)
@@ -299,10 +420,15 @@ void image_layout_partial_remove(const struct image_layout *l, const char *diges
 
 int image_layout_partial_commit(const struct image_layout *l, const char *digest, struct err *err)
 {
-        if (linkat(l->partial, digest + 7, l->blobs, digest + 7, 0) < 0 && errno != EEXIST &&
+        int r;
+
+        (void)pthread_mutex_lock(&l->claims->lock);
+        r = claim_locked(l, digest + 7);
+        if (r == 0 && linkat(l->partial, digest + 7, l->blobs, digest + 7, 0) < 0 && errno != EEXIST &&
             !(errno == ENOENT && faccessat(l->blobs, digest + 7, F_OK, AT_SYMLINK_NOFOLLOW) == 0))
-                return err_sys(err, "name blob %s", digest);
-        return 0;
+                r = -errno;
+        (void)pthread_mutex_unlock(&l->claims->lock);
+        return r < 0 ? err_set(err, -r, "name blob %s: %s", digest, strerror(-r)) : 0;
 }
 
 int image_layout_read_index(const struct image_layout *l, struct str *ret, struct err *err)
@@ -332,14 +458,18 @@ int image_layout_write_users(const struct image_layout *l, const char *tree, con
                              struct err *err)
 {
         char name[HEX + 8];
+        int r;
 
         users_name(tree, name);
-        return fd_write_file(l->users, name, 0600, text, len, err);
+        (void)pthread_mutex_lock(&l->claims->lock);
+        r = claim_locked(l, tree);
+        (void)pthread_mutex_unlock(&l->claims->lock);
+        return r < 0 ? err_oom(err) : fd_write_file(l->users, name, 0600, text, len, err);
 }
 
 struct collection {
+        const struct image_layout *layout;
         const struct map *keep;
-        size_t len; /* of the part of a name that is the key */
 };
 
 static void collect(int dirfd, const char *name, void *data)
@@ -347,15 +477,22 @@ static void collect(int dirfd, const char *name, void *data)
         const struct collection *c = data;
         char key[HEX + 1];
 
-        (void)snprintf(key, sizeof(key), "%.*s", (int)c->len, name);
-        if (!hex_is_lower(key, HEX) || !map_find(c->keep, key))
+        (void)snprintf(key, sizeof(key), "%.*s", HEX, name);
+        if (hex_is_lower(key, HEX) && map_find(c->keep, key))
+                return;
+        /* What is being written belongs to somebody, and is removed by the next open if that one dies. */
+        if (!hex_is_lower(key, HEX) && (str_starts(name, TMP_NAME) || strstr(name, ".tmp")))
+                return;
+        (void)pthread_mutex_lock(&c->layout->claims->lock);
+        if (!claimed_locked(c->layout, key))
                 (void)unlinkat(dirfd, name, 0);
+        (void)pthread_mutex_unlock(&c->layout->claims->lock);
 }
 
 int image_layout_collect(const struct image_layout *l, const struct map *blobs, const struct map *trees,
                          struct err *err)
 {
-        struct collection c = { blobs, HEX };
+        struct collection c = { l, blobs };
         int r;
 
         r = each(l->blobs, collect, &c, err);

@@ -3,8 +3,11 @@
  *
  *   oci-layout  index.json  blobs/sha256/<hex>  users/<tree>.json  partial/<hex>
  *
- * All writes are atomic and durable. Everything blocks; nothing here keeps state but directories, so that work threads may
- * use it as long as one operation at a time writes. */
+ * All writes are atomic and durable. Everything blocks, and may be called from several threads at once, but for the index and
+ * the users of one tree, which one thread at a time may write.
+ *
+ * Who stores something that no image names yet claims it, so that nobody collects it: struct image_layout is a view, whose
+ * `claimant` owns what is stored by it. */
 #pragma once
 
 #include "base/err.h"
@@ -14,8 +17,12 @@
 
 #include <stdint.h>
 
+struct image_claims;
+
 struct image_layout {
         int dir, blobs, users, partial;
+        struct image_claims *claims; /* of all views */
+        uint64_t claimant;           /* 0: nobody; nothing is claimed */
 };
 #define IMAGE_LAYOUT_NONE                                                                                              \
         {                                                                                                              \
@@ -66,6 +73,11 @@ void image_layout_partial_remove(const struct image_layout *l, const char *diges
 /* A whole one becomes a blob, too. Nothing where the blob is there. */
 int image_layout_partial_commit(const struct image_layout *l, const char *digest, struct err *err);
 
-/* Removes each blob whose hex is no key of `blobs`, and the users of each tree that is no key of `trees`. */
+/* Keeps a blob that is there, or will be, from being collected. -ENOMEM */
+int image_layout_claim(const struct image_layout *l, const char *digest);
+void image_layout_release(const struct image_layout *l); /* all that the claimant has; it is none any more */
+
+/* Removes each blob whose hex is no key of `blobs`, and the users of each tree that is no key of `trees`, but for what is
+ * claimed. */
 int image_layout_collect(const struct image_layout *l, const struct map *blobs, const struct map *trees,
                          struct err *err);

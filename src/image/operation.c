@@ -9,18 +9,15 @@
 #include <string.h>
 
 const op_step op_load_steps[] = {
-        step_index,  step_read_archive, step_prepare,     step_list_layers, step_list_trees,
-        step_unpack, step_merge,        step_write_index, step_publish,     NULL,
+        step_index, step_read_archive, step_prepare,     step_list_layers, step_list_trees,   step_unpack,
+        step_merge, step_lock_index,   step_write_index, step_publish,     step_unlock_index, NULL,
 };
 
 const op_step op_import_steps[] = {
-        step_import_blob,   step_import_plain,
-        step_import_hash,   step_import_unpack,
-        step_import_commit, step_import_image,
-        step_prepare,       step_list_layers,
-        step_list_trees,    step_unpack,
-        step_merge,         step_write_index,
-        step_publish,       NULL,
+        step_import_blob,   step_import_plain, step_import_hash,  step_import_unpack,
+        step_import_commit, step_import_image, step_prepare,      step_list_layers,
+        step_list_trees,    step_unpack,       step_merge,        step_lock_index,
+        step_write_index,   step_publish,      step_unlock_index, NULL,
 };
 
 const op_step op_layer_steps[] = {
@@ -28,32 +25,50 @@ const op_step op_layer_steps[] = {
 };
 
 const op_step op_pull_steps[] = {
-        step_pull_manifest, step_prepare, step_list_layers, step_list_trees, step_unpack, step_merge, step_write_index,
-        step_publish,       NULL,
+        step_pull_manifest, step_prepare,     step_list_layers, step_list_trees,   step_unpack, step_merge,
+        step_lock_index,    step_write_index, step_publish,     step_unlock_index, NULL,
 };
 
 const op_step op_remove_steps[] = {
-        step_remove_tree,   step_write_index,   step_remove_name,
-        step_list_layers,   step_list_trees,    step_delete_trees,
-        step_delete_layers, step_collect_blobs, NULL,
+        step_lock_index,   step_remove_tree,   step_write_index,   step_remove_name,
+        step_unlock_index, step_lock_collect,  step_list_layers,   step_list_trees,
+        step_delete_trees, step_delete_layers, step_collect_blobs, NULL,
 };
 
 const op_step op_sweep_steps[] = {
         step_list_layers, step_list_trees,   step_repair,        step_unpack,        step_merge,
-        step_publish,     step_delete_trees, step_delete_layers, step_collect_blobs, NULL,
+        step_lock_index,  step_publish,      step_unlock_index,  step_lock_collect,  step_list_layers,
+        step_list_trees,  step_delete_trees, step_delete_layers, step_collect_blobs, NULL,
 };
 
 const op_step op_clean_steps[] = {
-        step_list_layers, step_list_trees, step_delete_trees, step_delete_layers, step_collect_blobs, NULL,
+        step_lock_collect,
+        step_list_layers,
+        step_list_trees,
+        step_delete_trees,
+        step_delete_layers,
+        step_collect_blobs,
+        NULL,
 };
 
-struct op *op_new(struct image_store *s, const op_step *steps)
+struct op *op_new(struct image_store *s, const op_step *steps, bool heavy)
 {
         struct op *op = calloc(1, sizeof(*op));
 
         if (!op)
                 return NULL;
-        *op = (struct op){ .store = s, .steps = steps, .archive = -EBADF, .plain = -EBADF, .report = -EBADF };
+        *op = (struct op){ .store = s,
+                           .steps = steps,
+                           .heavy = heavy,
+                           .seq = ++s->last_seq,
+                           .queue = IMAGE_QUEUE,
+                           .layout = s->layout,
+                           .archive = -EBADF,
+                           .plain = -EBADF,
+                           .report = -EBADF };
+        op->layout.claimant = op->seq;
+        if (heavy)
+                op->queue = IMAGE_HEAVY_QUEUE + s->next_queue++ % IMAGE_HEAVY_QUEUES;
         list_init(&op->node);
         op->layers = map_new();
         op->trees = map_new();
@@ -69,6 +84,7 @@ void op_free(struct op *op)
 {
         if (!op)
                 return;
+        image_layout_release(&op->layout);
         fd_close(op->archive);
         fd_close(op->plain);
         fd_close(op->report);
@@ -141,21 +157,163 @@ static void tell(struct op *op)
         op->loaded(op->result, digests, n, err, op->data);
 }
 
-static void begin(void *data);
+/* ── who may go on ────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* The next operation begins in a later turn, so that nobody's callback meets its own. */
-static void begin_next(struct image_store *s)
+static bool may_begin(const struct op *op)
 {
-        struct op *op = LIST_FIRST(&s->ops, struct op, node);
+        const struct image_store *s = op->store;
+        unsigned running = 0;
+        struct op *o;
 
-        if (!op)
-                return;
-        op->owed = loop_defer(s->loop, begin, op) == 0;
-        if (!op->owed) {
-                op->result = err_oom(&op->err);
-                list_remove(&op->node);
-                tell(op);
-                op_free(op);
+        LIST_FOREACH(o, &s->ops, node)
+                running += o->running && o->heavy;
+        return !op->heavy || running < s->config.parallel;
+}
+
+static struct op *next_ready(struct image_store *s)
+{
+        struct op *op;
+
+        LIST_FOREACH(op, &s->ops, node) {
+                if (op->running ? op->free && op->free(op) : may_begin(op))
+                        return op;
+        }
+        return NULL;
+}
+
+static void run(struct op *op);
+
+/* In a turn of its own, so that nobody's callback meets its own. */
+static void tick(struct loop_timer *timer, void *data)
+{
+        struct image_store *s = data;
+        struct op *op;
+
+        (void)timer;
+        while ((op = next_ready(s))) {
+                op->running = true;
+                op->free = NULL;
+                run(op);
+        }
+}
+
+static int kick(struct image_store *s)
+{
+        return loop_timer_set(s->loop, &s->tick, 0, tick, s);
+}
+
+int op_wait(struct op *op, bool (*is_free)(const struct op *op))
+{
+        op->free = is_free;
+        return STEP_AGAIN;
+}
+
+static bool index_free(const struct op *op)
+{
+        return !op->store->indexing || op->store->indexing == op;
+}
+
+int step_lock_index(struct op *op)
+{
+        if (!index_free(op))
+                return op_wait(op, index_free);
+        op->store->indexing = op;
+        return STEP_NEXT;
+}
+
+int step_unlock_index(struct op *op)
+{
+        if (op->store->indexing == op)
+                op->store->indexing = NULL;
+        (void)kick(op->store);
+        return STEP_NEXT;
+}
+
+static bool collection_free(const struct op *op)
+{
+        return !op->store->collecting || op->store->collecting == op;
+}
+
+int step_lock_collect(struct op *op)
+{
+        if (!collection_free(op))
+                return op_wait(op, collection_free);
+        op->store->collecting = op;
+        return STEP_NEXT;
+}
+
+static bool claimed_by_other(const struct op *op, enum image_kind kind, const char *name)
+{
+        struct op *o;
+
+        LIST_FOREACH(o, &op->store->ops, node) {
+                if (o != op && o->claim_kind == kind && str_eq(o->claim, name))
+                        return true;
+        }
+        return false;
+}
+
+/* The name is remembered while it waits: `wanted` only, since two of that name may wait for a third. */
+bool op_claimable(const struct op *op)
+{
+        return !claimed_by_other(op, op->wants_kind, op->wants);
+}
+
+bool op_claim(struct op *op, enum image_kind kind, const char *name)
+{
+        op_unclaim(op);
+        op->wants_kind = kind;
+        (void)snprintf(op->wants, sizeof(op->wants), "%s", name);
+        if (!op_claimable(op))
+                return false;
+        op->claim_kind = kind;
+        memcpy(op->claim, op->wants, sizeof(op->claim));
+        return true;
+}
+
+void op_unclaim(struct op *op)
+{
+        if (op->claim[0])
+                (void)kick(op->store);
+        op->claim[0] = '\0';
+}
+
+int op_announce(struct op *op, const char *pair)
+{
+        static char present;
+        struct op *o;
+        int r = 0;
+
+        LIST_FOREACH(o, &op->store->ops, node) {
+                if (r == 0 && o->running)
+                        r = map_set(op->claim_kind == IMAGE_TREE ? o->trees : o->layers, op->claim, &present);
+                if (r == 0 && o->running && pair)
+                        r = map_set(o->verified, pair, &present);
+        }
+        op_unclaim(op);
+        return r;
+}
+
+/* ── ends ─────────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* What it stored keeps its claims while somebody collects who does not know that images name it now. */
+static void give_up(struct op *op)
+{
+        struct image_store *s = op->store;
+        struct op *o;
+
+        if (s->indexing == op)
+                s->indexing = NULL;
+        if (s->collecting == op) {
+                s->collecting = NULL;
+                LIST_FOREACH(o, &s->lingering, node) {
+                        list_remove(&o->node);
+                        op_free(o);
+                }
+        }
+        if (s->leaver == op) {
+                s->leaver = NULL;
+                s->leaving = NULL;
         }
 }
 
@@ -163,20 +321,32 @@ static void end(struct op *op)
 {
         struct image_store *s = op->store;
 
-        s->leaving = NULL;
         list_remove(&op->node);
-        begin_next(s);
+        give_up(op);
+        if (kick(s) < 0)
+                log_warn("images: out of memory: what waits begins later");
         tell(op);
-        op_free(op);
+        if (s->collecting && op->result == 0)
+                list_append(&s->lingering, &op->node);
+        else
+                op_free(op);
 }
 
 /* A failure is told after the clean-up; what the clean-up itself cannot do is left to the next one. An image that could not
  * be taken out of the index gets its tree back. */
 static void fail(struct op *op, int r)
 {
+        struct image_store *s = op->store;
+
         op->result = r;
         op->cleaning = true;
-        op->steps = op->store->leaving ? op_sweep_steps : op_clean_steps;
+        op->steps = s->leaver == op ? op_sweep_steps : op_clean_steps;
+        if (s->leaver != op)
+                (void)step_unlock_index(op);
+        op_unclaim(op);
+        op->name[0] = op->diff_id[0] = '\0';
+        stored_list_done(&op->images);
+        image_layout_release(&op->layout);
         op->target = (struct image_descriptor){ .size = 0 };
         op->whole = false;
         op->at = 0;
@@ -217,12 +387,6 @@ bool op_is_late(struct op *op)
         return true;
 }
 
-static void begin(void *data)
-{
-        if (!op_is_late(data))
-                run(data);
-}
-
 void op_wake(struct op *op, int r, const struct err *err)
 {
         if (r < 0) {
@@ -245,11 +409,12 @@ void op_wake(struct op *op, int r, const struct err *err)
 void op_add(struct op *op)
 {
         struct image_store *s = op->store;
-        bool idle = list_empty(&s->ops);
 
         list_append(&s->ops, &op->node);
-        if (idle)
-                begin_next(s);
+        if (kick(s) < 0) {
+                op->result = op_out_of_memory(op);
+                end(op);
+        }
 }
 
 static void work_run(void *data)
@@ -273,7 +438,7 @@ int op_work(struct op *op, int (*work)(struct op *op, struct err *err))
         int r;
 
         op->work = work;
-        r = loop_work(op->store->loop, IMAGE_QUEUE, work_run, work_done, op);
+        r = loop_work(op->store->loop, op->queue, work_run, work_done, op);
         op->owed = r == 0;
         return r < 0 ? err_set(&op->err, -r, "too much work waits") : 0;
 }

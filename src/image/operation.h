@@ -1,13 +1,27 @@
-/* Inside of the image store: what it holds in memory, and its operations, of which one runs at a time.
+/* Inside of the image store: what it holds in memory, and its operations.
  *
  * An operation is a list of steps. Each does something, or starts something that ends in op_wake():
  *
  *        op_add()        ┌──────────── STEP_NEXT ────────────┐
  *   ───▶ QUEUED ───▶ step ├─ STEP_WAIT ─▶ op_wake() ─▶ next ──┤──▶ last step ──▶ told, freed
- *                         └─ STEP_AGAIN ▶ op_wake() ─▶ same ──┘
+ *                         ├─ STEP_AGAIN ▶ op_wake() ─▶ same ──┤
+ *                         └─ op_wait() ─▶ it is free ▶ same ──┘
  *        any failure ──▶ the steps of clean-up (op_clean_steps; op_sweep_steps after a removal) ──▶ told, freed
  *
- * Whatever an operation left behind that no image names is collected, so a refused archive leaves no trace. */
+ * Whatever an operation left behind that no image names is collected, so a refused archive leaves no trace.
+ *
+ * Operations run side by side. Those that unpack (`heavy`) are at most config.parallel at once, the others begin in the next
+ * turn. What keeps them from each other's throats:
+ *   - Steps run on the loop, so that what one of them decides and sends is not interrupted. Work (op_work()) touches what its
+ *     op owns, and the layout, which bears several threads.
+ *   - The index is one operation's from step_lock_index to step_unlock_index: images in memory and index.json change there
+ *     only.
+ *   - Collecting is one operation's from step_lock_collect to its end. It spares what is named by images, holds, claims and
+ *     the operations that run (op->images, op->diff_id, op->name): an operation names what it needs before it looks whether
+ *     it is there.
+ *   - Blobs that an operation stores by op->layout are claimed for it until they are in the index.
+ *   - Who unpacks a layer or merges a tree owns it (op_claim()) until it is committed or the operation fails; others that
+ *     need it wait for that. All are told what has come (op_announce()). */
 #pragma once
 
 #include "base/list.h"
@@ -18,7 +32,9 @@
 #include "image/manifest.h"
 #include "image/store.h"
 
-#define IMAGE_QUEUE 2 /* of the loop's work threads */
+#define IMAGE_QUEUE 2       /* of the loop's work threads: what is short */
+#define IMAGE_HEAVY_QUEUE 4 /* and IMAGE_HEAVY_QUEUES - 1 more: hashing and copying */
+#define IMAGE_HEAVY_QUEUES 4
 #define IMAGE_INDEX_ENTRIES_MAX 100000
 #define LAYER_PAIR_MAX (IMAGE_DIGEST_MAX + 66)
 
@@ -51,8 +67,14 @@ struct image_store {
         struct image_layout layout;
         struct stored_list images;
         struct list ops, holds;
-        const struct stored *leaving; /* its tree is gone, and it will be soon: nobody finds it */
-        bool closed;                  /* but for what the first operation is owed */
+        struct list lingering;  /* ended while somebody collected */
+        struct loop_timer tick; /* looks which operations may go on */
+        uint64_t last_seq;
+        unsigned next_queue;
+        const struct op *indexing, *collecting; /* who has the index; who collects */
+        const struct op *leaver;                /* whose failure or end brings back, or takes, what is leaving */
+        const struct stored *leaving;           /* its tree is gone, and it will be soon: nobody finds it */
+        bool closed;                            /* but for what operations are owed */
 };
 
 /* From blobs; `users` is the report of MERGE or NULL. */
@@ -71,6 +93,15 @@ struct op {
         struct image_store *store;
         const op_step *steps; /* NULL-terminated */
         size_t at;
+        bool heavy, running;
+        bool (*free)(const struct op *op); /* what it waits for; NULL: not for others */
+        uint64_t seq;
+        unsigned queue;             /* of its work */
+        struct image_layout layout; /* by which it stores: what it stores is claimed; a view, nothing of it is owned */
+        enum image_kind claim_kind; /* of claim */
+        char claim[65];             /* the layer or tree that it makes; "": none */
+        enum image_kind wants_kind; /* and what it asked for last */
+        char wants[65];
         enum step waiting;
         int result;
         struct err err; /* of the failure that is told */
@@ -104,9 +135,20 @@ struct op {
         int (*work)(struct op *op, struct err *err);
 };
 
-struct op *op_new(struct image_store *s, const op_step *steps); /* NULL: out of memory */
+struct op *op_new(struct image_store *s, const op_step *steps, bool heavy); /* NULL: out of memory */
 void op_free(struct op *op);
 void op_add(struct op *op); /* takes it */
+/* The step begins anew once `free` says so, which is asked whenever an operation has ended or given something up. Answers
+ * what the step has to. */
+int op_wait(struct op *op, bool (*free)(const struct op *op));
+/* Makes the layer or tree its own, until op_announce(), op_unclaim(), the next claim or its end. False: it is another's, and
+ * the step has to answer op_wait(op, op_claimable), which waits for exactly that. */
+bool op_claim(struct op *op, enum image_kind kind, const char *name);
+bool op_claimable(const struct op *op);
+void op_unclaim(struct op *op);
+/* Tells all that are running that what it claimed is there: they find it in op->layers or op->trees. pair: of the layer, or
+ * NULL. -ENOMEM. */
+int op_announce(struct op *op, const char *pair);
 void op_wake(struct op *op, int r, const struct err *err);
 int op_work(struct op *op, int (*work)(struct op *op, struct err *err)); /* on a work thread, then op_wake() */
 /* First of all in such a call. True: the store was closed meanwhile, and has gone now, and the operation with it. */
@@ -116,6 +158,10 @@ int op_out_of_memory(struct op *op);
 /* Steps, in the files that are named. */
 extern const op_step op_layer_steps[], op_pull_steps[];
 extern const op_step op_load_steps[], op_import_steps[], op_remove_steps[], op_sweep_steps[], op_clean_steps[];
+
+int step_lock_index(struct op *op); /* operation.c */
+int step_unlock_index(struct op *op);
+int step_lock_collect(struct op *op);
 
 int step_index(struct op *op); /* install.c */
 int step_read_archive(struct op *op);

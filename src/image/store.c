@@ -13,6 +13,7 @@
 
 #define DEFAULT_BYTES (UINT64_C(64) << 30)
 #define DEFAULT_ENTRIES 2000000
+#define DEFAULT_PARALLEL 4
 #define PREFIX_MIN 4
 #define HEX 64
 
@@ -216,6 +217,9 @@ int image_store_open(struct loop *loop, const struct image_store_config *config,
         s->layout = (struct image_layout)IMAGE_LAYOUT_NONE;
         list_init(&s->ops);
         list_init(&s->holds);
+        list_init(&s->lingering);
+        if (s->config.parallel == 0)
+                s->config.parallel = DEFAULT_PARALLEL;
         if (s->config.max_layer_bytes == 0)
                 s->config.max_layer_bytes = DEFAULT_BYTES;
         if (s->config.max_layer_entries == 0)
@@ -230,21 +234,31 @@ int image_store_open(struct loop *loop, const struct image_store_config *config,
         return r;
 }
 
+static void free_ops(struct list *ops)
+{
+        struct op *op;
+
+        LIST_FOREACH(op, ops, node) {
+                list_remove(&op->node);
+                op_free(op);
+        }
+}
+
 void image_store_close(struct image_store *s)
 {
         struct op *op;
 
         if (!s)
                 return;
+        loop_timer_cancel(&s->tick);
         /* Whoever is owed a call still needs all of it, and comes back here. */
-        op = LIST_FIRST(&s->ops, struct op, node);
-        s->closed = op && op->owed;
+        s->closed = false;
+        LIST_FOREACH(op, &s->ops, node)
+                s->closed |= op->owed;
         if (s->closed)
                 return;
-        LIST_FOREACH(op, &s->ops, node) {
-                list_remove(&op->node);
-                op_free(op);
-        }
+        free_ops(&s->ops);
+        free_ops(&s->lingering);
         stored_list_done(&s->images);
         image_layout_close(&s->layout);
         free(s);
@@ -365,7 +379,7 @@ bool image_is_builtin(const struct image *image)
 
 int image_store_sweep(struct image_store *s, image_done_fn fn, void *data, struct err *err)
 {
-        struct op *op = op_new(s, op_sweep_steps);
+        struct op *op = op_new(s, op_sweep_steps, true);
 
         if (!op)
                 return err_oom(err);
@@ -388,7 +402,7 @@ int image_store_remove(struct image_store *s, const char *ref, image_done_fn fn,
                                : err_set(err, ENOENT, "there is no image '%s'", str_show(ref, shown));
         if (image_is_builtin(image))
                 return err_set(err, EPERM, "the image '%s' is part of Mayfly", str_show(ref, shown));
-        op = op_new(s, op_remove_steps);
+        op = op_new(s, op_remove_steps, false);
         if (!op)
                 return err_oom(err);
         /* By name only this name goes; by digest all of it. */
@@ -442,7 +456,7 @@ int image_sink_open(struct image_store *s, enum image_sink_kind kind, const char
 
         if (!sink)
                 return err_oom(err);
-        sink->op = op_new(s, kind == IMAGE_LOAD ? op_load_steps : op_import_steps);
+        sink->op = op_new(s, kind == IMAGE_LOAD ? op_load_steps : op_import_steps, true);
         if (!sink->op)
                 r = err_oom(err);
         if (r == 0 && kind != IMAGE_LOAD)

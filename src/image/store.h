@@ -18,6 +18,7 @@ struct image_store_config {
         uint64_t max_layer_bytes;   /* unpacked; 0: 64 GiB */
         uint64_t max_layer_entries; /* 0: 2,000,000 */
         uint64_t max_archive_bytes; /* spooled by load and import; 0: 64 GiB */
+        unsigned parallel;          /* operations that unpack, at once; 0: 4 */
 };
 
 /* One image, immutable; peek, valid until the loop's next turn (copy what is kept). */

@@ -48,6 +48,6 @@ int loop_signal_add(struct loop *loop, int signo, void (*fn)(int signo, void *da
 /* Blocking work on one of a few threads. `run` must touch nothing of the loop; `done` follows on the loop, in the
  * order of completion. Jobs of the same queue (0 to LOOP_QUEUES-1) run one after the other, in order. The queue is
  * bounded: -EAGAIN when LOOP_WORK_MAX jobs wait. Else -ENOMEM, or -ESHUTDOWN from a `done` while loop_free() runs. */
-#define LOOP_QUEUES 4
+#define LOOP_QUEUES 8
 #define LOOP_WORK_MAX 65536
 int loop_work(struct loop *loop, unsigned queue, void (*run)(void *data), void (*done)(void *data), void *data);
