@@ -54,6 +54,7 @@ static const struct {
         { EINVAL, 400, "bad_request" },
         { ENOENT, 404, "image_not_found" },
         { EACCES, 403, "image_unauthorized" },
+        { EKEYREJECTED, 403, "image_untrusted" },
         { EHOSTUNREACH, 502, "registry_error" },
         { EBUSY, 503, "registry_busy" },
         { EBADMSG, 502, "image_invalid" },
@@ -126,7 +127,7 @@ static void answer_outcome(struct call *c, int r, const struct image_pull_result
         }
         outcome_of(r, &status, &reason);
         if (r == -EBUSY)
-                call_retry_after(c, result->retry_after_s ? result->retry_after_s : 30);
+                call_retry_after(c, result->retry_after_s ? result->retry_after_s : API_BUSY_RETRY_S);
         if (r == -ENOMEM)
                 call_oom(c);
         else

@@ -187,6 +187,8 @@ int submit_problem(const struct tasks *tasks, int r, struct err *err, const char
 void request_check(struct api *a, const struct wire_task_request *r, struct json_faults *faults);
 /* 0: a task that ended so is answered as a task; else as a problem of that status. */
 int outcome_status(enum wire_status status, enum wire_reason reason);
+#define API_BUSY_RETRY_S 30 /* where a registry does not say when to come again */
+unsigned outcome_retry_after(enum wire_reason reason, unsigned said_s); /* 0: no Retry-After */
 int record_text(const struct history_record *record, struct str *out);
 /* Answers a task that is in history, as 201 or as the problem that its end is. */
 void answer_record(struct call *c, const struct history_record *record);

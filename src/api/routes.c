@@ -164,7 +164,7 @@ const struct route routes[ROUTES] = {
                            .answers = health_answers,
                            .summary = "Tells whether the engine is well, and on request whether a task runs." },
         [ROUTE_TASK_RUN] = { "POST", "/v1/tasks", OP_TASK_RUN, BODY_JSON, .name = "runTask", .request = "TaskRequest",
-                             .answers = task_run_answers, .problems = PROBLEMS(404, 410, 415, 422, 502),
+                             .answers = task_run_answers, .problems = PROBLEMS(404, 410, 415, 422, 502, 507),
                              .summary = "Runs a task and answers with its result." },
         [ROUTE_TASK_LIST] = { "GET", "/v1/tasks", OP_TASK_READ, .params = task_list_params, .name = "listTasks",
                               .answers = task_list_answers, .summary = "Lists tasks, without their output." },

@@ -21,8 +21,17 @@ int outcome_status(enum wire_status status, enum wire_reason reason)
                 return 404;
         case WIRE_REASON_IMAGE_UNAUTHORIZED:
                 return 403;
+        case WIRE_REASON_IMAGE_UNTRUSTED:
+                return 403;
+        case WIRE_REASON_IMAGE_UNSUPPORTED:
+                return 422;
         case WIRE_REASON_REGISTRY_ERROR:
+        case WIRE_REASON_IMAGE_INVALID:
                 return 502;
+        case WIRE_REASON_REGISTRY_BUSY:
+                return 503;
+        case WIRE_REASON_NO_SPACE:
+                return 507;
         case WIRE_REASON_START_ERROR:
                 return 500;
         case WIRE_REASON_QUEUE_TIMEOUT:
@@ -30,6 +39,13 @@ int outcome_status(enum wire_status status, enum wire_reason reason)
         default:
                 return 0;
         }
+}
+
+unsigned outcome_retry_after(enum wire_reason reason, unsigned said_s)
+{
+        if (reason != WIRE_REASON_REGISTRY_BUSY)
+                return 0;
+        return said_s ? said_s : API_BUSY_RETRY_S;
 }
 
 static void answer_with_location(struct call *c, int status, const char *id, struct str *text)
@@ -47,7 +63,10 @@ static void answer_result(struct call *c, const struct wire_task *result)
 {
         auto_str text = STR_INIT;
         int status = outcome_status(result->status, result->reason);
+        unsigned retry_s = outcome_retry_after(result->reason, result->retry_after_s);
 
+        if (retry_s > 0)
+                call_retry_after(c, retry_s);
         if (status != 0)
                 call_problem_of(c, status, wire_reason_names[result->reason], result->detail, result->id, NULL);
         else if (wire_task_write(result, &text) < 0)
@@ -115,6 +134,8 @@ void answer_record(struct call *c, const struct history_record *record)
         reason = json_string_value(json_object_get(document, "reason"));
         status = outcome_status((enum wire_status)word_of(wire_status_names, record->status),
                                 (enum wire_reason)word_of(wire_reason_names, reason));
+        if (outcome_retry_after((enum wire_reason)word_of(wire_reason_names, reason), 0) > 0)
+                call_retry_after(c, API_BUSY_RETRY_S);
         if (status != 0)
                 call_problem_of(c, status, reason, json_string_value(json_object_get(document, "detail")), record->id,
                                 NULL);

@@ -141,6 +141,17 @@ static void on_started(struct task *t, void *data)
                 send_text(s, wire_frame_started(task_id(t), &text), &text);
 }
 
+/* Who does not keep up gets fewer of these, not later ones. */
+static void on_pulling(struct task *t, uint64_t done, uint64_t total, void *data)
+{
+        struct stream *s = data;
+        auto_str text = STR_INIT;
+
+        (void)t;
+        if (s->state == STREAM_RUNNING && s->ws && http_ws_pending(s->ws) < HTTP_WS_LOW)
+                send_text(s, wire_frame_pulling(done, total, &text), &text);
+}
+
 /* What the task takes of its stdin now; the connection is read again when it took all. */
 static void feed(struct stream *s)
 {
@@ -203,7 +214,11 @@ static void submit(struct stream *s)
         const struct key *key = *s->who.key_id ? keys_find(s->api->config.keys, s->who.key_id) : NULL;
         const struct task_waiter waiter = { .ended = on_ended, .data = s };
         const struct task_live live = {
-                .output = on_output, .started = on_started, .stdin_ready = on_stdin_ready, .data = s
+                .output = on_output,
+                .started = on_started,
+                .pulling = on_pulling,
+                .stdin_ready = on_stdin_ready,
+                .data = s,
         };
         struct task_maxima maxima;
         struct task_submit how = {

@@ -69,6 +69,16 @@ static inline void image_known(struct loop_timer *timer, void *data)
                 r = err_set(&err, EACCES, "it is not yours");
         else if (str_eq(c->ref, "far"))
                 r = err_set(&err, EHOSTUNREACH, "no way there");
+        else if (str_eq(c->ref, "busy"))
+                r = err_set(&err, EBUSY, "too many requests");
+        else if (str_eq(c->ref, "wrong"))
+                r = err_set(&err, EBADMSG, "digest mismatch");
+        else if (str_eq(c->ref, "strange"))
+                r = err_set(&err, EOPNOTSUPP, "an artifact");
+        else if (str_eq(c->ref, "unsigned"))
+                r = err_set(&err, EKEYREJECTED, "no signature");
+        else if (str_eq(c->ref, "large"))
+                r = err_set(&err, ENOSPC, "no space");
         c->fn(r, r < 0 ? NULL : &image, &err, c->data);
         free(c);
 }

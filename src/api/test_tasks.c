@@ -40,6 +40,11 @@ static void test_outcomes(void **state)
                 { "{\"image\":\"none\"}", "image_not_found", 404 },
                 { "{\"image\":\"theirs\"}", "image_unauthorized", 403 },
                 { "{\"image\":\"far\"}", "registry_error", 502 },
+                { "{\"image\":\"busy\"}", "registry_busy", 503 },
+                { "{\"image\":\"wrong\"}", "image_invalid", 502 },
+                { "{\"image\":\"strange\"}", "image_unsupported", 422 },
+                { "{\"image\":\"unsigned\"}", "image_untrusted", 403 },
+                { "{\"image\":\"large\"}", "no_space", 507 },
                 { "{\"image\":\"b\",\"cmd\":[\"uncreatable\"]}", "start_error", 500 },
                 { "{\"image\":\"b\",\"cmd\":[\"broken\"]}", "start_error", 500 },
         };

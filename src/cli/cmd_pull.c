@@ -2,6 +2,7 @@
 #include "base/str.h"
 #include "base/time.h"
 #include "base/units.h"
+#include "cli/bar.h"
 #include "cli/cli.h"
 #include "cli/options.h"
 #include "cli/sse.h"
@@ -12,7 +13,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define BAR_WIDTH 30
 #define SHORT_DIGEST 12
 #define ROWS_MAX 12 /* of layers; the rest is in the total only */
 #define RATE_NS (3 * NS_PER_S)
@@ -63,28 +63,16 @@ static void short_digest(const json_t *layer, char out[SHORT_DIGEST + 1])
 
 /* ── a terminal: a bar for each layer, and a total ───────────────────────────────────────────────────────────────── */
 
-static void add_bar(struct str *out, uint64_t done, uint64_t total)
-{
-        unsigned full = total ? (unsigned)((double)MIN(done, total) / (double)total * BAR_WIDTH) : 0;
-
-        (void)str_addc(out, '[');
-        for (unsigned i = 0; i < BAR_WIDTH; i++)
-                (void)str_addc(out, i < full ? '=' : i == full ? '>' : ' ');
-        (void)str_addc(out, ']');
-}
-
 static void add_layer(struct str *out, const json_t *layer)
 {
         uint64_t done = (uint64_t)json_integer_value(json_object_get(layer, "done"));
         uint64_t size = (uint64_t)json_integer_value(json_object_get(layer, "size"));
-        char have[UNITS_HUMAN_MAX], all[UNITS_HUMAN_MAX], digest[SHORT_DIGEST + 1];
+        char digest[SHORT_DIGEST + 1];
 
-        units_human(done, have);
-        units_human(size, all);
         short_digest(layer, digest);
         (void)str_addf(out, "\r\x1b[K%s  ", digest);
-        add_bar(out, done, size);
-        (void)str_addf(out, " %8s / %-8s %s\n", have, all, state_of(layer));
+        cli_bar_bytes(out, done, size);
+        (void)str_addf(out, " %s\n", state_of(layer));
 }
 
 static void measure(struct pulling *p, uint64_t done)
@@ -107,15 +95,12 @@ static void add_total(struct pulling *p, struct str *out, const json_t *o)
 {
         uint64_t done = (uint64_t)json_integer_value(json_object_get(o, "done"));
         uint64_t total = (uint64_t)json_integer_value(json_object_get(o, "total"));
-        char have[UNITS_HUMAN_MAX], all[UNITS_HUMAN_MAX], rate[UNITS_HUMAN_MAX];
+        char rate[UNITS_HUMAN_MAX];
 
         measure(p, done);
-        units_human(done, have);
-        units_human(total, all);
         units_human((uint64_t)p->rate, rate);
         (void)str_adds(out, "\r\x1b[Ktotal         ");
-        add_bar(out, done, total);
-        (void)str_addf(out, " %8s / %-8s", have, all);
+        cli_bar_bytes(out, done, total);
         if (done < total && p->rate > 1)
                 (void)str_addf(out, " %s/s, %us left\n", rate, (unsigned)((double)(total - done) / p->rate) + 1);
         else

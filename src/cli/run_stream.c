@@ -2,6 +2,7 @@
 
 #include "base/fd.h"
 #include "base/str.h"
+#include "cli/bar.h"
 #include "wire/stream.h"
 
 #include <errno.h>
@@ -34,6 +35,7 @@ struct stream {
         struct output out[2];
         int signals, enders; /* signalfd; how many SIGINT and SIGTERM came */
         bool stdin_open, closed;
+        bool bar, shown; /* stderr is a terminal; the bar of a pull stands on it */
         char id[32];
         int (*on_id)(const char *id, void *data, struct err *err);
         void *on_id_data;
@@ -74,6 +76,29 @@ static int take_problem(struct stream *s, const json_t *body)
         return s->failed = r;
 }
 
+/* What the image is: of what is downloaded, how much has come. The task's own output has not begun. */
+static void show_pull(struct stream *s, uint64_t done, uint64_t total)
+{
+        auto_str line = STR_INIT;
+
+        if (!s->bar)
+                return;
+        (void)str_adds(&line, "\r\x1b[Kpulling ");
+        cli_bar_bytes(&line, done, total);
+        if (line.data)
+                (void)fd_write_all(STDERR_FILENO, line.data, line.len);
+        s->shown = true;
+}
+
+static void hide_pull(struct stream *s)
+{
+        static const char gone[] = "\r\x1b[K";
+
+        if (s->shown)
+                (void)fd_write_all(STDERR_FILENO, gone, sizeof(gone) - 1);
+        s->shown = false;
+}
+
 static int on_text(struct stream *s, const char *text, size_t len)
 {
         struct wire_frame frame = { .body = NULL };
@@ -82,6 +107,10 @@ static int on_text(struct stream *s, const char *text, size_t len)
         r = wire_frame_read(text, len, true, &frame, &s->why);
         if (r < 0)
                 return s->failed = r;
+        if (frame.type == WIRE_FRAME_PULLING)
+                show_pull(s, frame.done, frame.total);
+        else
+                hide_pull(s);
         if (frame.type == WIRE_FRAME_STARTED) {
                 (void)snprintf(s->id, sizeof(s->id), "%s", frame.id);
                 r = s->on_id ? s->on_id(s->id, s->on_id_data, &s->why) : 0;
@@ -343,6 +372,7 @@ int run_stream(const struct cli *cli, const struct run_options *o, const struct 
         int r;
 
         s.stdin_open = o->interactive && (!o->attach_given || o->attached[0]);
+        s.bar = cli_columns(STDERR_FILENO) > 0;
         prepare_outputs(&s);
         r = open_stream(&s, err);
         if (r < 0)
@@ -357,6 +387,7 @@ int run_stream(const struct cli *cli, const struct run_options *o, const struct 
                 r = loop(&s, err);
         if (r == 0)
                 *ret = TAKE_PTR(s.task);
+        hide_pull(&s);
         json_decref(s.task);
         http_ws_client_free(s.ws);
         str_done(&s.out[0].data);

@@ -107,8 +107,9 @@ struct engine_image_request {
 };
 
 struct engine_image {
-        char ref[512];   /* normalised: docker.io/library/busybox:1.36 */
-        char digest[80]; /* sha256:… of the manifest */
+        char ref[512];          /* normalised: docker.io/library/busybox:1.36 */
+        char digest[80];        /* sha256:… of the manifest */
+        unsigned retry_after_s; /* of -EBUSY; 0: not said */
 };
 
 enum engine_end {
@@ -160,6 +161,7 @@ struct engine_events {
         void (*data)(struct engine_container *c, enum engine_stream stream, const void *bytes, size_t len, void *data);
 };
 
+/* image: of a failure it may be NULL, or hold retry_after_s only. */
 typedef void (*engine_image_fn)(int r, const struct engine_image *image, const struct err *err, void *data);
 typedef void (*engine_done_fn)(int r, const struct err *err, void *data);
 typedef void (*engine_stats_fn)(int r, const struct engine_stats *stats, const struct err *err, void *data);
@@ -173,7 +175,8 @@ struct engine_ops {
         uint32_t features;
 
         /* Makes the image present. r: -ENOENT unknown, -EACCES not this owner's, -EHOSTUNREACH registry, -EBUSY it takes no
-         * more requests now, -EBADMSG what it sends is wrong, -EOPNOTSUPP nothing that runs here, -ENOSPC. An engine
+         * more requests now, -EBADMSG what it sends is wrong, -EOPNOTSUPP nothing that runs here, -EKEYREJECTED
+         * not as the policy wants it, -ENOSPC. An engine
          * without a registry client looks only whether it is there, whatever `pull` says. */
         int (*ensure_image)(struct engine *e, const struct engine_image_request *request, engine_image_fn fn,
                             void *data, struct err *err);

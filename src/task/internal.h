@@ -70,6 +70,8 @@ struct task {
         bool lingering;  /* ended, with a container */
         unsigned owed;   /* calls that are to come with this task */
         int image_error; /* -errno: the engine refused to answer that */
+        uint64_t pull_done, pull_total; /* bytes, while the image comes */
+        unsigned retry_after_s;         /* of a registry that is busy */
         bool orphan;     /* tasks_free() was called meanwhile */
         bool storing;    /* history has the record and will answer */
         bool cancel_when_alone;

@@ -83,7 +83,7 @@ void task_end(struct task *t, enum wire_status status, enum wire_reason reason, 
 static bool may_begin_anew(const struct task *t, enum wire_reason reason)
 {
         bool fits = reason == WIRE_REASON_NODE_LOST || reason == WIRE_REASON_REGISTRY_ERROR ||
-                    reason == WIRE_REASON_START_ERROR;
+                    reason == WIRE_REASON_REGISTRY_BUSY || reason == WIRE_REASON_START_ERROR;
 
         /* Of a live task the streams have been heard already. */
         return fits && t->request.retries > 0 && t->rec.attempts <= t->request.retries && !t->rec.kill_reason &&
@@ -117,6 +117,7 @@ static void on_backoff(struct loop_timer *timer, void *data)
 static void task_again(struct task *t)
 {
         struct task_record *r = &t->rec;
+        uint64_t asked_ns = MIN((uint64_t)t->retry_after_s * NS_PER_S, TASK_BACKOFF_MAX_NS);
 
         if (t->state != WIRE_QUEUED)
                 task_move(t, WIRE_QUEUED);
@@ -127,7 +128,9 @@ static void task_again(struct task *t)
         r->admitted_ns = r->pulled_ns = r->started_ns = 0;
         memset(&t->exit, 0, sizeof(t->exit));
         t->exited = false;
-        if (loop_timer_set(t->ts->loop, &t->timer, time_mono_ns() + backoff_ns(r->attempts), on_backoff, t) < 0)
+        t->retry_after_s = 0;
+        if (loop_timer_set(t->ts->loop, &t->timer, time_mono_ns() + MAX(backoff_ns(r->attempts), asked_ns), on_backoff,
+                           t) < 0)
                 task_end(t, WIRE_FAILED, WIRE_REASON_START_ERROR, -1, 0, "out of memory");
         else
                 tasks_admit(t->ts);
@@ -592,14 +595,26 @@ static void mark_and_start(struct task *t)
 
 static void end_by_image(struct task *t, int r, const char *text)
 {
+        static const struct {
+                int num;
+                enum wire_reason reason;
+        } reasons[] = {
+                { ENOENT, WIRE_REASON_IMAGE_NOT_FOUND },
+                { EINVAL, WIRE_REASON_IMAGE_NOT_FOUND },
+                { EACCES, WIRE_REASON_IMAGE_UNAUTHORIZED },
+                { EBUSY, WIRE_REASON_REGISTRY_BUSY },
+                { EBADMSG, WIRE_REASON_IMAGE_INVALID },
+                { EOPNOTSUPP, WIRE_REASON_IMAGE_UNSUPPORTED },
+                { EKEYREJECTED, WIRE_REASON_IMAGE_UNTRUSTED },
+                { ENOSPC, WIRE_REASON_NO_SPACE },
+                { EDQUOT, WIRE_REASON_NO_SPACE },
+                { ENOMEM, WIRE_REASON_START_ERROR },
+        };
         enum wire_reason reason = WIRE_REASON_REGISTRY_ERROR;
 
-        if (r == -ENOENT || r == -EINVAL)
-                reason = WIRE_REASON_IMAGE_NOT_FOUND;
-        else if (r == -EACCES)
-                reason = WIRE_REASON_IMAGE_UNAUTHORIZED;
-        else if (r == -ENOMEM || r == -ENOSPC)
-                reason = WIRE_REASON_START_ERROR;
+        for (size_t i = 0; i < ARRAY_LEN(reasons); i++)
+                if (reasons[i].num == -r)
+                        reason = reasons[i].reason;
         task_fail(t, reason, -1, text);
 }
 
@@ -620,6 +635,8 @@ static void on_image(int r, const struct engine_image *image, const struct err *
 
         if (!task_settle(t))
                 return;
+        t->pull_done = t->pull_total = 0;
+        t->retry_after_s = r == -EBUSY && image ? image->retry_after_s : 0;
         if (t->rec.kill_reason)
                 task_end(t, WIRE_KILLED, t->rec.kill_reason, -1, 0, NULL);
         else if (r < 0)
@@ -628,6 +645,19 @@ static void on_image(int r, const struct engine_image *image, const struct err *
                 task_end(t, WIRE_FAILED, WIRE_REASON_START_ERROR, -1, 0, "out of memory");
         else
                 mark_and_start(t);
+}
+
+/* The engine tells it some times a second, until its answer. */
+static void on_image_progress(const struct engine_progress *p, void *data)
+{
+        struct task *t = data;
+
+        if (t->orphan || t->state != WIRE_PULLING)
+                return;
+        t->pull_done = p->done;
+        t->pull_total = p->total;
+        if (t->is_live && t->live.pulling && p->total > 0)
+                t->live.pulling(t, p->done, p->total, t->live.data);
 }
 
 static void on_refused(struct loop_timer *timer, void *data)
@@ -647,6 +677,7 @@ void task_admit(struct task *t)
                 .pull = (enum engine_pull)t->request.pull,
                 .username = t->request.registry_username,
                 .password = t->request.registry_password,
+                .progress = on_image_progress,
         };
         struct engine *e = t->ts->engine;
         struct err err = ERR_INIT;

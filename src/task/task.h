@@ -69,7 +69,9 @@ struct task_maxima {
 struct task_live {
         /* A piece of the output as it came; borrowed for the call. */
         void (*output)(struct task *t, enum engine_stream stream, const void *bytes, size_t len, void *data);
-        void (*started)(struct task *t, void *data);     /* it runs; may be NULL */
+        void (*started)(struct task *t, void *data); /* it runs; may be NULL */
+        void (*pulling)(struct task *t, uint64_t done, uint64_t total,
+                        void *data);                     /* bytes of its image; may be NULL */
         void (*stdin_ready)(struct task *t, void *data); /* after a short task_stdin_write(): more fits now */
         void *data;
 };

@@ -81,7 +81,7 @@ static struct fake *to_fake(struct engine *e)
 static void answer_image(void *data)
 {
         struct fake *f = data;
-        const struct engine_image image = { "docker.io/library/x:latest", "sha256:abc" };
+        const struct engine_image image = { .ref = "docker.io/library/x:latest", .digest = "sha256:abc" };
         struct err err = { .num = -f->image_r, .text = "refused" };
         engine_image_fn fn = f->image_fn;
 

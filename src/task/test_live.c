@@ -31,7 +31,9 @@ static void on_live_ready(struct task *t, void *data)
 
 static struct task *submit_live(struct fixture *f, struct wire_task_request q, struct heard *h, struct result *r)
 {
-        const struct task_live live = { on_live_output, on_live_started, on_live_ready, h };
+        const struct task_live live = {
+                .output = on_live_output, .started = on_live_started, .stdin_ready = on_live_ready, .data = h
+        };
         const struct task_submit how = {
                 .owner = "alice", .cancel_when_alone = true, .unlimited = true, .live = &live
         };

@@ -104,9 +104,16 @@ static void test_image_errors(void **state)
                 int r;
                 enum wire_reason reason;
         } table[] = {
-                { -ENOENT, WIRE_REASON_IMAGE_NOT_FOUND },      { -EACCES, WIRE_REASON_IMAGE_UNAUTHORIZED },
-                { -EHOSTUNREACH, WIRE_REASON_REGISTRY_ERROR }, { -ENOMEM, WIRE_REASON_START_ERROR },
-                { -EBUSY, WIRE_REASON_REGISTRY_ERROR }, /* at once, not by callback */
+                { -ENOENT, WIRE_REASON_IMAGE_NOT_FOUND },
+                { -EACCES, WIRE_REASON_IMAGE_UNAUTHORIZED },
+                { -EHOSTUNREACH, WIRE_REASON_REGISTRY_ERROR },
+                { -ENOMEM, WIRE_REASON_START_ERROR },
+                { -EBADMSG, WIRE_REASON_IMAGE_INVALID },
+                { -EOPNOTSUPP, WIRE_REASON_IMAGE_UNSUPPORTED },
+                { -EKEYREJECTED, WIRE_REASON_IMAGE_UNTRUSTED },
+                { -ENOSPC, WIRE_REASON_NO_SPACE },
+                { -EIO, WIRE_REASON_REGISTRY_ERROR },
+                { -EBUSY, WIRE_REASON_REGISTRY_BUSY }, /* at once, not by callback */
         };
         struct fixture *f = *state;
 

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const types[] = { "signal", "stdin_end", "cancel", "started", "result", "problem", NULL };
+static const char *const types[] = { "signal", "stdin_end", "cancel", "pulling", "started", "result", "problem", NULL };
 static const char *const streams[] = { "stdout", "stderr", NULL };
 static const char *const encodings[] = { "utf-8", "base64", NULL };
 
@@ -62,6 +62,16 @@ static void read_started(struct json_obj *o, struct wire_frame *f)
                 json_faults_add(o->faults, "/id", "is required");
 }
 
+static void read_pulling(struct json_obj *o, struct wire_frame *f)
+{
+        int64_t done = 0, total = 0;
+
+        (void)json_get_int(o, "done", 0, INT64_MAX, &done);
+        (void)json_get_int(o, "total", 0, INT64_MAX, &total);
+        f->done = (uint64_t)done;
+        f->total = (uint64_t)total;
+}
+
 static void read_frame(struct json_obj *o, bool server, struct wire_frame *f)
 {
         int type = 0;
@@ -72,7 +82,7 @@ static void read_frame(struct json_obj *o, bool server, struct wire_frame *f)
                 return;
         }
         f->type = (enum wire_frame_type)type;
-        if ((f->type >= WIRE_FRAME_STARTED) != server) {
+        if ((f->type >= WIRE_FRAME_PULLING) != server) {
                 json_faults_add(o->faults, "/type", "\"%s\" is what the other side sends", types[type]);
                 return;
         }
@@ -82,6 +92,9 @@ static void read_frame(struct json_obj *o, bool server, struct wire_frame *f)
                 break;
         case WIRE_FRAME_STDIN_END:
         case WIRE_FRAME_CANCEL:
+                break;
+        case WIRE_FRAME_PULLING:
+                read_pulling(o, f);
                 break;
         case WIRE_FRAME_STARTED:
                 read_started(o, f);
@@ -135,6 +148,11 @@ int wire_frame_stdin_end(struct str *out)
 int wire_frame_cancel(struct str *out)
 {
         return str_adds(out, "{\"type\":\"cancel\"}");
+}
+
+int wire_frame_pulling(uint64_t done, uint64_t total, struct str *out)
+{
+        return str_addf(out, "{\"type\":\"pulling\",\"done\":%" PRIu64 ",\"total\":%" PRIu64 "}", done, total);
 }
 
 int wire_frame_started(const char *id, struct str *out)

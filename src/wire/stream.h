@@ -18,12 +18,14 @@ enum wire_channel { WIRE_STDIN, WIRE_STDOUT, WIRE_STDERR };
 /* Text frames. The client's first is the request itself, an object as of POST /v1/tasks; then
  *
  *   client:  {"type":"signal","signal":"SIGTERM"}  {"type":"stdin_end"}  {"type":"cancel"}
- *   server:  {"type":"started","id":"…"}  {"type":"result","task":{…}}  {"type":"problem","problem":{…}}
+ *   server:  {"type":"pulling","done":0,"total":9}, bytes, some times a second while the image comes
+ *            {"type":"started","id":"…"}  {"type":"result","task":{…}}  {"type":"problem","problem":{…}}
  */
 enum wire_frame_type {
         WIRE_FRAME_SIGNAL,
         WIRE_FRAME_STDIN_END,
         WIRE_FRAME_CANCEL,
+        WIRE_FRAME_PULLING,
         WIRE_FRAME_STARTED,
         WIRE_FRAME_RESULT,
         WIRE_FRAME_PROBLEM,
@@ -31,9 +33,10 @@ enum wire_frame_type {
 
 struct wire_frame {
         enum wire_frame_type type;
-        int signo;    /* SIGNAL */
-        char id[32];  /* STARTED */
-        json_t *body; /* RESULT: the task, PROBLEM: the problem; owned */
+        int signo;            /* SIGNAL */
+        char id[32];          /* STARTED */
+        uint64_t done, total; /* PULLING */
+        json_t *body;         /* RESULT: the task, PROBLEM: the problem; owned */
 };
 void wire_frame_done(struct wire_frame *f);
 
@@ -45,6 +48,7 @@ int wire_frame_read(const char *text, size_t len, bool server, struct wire_frame
 int wire_frame_signal(int signo, struct str *out);
 int wire_frame_stdin_end(struct str *out);
 int wire_frame_cancel(struct str *out);
+int wire_frame_pulling(uint64_t done, uint64_t total, struct str *out);
 int wire_frame_started(const char *id, struct str *out);
 int wire_frame_result(const char *document, size_t len, struct str *out);
 int wire_frame_problem(const char *document, size_t len, struct str *out);

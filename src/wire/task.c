@@ -27,6 +27,11 @@ const char *const wire_reason_names[] = {
         "image_not_found",
         "image_unauthorized",
         "registry_error",
+        "registry_busy",
+        "image_invalid",
+        "image_unsupported",
+        "image_untrusted",
+        "no_space",
         "start_error",
         "queue_timeout",
         "node_lost",
@@ -362,6 +367,9 @@ static void put_facts(struct writer *w, const struct wire_task *t)
         put_string(w, "},\"engine\":", t->engine);
         put(w, ",");
         put_limits(w, &t->limits);
+        if (t->pull_total > 0)
+                PUT(w, str_addf(w->out, ",\"pull\":{\"done\":%" PRIu64 ",\"total\":%" PRIu64 "}", t->pull_done,
+                                t->pull_total));
         PUT(w, str_addf(w->out, ",\"attempts\":%u", t->attempts));
         put_labels(w, t->labels);
         put(w, "}");

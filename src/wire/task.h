@@ -169,6 +169,11 @@ enum wire_reason {
         WIRE_REASON_IMAGE_NOT_FOUND,
         WIRE_REASON_IMAGE_UNAUTHORIZED,
         WIRE_REASON_REGISTRY_ERROR,
+        WIRE_REASON_REGISTRY_BUSY,
+        WIRE_REASON_IMAGE_INVALID,
+        WIRE_REASON_IMAGE_UNSUPPORTED,
+        WIRE_REASON_IMAGE_UNTRUSTED,
+        WIRE_REASON_NO_SPACE,
         WIRE_REASON_START_ERROR,
         WIRE_REASON_QUEUE_TIMEOUT,
         WIRE_REASON_NODE_LOST,
@@ -199,8 +204,10 @@ struct wire_task {
         int exit_code; /* -1: null */
         int signal;    /* 0: null */
         enum wire_reason reason;
-        char *detail;       /* text of a failure; NULL: none */
-        const void *out[2]; /* kept bytes of stdout, stderr; NULL with has_output false */
+        char *detail;                   /* text of a failure; NULL: none */
+        unsigned retry_after_s;         /* of REGISTRY_BUSY; 0: not said. Not written */
+        uint64_t pull_done, pull_total; /* bytes, while it is pulled; total 0: not known */
+        const void *out[2];             /* kept bytes of stdout, stderr; NULL with has_output false */
         size_t out_len[2];
         uint64_t out_total[2];
         bool has_output; /* lists leave the streams and outputs out */

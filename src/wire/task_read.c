@@ -299,6 +299,8 @@ static void read_facts(struct reader *r, json_t *o, struct wire_task *t)
         t->image_ref = text_of(r, image, "ref");
         t->image_digest = text_of(r, image, "digest");
         t->engine = text_of(r, o, "engine");
+        t->pull_done = (uint64_t)integer_of(r, json_object_get(o, "pull"), "done", 0);
+        t->pull_total = (uint64_t)integer_of(r, json_object_get(o, "pull"), "total", 0);
         t->attempts = (unsigned)MIN(integer_of(r, o, "attempts", 0), 1000);
         read_limits(r, o, &t->limits);
         read_labels(r, o, t);

@@ -46,6 +46,12 @@ static void test_server_frames(void **state)
         struct wire_frame f;
 
         (void)state;
+        assert_int_equal(wire_frame_pulling(5, UINT64_C(1) << 40, &text), 0);
+        f = frame(&text, true);
+        assert_int_equal(f.type, WIRE_FRAME_PULLING);
+        assert_int_equal(f.done, 5);
+        assert_int_equal(f.total, UINT64_C(1) << 40);
+        str_clear(&text);
         assert_int_equal(wire_frame_started("01j", &text), 0);
         f = frame(&text, true);
         assert_int_equal(f.type, WIRE_FRAME_STARTED);

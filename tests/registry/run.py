@@ -5,6 +5,7 @@
     run.py PATTERN     only groups whose names match
 """
 
+import functools
 import json
 import os
 import random
@@ -21,6 +22,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "../lib"), HERE]
 import mayfly  # noqa: E402
 import misbehaviour  # noqa: E402
+import outcomes  # noqa: E402
 import registries  # noqa: E402
 
 report = mayfly.Report()
@@ -475,21 +477,23 @@ def main():
     pattern = re.compile(sys.argv[1] if len(sys.argv) > 1 else "")
     mayfly.exclusive("registry")
     groups = [open_registry, htpasswd, tls, tokens, platforms, mirrors, cuts, deaths, cancels, bad]
+    groups += [functools.partial(group, report=report) for module in (outcomes,) for group in module.GROUPS]
     directory = tempfile.mkdtemp(prefix="mf-registry-", dir="/tmp")
     world = None
     try:
         world = World(directory)
         with world.instance:
             for group in groups:
-                if not pattern.search(group.__name__):
+                name = getattr(group, "func", group).__name__
+                if not pattern.search(name):
                     continue
                 world.daemon = world.instance.pid("mayflyd")
                 try:
                     group(world)
                 except mayfly.Skip as e:
-                    report.skip(group.__name__, e)
+                    report.skip(name, e)
                 except Exception as e:  # noqa: BLE001: one group's fault is not the others'
-                    report.not_ok(group.__name__, f"{type(e).__name__}: {e}")
+                    report.not_ok(name, f"{type(e).__name__}: {e}")
     except mayfly.Skip as e:
         report.skip("registry", e)
     finally:

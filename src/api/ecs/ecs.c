@@ -154,6 +154,10 @@ static void on_ended(struct call *c, const struct wire_task *t)
                              t->detail ? t->detail : "");
         } else if (t->exit_code < 0) {
                 int status = outcome_status(t->status, t->reason);
+                unsigned retry_s = outcome_retry_after(t->reason, t->retry_after_s);
+
+                if (retry_s > 0)
+                        call_retry_after(c, retry_s);
 
                 call_problem(c, status >= 500 ? status : 500, wire_reason_names[t->reason], "%s",
                              t->detail ? t->detail : "the task has no result");

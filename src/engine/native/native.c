@@ -34,7 +34,7 @@ static void on_ensured(void *data)
         struct ensured *e = data;
 
         list_remove(&e->node);
-        e->fn(e->r, e->r == 0 ? &e->image : NULL, &e->err, e->data);
+        e->fn(e->r, &e->image, &e->err, e->data);
         free(e);
 }
 
@@ -48,6 +48,7 @@ static void on_pulled(int r, const struct image_pull_result *result, const struc
                 e->err = *err;
         (void)snprintf(e->image.ref, sizeof(e->image.ref), "%s", result->ref);
         (void)snprintf(e->image.digest, sizeof(e->image.digest), "%s", result->digest);
+        e->image.retry_after_s = result->retry_after_s;
         on_ensured(e);
 }
 
