@@ -1,10 +1,13 @@
 #include "base/fd.h"
 
+#include "base/path.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -200,6 +203,41 @@ int fd_set_nonblock(int fd, bool on)
         if (want != flags && fcntl(fd, F_SETFL, want) < 0)
                 return -errno;
         return 0;
+}
+
+static int count_entry(const char *name, void *data)
+{
+        (void)name;
+        ++*(uint64_t *)data;
+        return 0;
+}
+
+/* From Linux 6.2 the directory's size is the number of its entries (proc(5)). */
+static uint64_t fd_open_now(void)
+{
+        auto_fd dir = -EBADF;
+        struct stat st;
+        uint64_t n = 0;
+
+        if (stat("/proc/self/fd", &st) == 0 && st.st_size > 0)
+                return (uint64_t)st.st_size;
+        dir = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (dir < 0 || path_each_entry(dir, count_entry, &n) < 0)
+                return UINT64_MAX; /* most probably because there is none left */
+        return n - MIN(n, 1U);
+}
+
+uint64_t fd_left(uint64_t plenty)
+{
+        struct rlimit files = { .rlim_cur = 0 };
+        uint64_t n;
+
+        if (getrlimit(RLIMIT_NOFILE, &files) < 0)
+                return 0;
+        if (files.rlim_cur >= plenty)
+                return plenty;
+        n = fd_open_now();
+        return files.rlim_cur > n ? files.rlim_cur - n : 0;
 }
 
 int fd_mount(int fd, uint64_t *ret)

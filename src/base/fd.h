@@ -36,6 +36,10 @@ int fd_read_knob_u64(int dirfd, const char *name, uint64_t *ret); /* "max" is UI
 
 int fd_set_nonblock(int fd, bool on);
 
+/* How many more descriptors this process may open, by RLIMIT_NOFILE as it is now. Where the limit is at least `plenty`, nothing
+ * is counted, and `plenty` is the answer. */
+uint64_t fd_left(uint64_t plenty);
+
 /* The mount through which it was opened (statx(2), stx_mnt_id). A namespace that somebody bound to a name (ip-netns(8)),
  * where everybody may open it, lies on another one than /proc/PID/ns/ leads to. */
 int fd_mount(int fd, uint64_t *ret);

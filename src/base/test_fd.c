@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <setjmp.h>
@@ -169,6 +170,29 @@ static void test_memfd(void **state)
         assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
 }
 
+static void test_left(void **state)
+{
+        struct rlimit before, few;
+        uint64_t left;
+        int fds[2];
+
+        (void)state;
+        assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+        assert_int_equal(fd_left(1), 1);
+        few = (struct rlimit){ .rlim_cur = 40, .rlim_max = before.rlim_max };
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+        left = fd_left(100);
+        assert_in_range(left, 1, 37);
+        assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+        assert_int_equal(fd_left(100), left - 2);
+        few.rlim_cur = 1;
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+        assert_int_equal(fd_left(100), 0);
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+        fd_close(fds[0]);
+        fd_close(fds[1]);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -176,6 +200,7 @@ int main(void)
                 cmocka_unit_test(test_files),   cmocka_unit_test(test_write_file_places),
                 cmocka_unit_test(test_knobs),   cmocka_unit_test(test_nonblock),
                 cmocka_unit_test(test_memfd),
+                cmocka_unit_test(test_left),
         };
 
         return cmocka_run_group_tests(tests, setup, teardown);

@@ -236,6 +236,10 @@ struct engine_ops {
         int (*network_detach)(struct engine_container *c, const char *network, engine_done_fn fn, void *data,
                               struct err *err);
 
+        /* Whether one more container can be made now, beside `starting` ones that were promised and are not created yet; where not,
+         * it is to be asked again in a while. NULL where nothing else bounds them than what the caller knows. */
+        bool (*room)(struct engine *e, unsigned starting);
+
         /* Health: 0, or -errno with what is wrong (launcher gone…). */
         int (*check)(struct engine *e, struct err *err);
         /* What hinders tasks although all of ours works (another firewall), in a sentence for people; NULL: nothing that is

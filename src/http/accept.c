@@ -2,7 +2,6 @@
 
 #include "base/fd.h"
 #include "base/log.h"
-#include "base/path.h"
 #include "base/time.h"
 #include "http/internal.h"
 
@@ -281,26 +280,14 @@ static bool is_full(const struct http_server *s)
         return s->few_fds || s->connections >= s->config.max_connections;
 }
 
-static int count_entry(const char *name, void *data)
-{
-        (void)name;
-        ++*(int *)data;
-        return 0;
-}
-
 /* Descriptors are given from the lowest free one on, so a new one that is high says that there are few; one that is low says
- * nothing where connections that ended have left gaps. Then they are counted, unless there cannot be so many. */
+ * nothing where connections that ended have left gaps. Then they are counted, unless there cannot be so many. The limit may
+ * have changed. */
 static bool few_descriptors(const struct http_server *s, int fd, int needed)
 {
-        auto_fd dir = -EBADF;
-        int used = 0;
+        uint64_t ours = (s->connections * (1 + HTTP_LINK_FDS) + (uint64_t)needed) * 2;
 
-        if (fd + needed >= s->fd_limit)
-                return true;
-        if ((s->connections * (1 + HTTP_LINK_FDS) + (uint64_t)needed) * 2 < (uint64_t)s->fd_limit)
-                return false;
-        dir = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        return dir < 0 || path_each_entry(dir, count_entry, &used) < 0 || used + needed >= s->fd_limit;
+        return fd_left(MAX(ours, (uint64_t)fd + (uint64_t)needed) + 1) <= (uint64_t)needed;
 }
 
 static void conn_new(struct http_listener *l, int fd, const struct sockaddr_storage *from)

@@ -60,7 +60,6 @@ struct http_server {
         struct loop_io *hangup_io;
         struct map *sources; /* struct http_source by key */
         uint64_t connections, body_bytes, reply_bytes;
-        int fd_limit;       /* descriptors of this process */
         int fds_owed;       /* that TLS will take when the handshakes under way are done */
         uint64_t looked_ns; /* the last look at the busy ones */
         bool few_fds;       /* the last connection took one of the last descriptors */

@@ -6,12 +6,10 @@
 #include "http/internal.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 
 #define MAX_CONNECTIONS 4096
@@ -203,7 +201,6 @@ static int trusted_parse(struct http_server *s, const char *const *names, struct
 static void config_default(struct http_server *s)
 {
         struct http_config *c = &s->config;
-        struct rlimit files = { .rlim_cur = RLIM_INFINITY };
 
         c->trusted_proxies = NULL;
         if (c->max_connections == 0)
@@ -220,8 +217,6 @@ static void config_default(struct http_server *s)
                 c->reply_budget = REPLY_BUDGET;
         if (c->body_budget_per_address == 0)
                 c->body_budget_per_address = c->body_budget / 2;
-        (void)getrlimit(RLIMIT_NOFILE, &files);
-        s->fd_limit = files.rlim_cur < INT_MAX ? (int)files.rlim_cur : INT_MAX;
 }
 
 static int server_start(struct http_server *s, const struct http_config *config, struct err *err)

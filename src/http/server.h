@@ -63,7 +63,8 @@ struct http_config {
         uint64_t reply_budget;
 };
 
-#define HTTP_FD_RESERVE 16
+/* For the start of one task, beside what it is made of. */
+#define HTTP_FD_RESERVE 24
 
 /* -EINVAL: a proxy is no address. */
 int http_server_new(struct loop *loop, const struct http_config *config, const struct http_handler *handler, void *data,

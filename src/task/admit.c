@@ -181,7 +181,8 @@ static int may_start(struct tasks *ts, const struct task *t)
                         history_flush(ts->history);
                 return 0;
         }
-        if (ts->engine->ops->check(ts->engine, NULL) == -ENOTCONN || !memory_suffices(ts))
+        if (ts->engine->ops->check(ts->engine, NULL) == -ENOTCONN || !memory_suffices(ts) ||
+            (ts->engine->ops->room && !ts->engine->ops->room(ts->engine, ts->starting)))
                 return -EAGAIN;
         return 1;
 }
@@ -202,8 +203,9 @@ static void admit(struct task *t)
                 list_remove(&o->node);
                 list_append(&ts->ring, &o->node);
         }
-        t->admitted = true;
+        t->admitted = t->starting = true;
         ts->running++;
+        ts->starting++;
         o->running++;
         ts->committed += t->cost;
         task_admit(t);
@@ -231,6 +233,12 @@ void tasks_admit(struct tasks *ts)
         ts->admitting = false;
 }
 
+void tasks_count_started(struct task *t)
+{
+        t->ts->starting -= t->starting;
+        t->starting = false;
+}
+
 /* A container that history has not seen yet holds the memory of its output still. */
 void tasks_release(struct task *t)
 {
@@ -242,6 +250,7 @@ void tasks_release(struct task *t)
         if (!t->admitted)
                 return;
         t->admitted = false;
+        tasks_count_started(t);
         ts->running--;
         t->owner->running--;
         ts->committed -= t->cost;

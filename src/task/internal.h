@@ -67,6 +67,7 @@ struct task {
         uint64_t cost;   /* memory + disk + shm + output, as task_cost() and tasks_count_output() say */
         bool queued;     /* counts among the queued ones */
         bool admitted;   /* counts among the running ones */
+        bool starting;   /* of those, without a container yet */
         bool lingering;  /* ended, with a container */
         unsigned owed;   /* calls that are to come with this task */
         int image_error; /* -errno: the engine refused to answer that */
@@ -114,6 +115,7 @@ struct tasks {
         struct list all, ring; /* ring: of owners with a queue */
         size_t n_all;
         uint32_t queued, running, lingering; /* lingering: ended, with a container until history has it */
+        uint32_t starting;                   /* admitted, without a container yet */
         uint32_t storing;                    /* answers that history owes */
         uint64_t committed, capacity;        /* bytes promised to running tasks, and held by lingering ones */
         uint64_t held;                       /* bytes of requests */
@@ -153,6 +155,7 @@ int meminfo_read(uint64_t *ret_total, uint64_t *ret_available);
 void tasks_admit(struct tasks *ts);
 void tasks_release(struct task *t);
 void tasks_count_queued(struct task *t); /* it will be in the queue, or is */
+void tasks_count_started(struct task *t); /* it has its container */
 void tasks_enqueue(struct task *t);
 int tasks_own(struct task *t, const char *owner); /* -ENOMEM */
 uint32_t tasks_least(uint32_t a, uint32_t b);     /* of two bounds, of which 0 is none */

@@ -521,6 +521,7 @@ static int create_container(struct task *t, const struct str *record, struct err
                 r = files_fill(&t->request, &files, err);
         if (r == 0)
                 r = create_with(t, record, &files, stdin_fd, err);
+        tasks_count_started(t);
         files_done(&files);
         return r;
 }

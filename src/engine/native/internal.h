@@ -20,6 +20,13 @@
 #define NATIVE_MODES (NET_INTERNET + 1)
 #define NATIVE_STREAMS 2
 
+/* Descriptors of a container: namespace, stdin, two pipes, two memfds, record, specification. */
+#define NATIVE_CONTAINER_FDS 10
+/* What its start takes for a moment: as many again, where the launcher's socket takes no more now. */
+#define NATIVE_START_FDS 10
+#define NATIVE_FDS_PLENTY 16384 /* a limit above which they are no concern */
+#define NATIVE_CACHE_SHARE 16   /* namespaces that nobody uses may take this part of the limit */
+
 struct native_container;
 struct native_workers_state;
 
@@ -244,6 +251,9 @@ void native_net_acquire(struct native *n, struct native_container *c);
 /* The last process in it is gone. */
 void native_net_release(struct native *n, struct netns *ns);
 void native_net_taint(struct netns *ns); /* processes may be left in it: never used again */
+/* Namespaces that are asked for or waited for, each of which takes a descriptor when it comes. */
+unsigned native_net_owed(const struct native *n);
+void native_net_shrink(struct native *n); /* gives up those that nobody uses */
 /* One that a container of an earlier daemon lives in; takes fd. NULL: out of memory. */
 struct netns *native_net_adopt(struct native *n, int fd, uint32_t mode, uint32_t index, uint32_t address,
                                const char *owner);

@@ -184,6 +184,32 @@ static uint64_t native_life(struct engine *e)
         return n->forgot ? 0 : n->host.life;
 }
 
+/* Containers that have not got their pipes yet. */
+static uint64_t unopened(const struct native *n)
+{
+        const struct native_container *c;
+        uint64_t count = 0;
+
+        LIST_FOREACH(c, (struct list *)(uintptr_t)&n->containers, node)
+                count += c->state <= CONTAINER_WAITING;
+        return count;
+}
+
+/* Connections take what HTTP_FD_RESERVE leaves them, so that there is room for one start at least, whatever clients do. */
+static bool native_room(struct engine *e, unsigned starting)
+{
+        struct native *n = to_native(e);
+        uint64_t needed = NATIVE_START_FDS + NATIVE_CONTAINER_FDS * (1 + (uint64_t)starting);
+
+        if (fd_left(NATIVE_FDS_PLENTY) == NATIVE_FDS_PLENTY)
+                return true;
+        needed += NATIVE_CONTAINER_FDS * unopened(n) + native_net_owed(n);
+        if (fd_left(NATIVE_FDS_PLENTY) >= needed)
+                return true;
+        native_net_shrink(n);
+        return fd_left(NATIVE_FDS_PLENTY) >= needed;
+}
+
 static int native_check(struct engine *e, struct err *err)
 {
         struct native *n = to_native(e);
@@ -242,6 +268,7 @@ static const struct engine_ops native_ops = {
         .remove = native_container_remove,
         .list = native_list,
         .life = native_life,
+        .room = native_room,
         .check = native_check,
         .notice = native_notice,
         .free = native_free,

@@ -7,8 +7,10 @@
 #include "base/time.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 static void net_defer(struct native *n);
 
@@ -133,6 +135,43 @@ static void net_serve_waiters(struct native *n, uint32_t mode)
         }
 }
 
+/* How many namespaces may lie about, where the limit on descriptors is low. */
+static unsigned spare_max(const struct native *n)
+{
+        uint64_t all = (uint64_t)n->max_idle + (uint64_t)n->stock * NET_INTERNET;
+        struct rlimit files = { .rlim_cur = NATIVE_FDS_PLENTY };
+
+        (void)getrlimit(RLIMIT_NOFILE, &files);
+        if (files.rlim_cur >= NATIVE_FDS_PLENTY)
+                return (unsigned)MIN(all, (uint64_t)UINT_MAX);
+        return (unsigned)MIN(all, MAX(files.rlim_cur / NATIVE_CACHE_SHARE, (rlim_t)1));
+}
+
+static unsigned spare_now(const struct native_net *net)
+{
+        unsigned sum = net->n_idle;
+
+        for (uint32_t mode = NET_NONE; mode < NATIVE_MODES; mode++)
+                sum += net->n_stock[mode] + net->asked[mode];
+        return sum;
+}
+
+static void drop_first(struct native *n, struct list *list)
+{
+        netns_drop(n, LIST_FIRST(list, struct netns, node));
+}
+
+void native_net_shrink(struct native *n)
+{
+        struct native_net *net = &n->net;
+
+        while (!list_empty(&net->idle))
+                drop_first(n, &net->idle);
+        for (uint32_t mode = NET_NONE; mode < NATIVE_MODES; mode++)
+                while (!list_empty(&net->stock[mode]))
+                        drop_first(n, &net->stock[mode]);
+}
+
 static void on_cleaned(struct native *n, const struct net_msg *m)
 {
         struct native_net *net = &n->net;
@@ -144,8 +183,8 @@ static void on_cleaned(struct native *n, const struct net_msg *m)
                         return;
                 }
                 netns_move(net, ns, NETNS_IDLE);
-                while (net->n_idle > n->max_idle && (ns = LIST_FIRST(&net->idle, struct netns, node)))
-                        netns_drop(n, ns);
+                while (net->n_idle > n->max_idle || (net->n_idle > 0 && spare_now(net) > spare_max(n)))
+                        drop_first(n, &net->idle);
                 return;
         }
         ns = find_adopting(net, m->seq);
@@ -388,7 +427,8 @@ static void net_refill(struct native *n, uint32_t mode)
         struct native_net *net = &n->net;
         unsigned waiters = count_waiters(&net->waiters[mode]);
         unsigned have = net->n_stock[mode] + net->asked[mode];
-        unsigned want = net->want[mode] + waiters;
+        unsigned spare = spare_now(net), most = spare_max(n);
+        unsigned want = waiters + MIN(net->want[mode], have + (most > spare ? most - spare : 0));
 
         /* In portions: half the stock is enough to wait for the rest. */
         if (have >= want || (waiters == 0 && have > want / 2))
@@ -405,6 +445,15 @@ static void net_refill(struct native *n, uint32_t mode)
                 net->asked[mode] += m.count;
                 have += m.count;
         }
+}
+
+unsigned native_net_owed(const struct native *n)
+{
+        unsigned owed = 0;
+
+        for (uint32_t mode = NET_NONE; mode < NATIVE_MODES; mode++)
+                owed += n->net.asked[mode];
+        return owed;
 }
 
 /* Behind the answers of this turn: cleaning would compete with them for the processors. */

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 
 #define PEER_PACKETS_PER_TURN 64
+#define PEER_REST_NS (5 * NS_PER_MS)
 
 struct packet {
         struct list node;
@@ -20,6 +21,7 @@ struct packet {
 };
 
 static void on_retry(struct loop_timer *timer, void *data);
+static void on_rest(struct loop_timer *timer, void *data);
 
 static void packet_free(struct packet *pk)
 {
@@ -38,6 +40,7 @@ static void peer_close(struct peer *p)
 {
         struct packet *pk;
 
+        loop_timer_cancel(&p->rest);
         loop_io_remove(p->io);
         p->io = NULL;
         fd_replace(&p->fd, -EBADF);
@@ -57,13 +60,21 @@ void peer_drop(struct peer *p)
         p->ops->closed(p, p->data);
 }
 
-/* 0, -EAGAIN, or the error that ends the connection. */
+/* 0; -EAGAIN: until there is room in the socket; -EBUSY: for a while; or the error that ends the connection. */
 static int peer_send_now(struct peer *p, const void *data, size_t len, const int *fds, size_t n_fds)
 {
         int r = fd_send(p->fd, data, len, fds, n_fds);
 
-        /* Too many descriptors in flight (unix(7)): the other side will take them. */
-        return r == -ETOOMANYREFS || r == -ENOBUFS ? -EAGAIN : r;
+        /* Too many descriptors of this user are in flight (unix(7)), maybe another process's: no event tells when they have
+         * been taken. */
+        return r == -ETOOMANYREFS || r == -ENOBUFS ? -EBUSY : r;
+}
+
+static void peer_wait(struct peer *p, int r)
+{
+        bool rests = r == -EBUSY && loop_timer_set(p->loop, &p->rest, time_mono_ns() + PEER_REST_NS, on_rest, p) == 0;
+
+        (void)loop_io_set(p->io, rests ? EPOLLIN : EPOLLIN | EPOLLOUT);
 }
 
 static void peer_flush(struct peer *p)
@@ -73,8 +84,10 @@ static void peer_flush(struct peer *p)
         while ((pk = LIST_FIRST(&p->out, struct packet, node))) {
                 int r = peer_send_now(p, pk->data, pk->len, pk->fds, pk->n_fds);
 
-                if (r == -EAGAIN)
+                if (r == -EAGAIN || r == -EBUSY) {
+                        peer_wait(p, r);
                         return;
+                }
                 if (r < 0) {
                         peer_drop(p);
                         return;
@@ -84,6 +97,12 @@ static void peer_flush(struct peer *p)
                 packet_free(pk);
         }
         (void)loop_io_set(p->io, EPOLLIN);
+}
+
+static void on_rest(struct loop_timer *timer, void *data)
+{
+        (void)timer;
+        peer_flush(data);
 }
 
 static void peer_receive(struct peer *p)
@@ -193,20 +212,25 @@ static int peer_queue(struct peer *p, const void *data, size_t len, const int *f
         }
         list_append(&p->out, &pk->node);
         p->out_bytes += len;
-        (void)loop_io_set(p->io, EPOLLIN | EPOLLOUT);
         return 0;
 }
 
 int peer_send(struct peer *p, const void *packet, size_t len, const int *fds, size_t n_fds, struct err *err)
 {
+        bool first = list_empty(&p->out);
         int r = -EAGAIN;
 
         if (p->fd < 0)
                 return err_set(err, ENOTCONN, "'%s' does not answer", p->path);
-        if (list_empty(&p->out))
+        if (first)
                 r = peer_send_now(p, packet, len, fds, n_fds);
-        if (r == -EAGAIN)
-                return peer_queue(p, packet, len, fds, n_fds, err);
+        if (r == -EAGAIN || r == -EBUSY) {
+                int queued = peer_queue(p, packet, len, fds, n_fds, err);
+
+                if (queued == 0 && first)
+                        peer_wait(p, r);
+                return queued;
+        }
         if (r < 0)
                 return err_set(err, ENOTCONN, "'%s' does not answer", p->path);
         return 0;

@@ -29,7 +29,7 @@ struct peer {
         void *data;
         int fd;
         struct loop_io *io;
-        struct loop_timer retry;
+        struct loop_timer retry, rest;
         unsigned delay_ms;
         struct list out; /* struct packet */
         size_t out_bytes;
