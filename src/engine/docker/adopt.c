@@ -156,7 +156,7 @@ static void on_containers(struct docker_call *call, int r, const struct err *err
 void docker_list_begin(struct docker *d)
 {
         auto_free char *path = str_printf(
-                "/containers/json?all=1&filters=%%7B%%22label%%22%%3A%%5B%%22" DOCKER_LABEL_INSTANCE
+                "/containers/json?all=true&filters=%%7B%%22label%%22%%3A%%5B%%22" DOCKER_LABEL_INSTANCE
                 "%%3D%s%%22%%5D%%7D",
                 d->name);
         const struct docker_request q = { .method = "GET", .path = path };

@@ -19,6 +19,14 @@ static int on_data(struct fetch *f, const void *bytes, size_t len, void *arg)
         return str_add(&call->body, bytes, len);
 }
 
+static ssize_t on_send(struct fetch *f, void *buf, size_t max, void *arg)
+{
+        struct docker_call *call = arg;
+
+        (void)f;
+        return call->send(buf, max, call->data);
+}
+
 static void call_free(struct docker_call *call)
 {
         list_remove(&call->node);
@@ -41,17 +49,22 @@ static void on_done(struct fetch *f, int r, const struct err *err, void *arg)
 int docker_call(struct docker *d, const struct docker_request *q, docker_call_fn fn, void *data,
                 struct docker_call **ret, struct err *err)
 {
-        static const struct fetch_handler handler = { .data = on_data, .done = on_done };
-        auto_free char *url = str_printf("http://docker%s%s", q->unversioned ? "" : d->prefix, q->path);
+        static const struct fetch_handler handler = { .data = on_data, .done = on_done, .send = on_send };
+        auto_free char *url = str_printf("%s%s%s", d->host.base, q->unversioned ? "" : d->prefix, q->path);
         auto_free char *type = str_printf("Content-Type: %s", q->type ? q->type : "application/json");
         const char *headers[] = { type, "Expect:", q->header, NULL };
         const struct fetch_request request = {
                 .method = q->method,
                 .url = url,
-                .unix_socket = d->socket,
+                .unix_socket = d->host.socket,
+                .cacert = d->host.ca,
+                .client_cert = d->host.cert,
+                .client_key = d->host.key,
                 .headers = headers,
                 .body = q->body,
-                .body_len = q->body_len,
+                .body_len = q->send ? 0 : q->body_len,
+                .has_send = q->send,
+                .send_length = q->body_len == SIZE_MAX ? -1 : (int64_t)q->body_len,
                 .connect_timeout_ms = 10000,
                 .stall_s = CALL_STALL_S,
                 .total_timeout_s = q->timeout_s == UINT_MAX ? 0
@@ -64,7 +77,8 @@ int docker_call(struct docker *d, const struct docker_request *q, docker_call_fn
         if (!call)
                 return err_oom(err);
         *call = (struct docker_call){
-                .docker = d, .max = DOCKER_ANSWER_MAX, .on_data = q->on_data, .fn = fn, .drop = q->drop, .data = data
+                .docker = d, .max = DOCKER_ANSWER_MAX, .on_data = q->on_data, .send = q->send,
+                .fn = fn, .drop = q->drop, .data = data
         };
         list_init(&call->node);
         r = fetch_start(d->fetcher, &request, &handler, call, &call->fetch, err);
@@ -87,18 +101,23 @@ void docker_call_cancel(struct docker_call *call)
         call_free(call);
 }
 
-void docker_call_message(const struct docker_call *call, char *out, size_t size)
+void docker_message(const char *body, size_t len, unsigned status, char *out, size_t size)
 {
         auto_json answer = NULL;
         const char *message = NULL;
 
-        if (call->body.len > 0 && json_read(call->body.data, call->body.len, &answer, NULL) == 0)
+        if (len > 0 && json_read(body, len, &answer, NULL) == 0)
                 message = json_string_value(json_object_get(answer, "message"));
-        if (message)
+        if (message && message[0])
                 (void)snprintf(out, size, "%s", message);
         else
-                (void)snprintf(out, size, "Docker answered with status %u", call->status);
+                (void)snprintf(out, size, "Docker answered with status %u", status);
         for (char *p = out; *p; p++)
                 if ((unsigned char)*p < ' ' || (unsigned char)*p > '~')
                         *p = '?';
+}
+
+void docker_call_message(const struct docker_call *call, char *out, size_t size)
+{
+        docker_message(call->body.data, call->body.len, call->status, out, size);
 }

@@ -35,7 +35,7 @@ struct docker_container *docker_container_new(struct docker *d, const char *id, 
         c->docker = d;
         c->stdin_fd = -EBADF;
         for (int i = 0; i < DOCKER_STREAMS; i++)
-                c->out[i].mem = c->streams[i].fd = -EBADF;
+                c->out[i].mem = -EBADF;
         (void)snprintf(c->id, sizeof(c->id), "%s", id);
         (void)snprintf(c->name, sizeof(c->name), "%s-%s", d->name, id);
         list_init(&c->node);
@@ -168,17 +168,22 @@ static void container_unseen(struct docker_container *c, const struct err *err)
         container_failed(c, ENGINE_END_LOST, 0, text);
 }
 
-/* Docker's init (tini) runs where the command cannot, and says so itself. */
+/* The init of Docker (tini) or Podman (catatonit) runs where the command cannot, and says so itself. */
 static bool init_failed(struct docker_container *c)
 {
-        int code = c->exit.code;
+        bool missing;
 
-        if (!c->init || (code != 127 && code != 126) || !docker_output_begins(c, ENGINE_STDERR, "[FATAL tini ("))
+        if (!c->init || c->exit.code == 0)
+                return false;
+        if (docker_output_begins(c, ENGINE_STDERR, "[FATAL tini (") && (c->exit.code == 127 || c->exit.code == 126))
+                missing = c->exit.code == 127;
+        else if (c->exit.code == 1 && docker_output_begins(c, ENGINE_STDERR, "ERROR (catatonit:"))
+                missing = docker_output_holds(c, ENGINE_STDERR, "failed to exec pid1: No such file");
+        else
                 return false;
         docker_output_drop(c, ENGINE_STDERR);
-        container_failed(c, code == 127 ? ENGINE_END_NOT_FOUND : ENGINE_END_NOT_EXECUTABLE,
-                         code == 127 ? ENOENT : EACCES,
-                         code == 127 ? "execute the command: no such file" : "execute the command: permission denied");
+        container_failed(c, missing ? ENGINE_END_NOT_FOUND : ENGINE_END_NOT_EXECUTABLE, missing ? ENOENT : EACCES,
+                         missing ? "execute the command: no such file" : "execute the command: permission denied");
         return true;
 }
 
@@ -247,8 +252,8 @@ static void on_followed(struct docker_call *call, int r, const struct err *err, 
 
 static int log_call(struct docker_container *c, bool follow, struct err *err)
 {
-        auto_free char *path = str_printf("/containers/%s/logs?stdout=1&stderr=1%s", c->name,
-                                          follow ? "&follow=1" : "");
+        auto_free char *path = str_printf("/containers/%s/logs?stdout=true&stderr=true%s", c->name,
+                                          follow ? "&follow=true" : "");
         const struct docker_request q = {
                 .method = "GET", .path = path, .timeout_s = follow ? UINT_MAX : 0, .on_data = on_log
         };
@@ -392,9 +397,51 @@ static bool streams_ended(const struct docker_container *c)
         return true;
 }
 
+static bool has(const char *text, const char *part)
+{
+        return strstr(text, part) != NULL;
+}
+
+/* Texts of runc and crun, through containerd and Docker, or Podman. */
+enum engine_end docker_start_end(const char *text)
+{
+        if (!has(text, "exec") || has(text, "container init exited"))
+                return ENGINE_END_START_ERROR;
+        if (has(text, "executable file not found") || has(text, "no such file or directory") ||
+            has(text, "executable file `") || has(text, "No such file or directory"))
+                return ENGINE_END_NOT_FOUND;
+        if (has(text, "permission denied") || has(text, "exec format error") || has(text, "is a directory") ||
+            has(text, "Permission denied"))
+                return ENGINE_END_NOT_EXECUTABLE;
+        return ENGINE_END_START_ERROR;
+}
+
+static void start_refused(struct docker_container *c, unsigned status, const char *text)
+{
+        /* Podman prepares all but the exec itself when it is attached to. */
+        bool tried = c->state == DOCKER_STARTING || c->state == DOCKER_ATTACHING;
+        int error = status == 404 ? ENOENT : status == 400 ? EINVAL : EREMOTEIO;
+
+        container_failed(c, tried ? docker_start_end(text) : ENGINE_END_START_ERROR, error, text);
+}
+
+static void call_refused(struct docker_container *c, const struct docker_call *call)
+{
+        char text[ERR_TEXT_MAX];
+
+        docker_call_message(call, text, sizeof(text));
+        start_refused(c, call->status, text);
+}
+
 void docker_container_cut(struct docker_container *c, int r, const struct err *err)
 {
         if (c->state == DOCKER_ATTACHING) {
+                for (unsigned i = 0; i < c->n_streams; i++) {
+                        if (c->streams[i].refused) {
+                                start_refused(c, c->streams[i].refused, c->streams[i].why);
+                                return;
+                        }
+                }
                 start_failed(c, r < 0 ? r : -ECONNRESET, err);
                 return;
         }
@@ -407,29 +454,6 @@ void docker_container_cut(struct docker_container *c, int r, const struct err *e
 }
 
 /* ── starting ────────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-static bool has(const char *text, const char *part)
-{
-        return strstr(text, part) != NULL;
-}
-
-/* Texts of runc, through containerd and Docker. */
-static void start_refused(struct docker_container *c, const struct docker_call *call)
-{
-        char text[ERR_TEXT_MAX];
-        enum engine_end end = ENGINE_END_START_ERROR;
-        int error = call->status == 404 ? ENOENT : call->status == 400 ? EINVAL : EREMOTEIO;
-
-        docker_call_message(call, text, sizeof(text));
-        if (c->state == DOCKER_STARTING && has(text, "exec") && !has(text, "container init exited")) {
-                if (has(text, "executable file not found") || has(text, "no such file or directory"))
-                        end = ENGINE_END_NOT_FOUND;
-                else if (has(text, "permission denied") || has(text, "exec format error") ||
-                         has(text, "is a directory"))
-                        end = ENGINE_END_NOT_EXECUTABLE;
-        }
-        container_failed(c, end, error, text);
-}
 
 static bool stop_here(struct docker_container *c)
 {
@@ -451,7 +475,7 @@ static void on_started(struct docker_call *call, int r, const struct err *err, v
                 return;
         }
         if (call->status != 204 && call->status != 304) {
-                start_refused(c, call);
+                call_refused(c, call);
                 return;
         }
         c->start_ns = time_mono_ns();
@@ -508,7 +532,7 @@ static void on_created(struct docker_call *call, int r, const struct err *err, v
                 return;
         }
         if (call->status != 201) {
-                start_refused(c, call);
+                call_refused(c, call);
                 return;
         }
         if (stop_here(c))
@@ -745,7 +769,7 @@ static void on_stats(struct docker_call *call, int r, const struct err *err, voi
 int docker_container_stats(struct engine_container *base, engine_stats_fn fn, void *data, struct err *err)
 {
         struct docker_container *c = to_docker(base);
-        auto_free char *path = str_printf("/containers/%s/stats?stream=0&one-shot=1", c->name);
+        auto_free char *path = str_printf("/containers/%s/stats?stream=false&one-shot=true", c->name);
         const struct docker_request q = { .method = "GET", .path = path, .drop = free };
         struct stats_call *s;
         int r;

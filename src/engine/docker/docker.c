@@ -9,13 +9,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define DOCKER_SOCKET "/var/run/docker.sock"
 #define DOCKER_LOST_NS (30 * NS_PER_S)
 #define DOCKER_PING_NS (10 * NS_PER_S) /* while it answers */
 #define DOCKER_AGAIN_NS (500 * NS_PER_MS)
 #define DOCKER_PING_S 10
-#define DOCKER_MINOR_MIN 41
-#define DOCKER_MINOR_MAX 51 /* what is known of the API */
 #define DOCKER_DELETES 8    /* at a time */
 #define DOCKER_UNSURE 4     /* times that "no such container" is not believed: it may be being made */
 
@@ -36,7 +33,7 @@ static void ping_at(struct docker *d, uint64_t in_ns)
 
 static void breaker_open(struct docker *d, const char *why)
 {
-        (void)snprintf(d->fault, sizeof(d->fault), "Docker cannot be used (%s): %.120s", d->socket, why);
+        (void)snprintf(d->fault, sizeof(d->fault), "Docker cannot be used (%s): %.120s", d->host.shown, why);
         if (d->up)
                 log_warn("%s", d->fault);
         d->up = false;
@@ -56,28 +53,26 @@ void docker_report(struct docker *d, int r, const struct err *err)
                 ping_at(d, d->failures > 1 ? DOCKER_AGAIN_NS : 0);
 }
 
-static int version_read(struct docker *d, const struct docker_call *call, struct err *err)
-{
-        auto_json answer = NULL;
-        const char *text;
-        uint32_t minor;
-
-        if (call->status != 200 || json_read(call->body.data ? call->body.data : "", call->body.len, &answer, err) < 0)
-                return err_set(err, EREMOTEIO, "no version came, but status %u", call->status);
-        text = json_string_value(json_object_get(answer, "ApiVersion"));
-        if (!text || !str_starts(text, "1.") || parse_u32(text + 2, &minor) < 0)
-                return err_set(err, EREMOTEIO, "its version makes no sense");
-        if (minor < DOCKER_MINOR_MIN)
-                return err_set(err, EPROTO, "its API 1.%u is older than 1.%d", minor, DOCKER_MINOR_MIN);
-        text = json_string_value(json_object_get(answer, "MinAPIVersion"));
-        (void)snprintf(d->prefix, sizeof(d->prefix), "/v1.%u", MIN(minor, (uint32_t)DOCKER_MINOR_MAX));
-        if (text && str_starts(text, "1.") && parse_u32(text + 2, &minor) == 0 && minor > DOCKER_MINOR_MAX)
-                return err_set(err, EPROTO, "its API begins with 1.%u, and ours ends with 1.%d", minor,
-                               DOCKER_MINOR_MAX);
-        return 0;
-}
-
 static void deletes_go_on(struct docker *d);
+
+void docker_known(struct docker *d, int r, const struct err *err)
+{
+        if (r < 0) {
+                breaker_open(d, err->text);
+                ping_at(d, DOCKER_AGAIN_NS);
+                return;
+        }
+        d->up = true;
+        log_info("%s %s answers (%s, API %s)", d->podman ? "Podman" : "Docker", d->version, d->host.shown, d->prefix + 2);
+        for (size_t i = 0; i < d->n_findings; i++)
+                log_warn("%s: %s", d->host.shown, d->findings[i]);
+        ping_at(d, DOCKER_PING_NS);
+        docker_watch(d);
+        docker_list_begin(d);
+        deletes_go_on(d);
+        if (d->watcher)
+                d->watcher(&d->engine, d->watcher_data);
+}
 
 static void on_ping(struct docker_call *call, int r, const struct err *err, void *data)
 {
@@ -85,22 +80,22 @@ static void on_ping(struct docker_call *call, int r, const struct err *err, void
         struct err fault = ERR_INIT;
 
         d->ping = NULL;
-        if (r == 0) {
-                r = version_read(d, call, &fault);
-                err = &fault;
+        if (r < 0)
+                fault = *err;
+        else if (call->status != 200)
+                r = err_set(&fault, EREMOTEIO, "GET /version: status %u", call->status);
+        else
+                r = docker_version_read(d, call->body.data, call->body.len, &fault);
+        if (r == 0 && !d->up)
+                r = docker_info_begin(d, &fault);
+        else if (r == 0) {
+                ping_at(d, DOCKER_PING_NS);
+                docker_watch(d);
+                docker_list_begin(d);
+                deletes_go_on(d);
         }
-        if (r < 0) {
-                breaker_open(d, err->text);
-                ping_at(d, DOCKER_AGAIN_NS);
-                return;
-        }
-        if (!d->up)
-                log_info("Docker answers (%s, API %s)", d->socket, d->prefix + 2);
-        d->up = true;
-        ping_at(d, DOCKER_PING_NS);
-        docker_watch(d);
-        docker_list_begin(d);
-        deletes_go_on(d);
+        if (r < 0)
+                docker_known(d, r, &fault);
 }
 
 static void on_ping_timer(struct loop_timer *timer, void *data)
@@ -164,7 +159,7 @@ static void on_deleted(struct docker_call *call, int r, const struct err *err, v
 
 static int delete_send(struct docker_delete *x)
 {
-        auto_free char *path = str_printf("/containers/%s?force=1&v=1", x->name);
+        auto_free char *path = str_printf("/containers/%s?force=true&v=true", x->name);
         const struct docker_request q = { .method = "DELETE", .path = path };
 
         return path ? docker_call(x->docker, &q, on_deleted, x, NULL, NULL) : -ENOMEM;
@@ -241,9 +236,11 @@ static void docker_free(struct engine *e)
         loop_timer_cancel(&d->ping_timer);
         loop_timer_cancel(&d->delete_timer);
         docker_images_free(d->images);
-        str_done(&d->event);
+        docker_lines_done(&d->events);
+        docker_info_done(d);
         fd_close(d->records);
-        free(d->socket);
+        docker_tls_free(d->tls);
+        docker_host_done(&d->host);
         free(d->name);
         free(d);
 }
@@ -277,22 +274,18 @@ static int open_records(struct docker *d, const char *path, struct err *err)
 static int docker_open(struct docker *d, const struct engine_docker_config *config, struct err *err)
 {
         const struct fetcher_config fetcher = { .max_connections = 1024, .max_connections_per_host = 1024 };
-        const char *host = config->host ? config->host : DOCKER_SOCKET;
-        int r;
+        int r = docker_host_parse(config, &d->host, err);
 
-        if (str_starts(host, "unix://"))
-                host += strlen("unix://");
-        if (host[0] != '/' || strlen(host) > 107)
-                return err_set(err, EINVAL, "'%s' is no unix socket of Docker", host);
+        if (r < 0)
+                return r;
         if (strspn(config->name, "abcdefghijklmnopqrstuvwxyz0123456789-") != strlen(config->name) || !config->name[0] ||
             strlen(config->name) > DOCKER_NAME_MAX - DOCKER_ID_MAX - 2)
                 return err_set(err, EINVAL, "'%s' is no name of an instance", config->name);
-        d->socket = strdup(host);
         d->name = strdup(config->name);
         d->images = map_new();
-        if (!d->socket || !d->name || !d->images)
+        if (!d->name || !d->images)
                 return err_oom(err);
-        (void)snprintf(d->fault, sizeof(d->fault), "Docker cannot be used (%s): it has not answered yet", d->socket);
+        (void)snprintf(d->fault, sizeof(d->fault), "Docker cannot be used (%s): it has not answered yet", d->host.shown);
         r = open_records(d, config->records, err);
         if (r == 0)
                 r = fetcher_new(d->loop, &fetcher, &d->fetcher, err);

@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PULL_LINE_MAX (64 * 1024)
 #define PULL_PROGRESS_NS (250 * NS_PER_MS)
 #define PULL_LAYERS_MAX 512
 
@@ -36,7 +35,7 @@ struct docker_pull {
         enum engine_pull pull;
         char *username, *password;
         bool pulled;
-        struct str line;
+        struct docker_lines lines;
         struct err fault;
         struct pull_layer layers[PULL_LAYERS_MAX];
         size_t n_layers;
@@ -61,7 +60,7 @@ static void pull_free(struct docker_pull *p)
         }
         wipe(p->username);
         wipe(p->password);
-        str_done(&p->line);
+        docker_lines_done(&p->lines);
         free(p);
 }
 
@@ -207,7 +206,7 @@ static bool says(const char *text, const char *const *words)
 
 /* Docker hands the registry's words on. "pull access denied … may require 'docker login'" is what the Hub says of what does
  * not exist, too: who gave no credentials asked for something that is not there for him. */
-static int pull_error(const struct docker_pull *p, const char *text)
+int docker_pull_error(const char *text, bool credentials)
 {
         static const char *const denied[] = {
                 "unauthorized", "authentication required", "incorrect username", "no basic auth", "denied", NULL
@@ -218,7 +217,7 @@ static int pull_error(const struct docker_pull *p, const char *text)
                                               "invalid reference", NULL };
 
         if (strcasestr(text, "pull access denied"))
-                return p->username ? EACCES : ENOENT;
+                return credentials ? EACCES : ENOENT;
         if (says(text, denied))
                 return EACCES;
         return says(text, absent) ? ENOENT : EHOSTUNREACH;
@@ -265,43 +264,26 @@ static void pull_progress(struct docker_pull *p, const char *id, const char *sta
         pull_tell(p);
 }
 
-static void pull_line(struct docker_pull *p, const char *line, size_t len)
+static void on_line(const json_t *o, void *data)
 {
-        auto_json o = NULL;
-        const char *error;
+        struct docker_pull *p = data;
+        const char *error = text_of(json_object_get(o, "errorDetail"), "message");
         char shown[STR_SHOWN_MAX];
 
-        if (len == 0 || json_read(line, len, &o, NULL) < 0)
-                return;
-        error = text_of(json_object_get(o, "errorDetail"), "message");
         if (!error[0])
                 error = text_of(o, "error");
         if (error[0] && !p->fault.num)
-                (void)err_set(&p->fault, pull_error(p, error), "pull '%s': %s", p->ref, str_show(error, shown));
+                (void)err_set(&p->fault, docker_pull_error(error, p->username != NULL), "pull '%s': %s", p->ref,
+                              str_show(error, shown));
         pull_progress(p, text_of(o, "id"), text_of(o, "status"), json_object_get(o, "progressDetail"));
 }
 
 static int on_pull_data(struct docker_call *call, const void *bytes, size_t len, void *data)
 {
         struct docker_pull *p = data;
-        const char *at = bytes, *end = at + len;
 
         (void)call;
-        while (at < end) {
-                const char *nl = memchr(at, '\n', (size_t)(end - at));
-                size_t n = (size_t)((nl ? nl : end) - at);
-
-                if (p->line.len + n > PULL_LINE_MAX)
-                        return -EMSGSIZE;
-                if (str_add(&p->line, at, n) < 0)
-                        return -ENOMEM;
-                if (nl) {
-                        pull_line(p, p->line.data, p->line.len);
-                        str_clear(&p->line);
-                }
-                at += n + (nl != NULL);
-        }
-        return 0;
+        return docker_lines_feed(&p->lines, bytes, len, on_line, p);
 }
 
 static void on_pulled(struct docker_call *call, int r, const struct err *err, void *data)
@@ -318,10 +300,10 @@ static void on_pulled(struct docker_call *call, int r, const struct err *err, vo
         }
         if (call->status != 200) {
                 docker_call_message(call, text, sizeof(text));
-                pull_failed(p, call->status == 404 ? ENOENT : pull_error(p, text), text);
+                pull_failed(p, call->status == 404 ? ENOENT : docker_pull_error(text, p->username != NULL), text);
                 return;
         }
-        pull_line(p, p->line.data ? p->line.data : "", p->line.len);
+        docker_lines_end(&p->lines, on_line, p);
         if (p->fault.num) {
                 pull_answer(p, -p->fault.num, NULL, &p->fault);
                 return;

@@ -28,9 +28,43 @@
 struct docker_container;
 struct docker_pull;
 
-/* ── calls: call.c ───────────────────────────────────────────────────────────────────────────────────────────────── */
+/* ── where Docker is, and connections to it: host.c, conn.c ──────────────────────────────────────────────────────────── */
+
+struct docker_host {
+        char *socket;       /* unix; else NULL, and: */
+        char *name, *port;  /* a name or an address without brackets */
+        char *base, *shown; /* of URLs; for people */
+        char *ca, *cert, *key;
+        bool tls;
+};
+
+int docker_host_parse(const struct engine_docker_config *config, struct docker_host *ret, struct err *err);
+void docker_host_done(struct docker_host *h);
 
 struct docker;
+struct docker_tls;
+struct docker_conn;
+
+/* None is called from within docker_conn_open(); each may close the connection. */
+struct docker_conn_handler {
+        void (*open)(void *data);
+        void (*io)(bool in, void *data);                            /* it is ready for what is waited for; to be read */
+        void (*failed)(int r, const struct err *err, void *data); /* before it was open */
+};
+
+/* A connection that is the caller's own. Once it is open both directions are waited for. */
+int docker_conn_open(struct docker *d, const struct docker_conn_handler *handler, void *data, struct docker_conn **ret,
+                     struct err *err);
+void docker_conn_close(struct docker_conn *c); /* accepts NULL */
+void docker_conn_wait(struct docker_conn *c, bool in, bool out);
+/* As recv(2) and send(2), that never block: -errno. */
+ssize_t docker_conn_recv(struct docker_conn *c, void *buf, size_t len); /* len at least 16 KiB, a TLS record */
+ssize_t docker_conn_send(struct docker_conn *c, const void *buf, size_t len);
+void docker_conn_shutdown(struct docker_conn *c); /* nothing more will be sent */
+void docker_tls_free(struct docker_tls *t);       /* accepts NULL */
+
+/* ── calls: call.c ───────────────────────────────────────────────────────────────────────────────────────────────── */
+
 struct docker_call;
 
 /* r: 0 with any status, else -errno of the connection. Of the answer: its body, and what it says is wrong. */
@@ -45,6 +79,7 @@ struct docker_call {
         struct str body;
         /* Of answers below 300, instead of the body: as fetch_handler.data. */
         int (*on_data)(struct docker_call *call, const void *bytes, size_t len, void *data);
+        ssize_t (*send)(void *buf, size_t max, void *data);
         docker_call_fn fn;
         void (*drop)(void *data);
         void *data;
@@ -57,6 +92,7 @@ struct docker_request {
         const char *header; /* one more; NULL: none */
         const void *body;
         size_t body_len;
+        ssize_t (*send)(void *buf, size_t max, void *data); /* instead of body: body_len bytes, or SIZE_MAX: until 0; or -errno */
         bool unversioned;
         unsigned timeout_s; /* 0: DOCKER_CALL_S; UINT_MAX: none */
         int (*on_data)(struct docker_call *call, const void *bytes, size_t len, void *data);
@@ -69,14 +105,31 @@ int docker_call(struct docker *d, const struct docker_request *q, docker_call_fn
 void docker_call_cancel(struct docker_call *call); /* accepts NULL; fn is not called; not from within fn */
 /* What Docker says is wrong (`message` of an error's JSON), for people. */
 void docker_call_message(const struct docker_call *call, char *out, size_t size);
+void docker_message(const char *body, size_t len, unsigned status, char *out, size_t size);
 
-/* ── the engine: docker.c, image.c, adopt.c, watch.c ─────────────────────────────────────────────────────────────────── */
+/* ── JSON line by line: lines.c ──────────────────────────────────────────────────────────────────────────────────── */
+
+#define DOCKER_LINE_MAX (64 * 1024)
+
+/* Zero-initialised is ready. */
+struct docker_lines {
+        struct str line; /* as much of one as came */
+};
+typedef void (*docker_line_fn)(const json_t *line, void *data);
+
+int docker_lines_feed(struct docker_lines *l, const void *bytes, size_t len, docker_line_fn fn, void *data); /* -EMSGSIZE */
+void docker_lines_end(struct docker_lines *l, docker_line_fn fn, void *data); /* a last one without its newline */
+void docker_lines_done(struct docker_lines *l);
+
+/* ── the engine: docker.c, image.c, adopt.c, watch.c, info.c ─────────────────────────────────────────────────────────────────── */
 
 struct docker {
         struct engine engine;
         struct loop *loop;
         struct fetcher *fetcher;
-        char *socket, *name;
+        struct docker_host host;
+        struct docker_tls *tls; /* NULL: none was needed yet */
+        char *name;
         int records; /* directory */
         uint64_t lost_ns;
         char prefix[16]; /* /v1.41, when it was negotiated */
@@ -92,7 +145,13 @@ struct docker {
         unsigned failures; /* one after the other */
         char fault[200];
         struct docker_call *ping, *watch;
-        struct str event; /* as much of one as came */
+        struct docker_lines events;
+        bool podman;
+        char version[32];
+        char *findings[ENGINE_DOCKER_FINDINGS_MAX];
+        size_t n_findings;
+        void (*watcher)(struct engine *e, void *data);
+        void *watcher_data;
         struct loop_timer ping_timer, delete_timer;
         unsigned deleting;
 
@@ -107,10 +166,16 @@ struct docker_image {
 };
 
 void docker_report(struct docker *d, int r, const struct err *err);  /* how a call ended: moves the breaker */
+int docker_version_read(struct docker *d, const char *text, size_t len, struct err *err); /* of GET /version */
+int docker_info_begin(struct docker *d, struct err *err);                                  /* docker_known() follows */
+int docker_info_read(struct docker *d, const char *text, size_t len, struct err *err);     /* of GET /info */
+void docker_info_done(struct docker *d);
+void docker_known(struct docker *d, int r, const struct err *err); /* Docker answers, and what it is, is known; or not */
 void docker_delete(struct docker *d, const char *name, bool unsure); /* until it is gone */
 int docker_ensure_image(struct engine *e, const struct engine_image_request *request, engine_image_fn fn, void *data,
                         struct err *err);
 void docker_pulls_done(struct docker *d);
+int docker_pull_error(const char *text, bool credentials); /* what Docker says a pull failed of: a positive errno */
 void docker_images_free(struct map *images);
 int docker_list(struct engine *e, engine_found_fn found, engine_done_fn done, void *data, struct err *err);
 void docker_watch(struct docker *d);      /* for events, if it does not yet */
@@ -149,14 +214,13 @@ struct docker_output {
 /* One hijacked connection. */
 struct docker_stream {
         struct docker_container *container;
-        struct loop_io *io;
-        struct loop_timer retry;
-        uint64_t since_ns;
-        int fd;
-        uint32_t events;
+        struct docker_conn *conn;
+        struct loop_timer timer; /* for its answer */
         bool open, ended;
         bool with_stdin;
-        unsigned which; /* bit of each enum engine_stream that it carries */
+        unsigned which;   /* bit of each enum engine_stream that it carries */
+        unsigned refused; /* with that status, and that text */
+        char why[ERR_TEXT_MAX];
         struct str out, head;
         size_t sent;
         struct demux demux;
@@ -169,6 +233,7 @@ struct docker_container {
         enum docker_state state;
         char id[DOCKER_ID_MAX + 1];
         char name[DOCKER_NAME_MAX];
+        char *exec; /* id of the process that was put into the container of that name; NULL: it is the container's own */
         struct docker_call *call;
         struct loop_timer timer, kill_timer;
         struct str body; /* of the create call, until it is sent */
@@ -214,6 +279,7 @@ void docker_container_follow(struct docker_container *c); /* its output by the l
 void docker_container_oom(struct docker_container *c);    /* one of its processes was killed */
 void docker_container_attached(struct docker_container *c);
 void docker_container_filled(struct docker_container *c, int r, const struct err *err);
+enum engine_end docker_start_end(const char *text); /* of what Docker says of a start that failed */
 void docker_container_cut(struct docker_container *c, int r, const struct err *err); /* a stream ended */
 
 int docker_streams_open(struct docker_container *c, struct err *err);
@@ -226,6 +292,7 @@ void docker_output_log_begin(struct docker_container *c);
 void docker_output_log_end(struct docker_container *c);
 void docker_output_tell(struct docker_container *c);
 bool docker_output_begins(const struct docker_container *c, enum engine_stream stream, const char *text);
+bool docker_output_holds(const struct docker_container *c, enum engine_stream stream, const char *text); /* early */
 void docker_output_drop(struct docker_container *c, enum engine_stream stream);
 
 /* The body of POST /containers/create. */

@@ -67,6 +67,14 @@ bool docker_output_begins(const struct docker_container *c, enum engine_stream s
                pread(c->out[stream].mem, have, len, 0) == (ssize_t)len && memcmp(have, text, len) == 0;
 }
 
+bool docker_output_holds(const struct docker_container *c, enum engine_stream stream, const char *text)
+{
+        char have[512];
+        ssize_t n = pread(c->out[stream].mem, have, sizeof(have), 0);
+
+        return n > 0 && memmem(have, (size_t)n, text, strlen(text));
+}
+
 void docker_output_drop(struct docker_container *c, enum engine_stream stream)
 {
         struct docker_output *o = &c->out[stream];

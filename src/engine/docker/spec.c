@@ -40,19 +40,19 @@ static int add_list(struct str *out, const char *name, char *const *items, struc
         return r < 0 ? err_oom(err) : 0;
 }
 
-/* The driver `local` keeps bytes as they are (json-file makes UTF-8 of them). Each line costs some 30 bytes more. */
-static int add_log(struct str *out, uint64_t output)
+/* The driver `local` keeps bytes as they are (json-file makes UTF-8 of them), as Podman's k8s-file does. Each line costs some 30
+ * bytes more. */
+static int add_log(const struct docker *d, struct str *out, uint64_t output)
 {
         uint64_t size = MIN(MAX(MIN(output, SPEC_LOG_MAX) * 4, SPEC_LOG_MIN), SPEC_LOG_MAX);
 
-        return str_addf(out,
-                        ",\"LogConfig\":{\"Type\":\"local\",\"Config\":{\"max-size\":\"%llu\",\"max-file\":\"1\","
-                        "\"compress\":\"false\"}}",
-                        (unsigned long long)size);
+        return str_addf(out, ",\"LogConfig\":{\"Type\":\"%s\",\"Config\":{\"max-size\":\"%llu\"%s}}",
+                        d->podman ? "k8s-file" : "local", (unsigned long long)size,
+                        d->podman ? "" : ",\"max-file\":\"1\",\"compress\":\"false\"");
 }
 
 /* As the native engine isolates, as far as Docker has it: seccomp, masked and read-only paths are Docker's own. */
-static int add_host(struct str *out, const struct engine_spec *spec)
+static int add_host(const struct docker *d, struct str *out, const struct engine_spec *spec)
 {
         const struct engine_limits *l = &spec->limits;
         unsigned long long memory = MAX(l->memory, SPEC_MEMORY_MIN);
@@ -70,7 +70,7 @@ static int add_host(struct str *out, const struct engine_spec *spec)
                                   "\"SETFCAP\"],\"SecurityOpt\":[\"no-new-privileges\"],"
                                   "\"RestartPolicy\":{\"Name\":\"no\"}");
         if (r == 0)
-                r = add_log(out, l->output);
+                r = add_log(d, out, l->output);
         return r == 0 ? str_addc(out, '}') : r;
 }
 
@@ -101,7 +101,7 @@ int docker_spec_build(const struct docker *d, const struct docker_container *c, 
                      ",\"Labels\":{\"" DOCKER_LABEL_INSTANCE "\":\"%s\",\"" DOCKER_LABEL_TASK "\":\"%s\","
                      "\"" DOCKER_LABEL_OUTPUT "\":\"%llu\",\"" DOCKER_LABEL_SINCE "\":\"%llu\"}",
                      d->name, c->id, (unsigned long long)spec->limits.output, (unsigned long long)time_mono_ns()) < 0 ||
-            add_host(out, spec) < 0 || str_addc(out, '}') < 0)
+            add_host(d, out, spec) < 0 || str_addc(out, '}') < 0)
                 return err_oom(err);
         return 0;
 }

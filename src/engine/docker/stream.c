@@ -6,26 +6,21 @@
 #include "base/fd.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
+#include <unistd.h>
 
 #define STREAM_HEAD_MAX (16 * 1024)
 #define STREAM_PIECE (64 * 1024)
 #define STREAM_TURN 8 /* pieces in one turn of the loop */
-#define STREAM_RETRY_NS (10 * NS_PER_MS)
-#define STREAM_CONNECT_NS (10 * NS_PER_S)
 #define STREAM_ANSWER_NS (60 * NS_PER_S)
 
 static char piece[STREAM_PIECE]; /* the loop has one thread */
 
 static void stream_close(struct docker_stream *s)
 {
-        loop_io_remove(s->io);
-        s->io = NULL;
-        loop_timer_cancel(&s->retry);
-        fd_replace(&s->fd, -EBADF);
+        docker_conn_close(s->conn);
+        s->conn = NULL;
+        loop_timer_cancel(&s->timer);
         str_done(&s->out);
         str_done(&s->head);
 }
@@ -74,16 +69,13 @@ static void stream_watch(struct docker_stream *s)
 {
         const struct docker_container *c = s->container;
         bool paused = false;
-        uint32_t events;
 
+        if (!s->conn)
+                return;
         for (int i = 0; i < DOCKER_STREAMS; i++)
                 if (s->open && s->which & 1u << i)
                         paused |= c->out[i].paused;
-        events = paused ? 0 : EPOLLIN;
-        if (s->sent < s->out.len || (s->open && s->with_stdin && stdin_waits(c)))
-                events |= EPOLLOUT;
-        if (events != s->events && s->io && loop_io_set(s->io, events) == 0)
-                s->events = events;
+        docker_conn_wait(s->conn, !paused, s->sent < s->out.len || (s->open && s->with_stdin && stdin_waits(c)));
 }
 
 static void on_stdin(struct loop_io *io, uint32_t events, void *data);
@@ -93,7 +85,7 @@ static void stdin_finish(struct docker_stream *s)
 {
         stdin_close(s->container);
         s->with_stdin = false;
-        (void)shutdown(s->fd, SHUT_WR);
+        docker_conn_shutdown(s->conn);
 }
 
 static void stdin_pump(struct docker_stream *s)
@@ -101,12 +93,10 @@ static void stdin_pump(struct docker_stream *s)
         struct docker_container *c = s->container;
 
         while (stdin_waits(c)) {
-                ssize_t n = send(s->fd, c->stdin_data.data + c->stdin_sent, c->stdin_data.len - c->stdin_sent,
-                                 MSG_NOSIGNAL | MSG_DONTWAIT);
+                ssize_t n = docker_conn_send(s->conn, c->stdin_data.data + c->stdin_sent,
+                                             c->stdin_data.len - c->stdin_sent);
 
-                if (n < 0 && errno == EINTR)
-                        continue;
-                if (n < 0 && errno == EAGAIN)
+                if (n == -EAGAIN)
                         return;
                 if (n < 0) {
                         /* Nobody reads it any more. */
@@ -153,15 +143,42 @@ static void on_piece(enum engine_stream stream, const void *bytes, size_t len, v
         docker_output_take(data, stream, bytes, len);
 }
 
+static unsigned head_status(const struct str *head)
+{
+        unsigned status = 0;
+
+        if (head->len < 12 || memcmp(head->data, "HTTP/1.", 7) != 0)
+                return 0;
+        for (int i = 9; i < 12; i++) {
+                if (head->data[i] < '0' || head->data[i] > '9')
+                        return 0;
+                status = status * 10 + (unsigned)(head->data[i] - '0');
+        }
+        return status;
+}
+
+/* Bytes of the body that a refusal announces; 0 where it does not say. */
+static size_t head_length(const struct str *head)
+{
+        const char *at = strcasestr(head->data, "\r\nContent-Length:");
+        auto_free char *digits = NULL;
+        uint64_t n = 0;
+
+        if (!at)
+                return 0;
+        at += strlen("\r\nContent-Length:");
+        at += strspn(at, " ");
+        digits = strndup(at, strspn(at, "0123456789"));
+        return digits && parse_u64(digits, &n) == 0 ? (size_t)MIN(n, (uint64_t)STREAM_HEAD_MAX) : 0;
+}
+
 /* "HTTP/1.1 101 UPGRADED" or, of older ones, 200. As many bytes as belong to the head, 0 while it is not complete. */
 static ssize_t stream_head(struct docker_stream *s, const char *bytes, size_t len, struct err *err)
 {
-        size_t before = s->head.len;
+        size_t before = s->head.len, body;
         const char *end;
-        unsigned status = 0;
+        unsigned status;
 
-        if (before + len > STREAM_HEAD_MAX + STREAM_PIECE)
-                return err_set(err, EMSGSIZE, "attach: the head of the answer is too large");
         if (str_add(&s->head, bytes, len) < 0)
                 return err_oom(err);
         end = memmem(s->head.data, s->head.len, "\r\n\r\n", 4);
@@ -169,13 +186,17 @@ static ssize_t stream_head(struct docker_stream *s, const char *bytes, size_t le
                 return s->head.len > STREAM_HEAD_MAX
                                ? err_set(err, EMSGSIZE, "attach: the head of the answer is too large")
                                : 0;
-        if (s->head.len < 12 || memcmp(s->head.data, "HTTP/1.", 7) != 0)
+        status = head_status(&s->head);
+        if (status == 101 || status == 200)
+                return end + 4 - s->head.data - (ssize_t)before;
+        if (status == 0)
                 return err_set(err, EBADMSG, "attach: no HTTP came back");
-        for (int i = 9; i < 12; i++)
-                status = status * 10 + (unsigned)(unsigned char)(s->head.data[i] - '0') % 10;
-        if (status != 101 && status != 200)
-                return err_set(err, EREMOTEIO, "attach: Docker answered with status %u", status);
-        return end + 4 - s->head.data - (ssize_t)before;
+        body = s->head.len - (size_t)(end + 4 - s->head.data);
+        if (body < head_length(&s->head))
+                return 0;
+        s->refused = status;
+        docker_message(end + 4, body, status, s->why, sizeof(s->why));
+        return err_set(err, EREMOTEIO, "%s", s->why);
 }
 
 static int stream_take(struct docker_stream *s, const char *bytes, size_t len, struct err *err)
@@ -199,13 +220,11 @@ static int stream_take(struct docker_stream *s, const char *bytes, size_t len, s
 static int stream_read(struct docker_stream *s, struct err *err)
 {
         for (int i = 0; i < STREAM_TURN; i++) {
-                ssize_t n = recv(s->fd, piece, sizeof(piece), MSG_DONTWAIT);
+                ssize_t n = docker_conn_recv(s->conn, piece, sizeof(piece));
                 int r;
 
-                if (n < 0 && errno == EINTR)
-                        continue;
                 if (n < 0)
-                        return errno == EAGAIN ? 1 : err_sys(err, "attach");
+                        return n == -EAGAIN ? 1 : err_set(err, (int)-n, "attach: %s", strerror((int)-n));
                 if (n == 0)
                         return s->open ? demux_finish(&s->demux, err) : err_set(err, ECONNRESET, "attach: no answer");
                 r = stream_take(s, piece, (size_t)n, err);
@@ -218,17 +237,15 @@ static int stream_read(struct docker_stream *s, struct err *err)
 static void stream_write(struct docker_stream *s)
 {
         while (s->sent < s->out.len) {
-                ssize_t n = send(s->fd, s->out.data + s->sent, s->out.len - s->sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+                ssize_t n = docker_conn_send(s->conn, s->out.data + s->sent, s->out.len - s->sent);
 
-                if (n < 0 && errno == EINTR)
-                        continue;
                 if (n < 0)
                         return; /* what is wrong, reading tells */
                 s->sent += (size_t)n;
         }
 }
 
-static void on_socket(struct loop_io *io, uint32_t events, void *data)
+static void on_io(bool in, void *data)
 {
         struct docker_stream *s = data;
         struct docker_container *c = s->container;
@@ -236,9 +253,8 @@ static void on_socket(struct loop_io *io, uint32_t events, void *data)
         struct err err = ERR_INIT;
         int r = 1;
 
-        (void)io;
         stream_write(s);
-        if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+        if (in)
                 r = stream_read(s, &err);
         if (s->open && s->with_stdin && r == 1)
                 stdin_pump(s);
@@ -249,7 +265,7 @@ static void on_socket(struct loop_io *io, uint32_t events, void *data)
         }
         stream_watch(s);
         if (s->open && !was_open) {
-                loop_timer_cancel(&s->retry);
+                loop_timer_cancel(&s->timer);
                 docker_container_attached(c);
         }
 }
@@ -273,61 +289,38 @@ static void on_no_answer(struct loop_timer *timer, void *data)
         stream_failed(data, -ETIMEDOUT, "answer");
 }
 
-static int stream_connected(struct docker_stream *s)
+static void on_open(void *data)
 {
-        struct docker_container *c = s->container;
-        int r = loop_io_add(c->docker->loop, s->fd, EPOLLIN | EPOLLOUT, on_socket, s, &s->io, NULL);
+        struct docker_stream *s = data;
 
-        s->events = EPOLLIN | EPOLLOUT;
-        if (r == 0)
-                r = loop_timer_set(c->docker->loop, &s->retry, time_mono_ns() + STREAM_ANSWER_NS, on_no_answer, s);
-        return r;
+        if (loop_timer_set(s->container->docker->loop, &s->timer, time_mono_ns() + STREAM_ANSWER_NS, on_no_answer, s) < 0)
+                stream_failed(s, -ENOMEM, "answer");
+        else
+                on_io(false, s);
 }
 
-static void on_retry(struct loop_timer *timer, void *data);
-
-/* A unix socket whose backlog is full answers EAGAIN, and says nothing when there is room (unix(7)). */
-static int stream_connect(struct docker_stream *s)
+static void on_failed(int r, const struct err *err, void *data)
 {
-        struct docker_container *c = s->container;
-        struct sockaddr_un sa = { .sun_family = AF_UNIX };
-
-        (void)snprintf(sa.sun_path, sizeof(sa.sun_path), "%s", c->docker->socket);
-        if (connect(s->fd, (struct sockaddr *)&sa, sizeof(sa)) == 0)
-                return stream_connected(s);
-        if (errno != EAGAIN && errno != EINTR)
-                return -errno;
-        if (time_mono_ns() > s->since_ns + STREAM_CONNECT_NS)
-                return -ETIMEDOUT;
-        return loop_timer_set(c->docker->loop, &s->retry, time_mono_ns() + STREAM_RETRY_NS, on_retry, s);
-}
-
-static void on_retry(struct loop_timer *timer, void *data)
-{
-        int r = stream_connect(data);
-
-        (void)timer;
-        if (r < 0)
-                stream_failed(data, r, "connect");
+        stream_ended(data, r, err);
 }
 
 static int stream_open(struct docker_container *c, struct docker_stream *s, struct err *err)
 {
-        int r;
+        static const struct docker_conn_handler handler = { .open = on_open, .io = on_io, .failed = on_failed };
+        const char *body = c->exec ? "{\"Detach\":false,\"Tty\":false}" : "";
+        auto_free char *path = c->exec ? str_printf("/exec/%s/start", c->exec)
+                                       : str_printf("/containers/%s/attach?stream=true%s%s%s", c->name,
+                                                    s->with_stdin ? "&stdin=true" : "",
+                                                    s->which & 1u << ENGINE_STDOUT ? "&stdout=true" : "",
+                                                    s->which & 1u << ENGINE_STDERR ? "&stderr=true" : "");
 
-        s->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-        if (s->fd < 0)
-                return err_sys(err, "socket");
-        if (str_addf(&s->out,
-                     "POST %s/containers/%s/attach?stream=1%s%s%s HTTP/1.1\r\nHost: docker\r\nContent-Length: 0\r\n"
-                     "Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n",
-                     c->docker->prefix, c->name, s->with_stdin ? "&stdin=1" : "",
-                     s->which & 1u << ENGINE_STDOUT ? "&stdout=1" : "",
-                     s->which & 1u << ENGINE_STDERR ? "&stderr=1" : "") < 0)
+        if (!path ||
+            str_addf(&s->out,
+                     "POST %s%s HTTP/1.1\r\nHost: docker\r\nUser-Agent: mayfly\r\n%sContent-Length: %zu\r\n"
+                     "Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n%s",
+                     c->docker->prefix, path, body[0] ? "Content-Type: application/json\r\n" : "", strlen(body), body) < 0)
                 return err_oom(err);
-        s->since_ns = time_mono_ns();
-        r = stream_connect(s);
-        return r < 0 ? err_set(err, -r, "connect to '%s': %s", c->docker->socket, strerror(-r)) : 0;
+        return docker_conn_open(c->docker, &handler, s, &s->conn, err);
 }
 
 /* Live streams have a connection each, because one of them may be paused. */

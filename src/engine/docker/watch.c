@@ -5,28 +5,20 @@
 
 #include "base/log.h"
 
-#include <errno.h>
 #include <limits.h>
-#include <string.h>
 
-#define EVENT_MAX (64 * 1024)
-
-static void event_line(struct docker *d, const char *line, size_t len)
+static void on_line(const json_t *event, void *data)
 {
-        auto_json event = NULL;
-        const json_t *attributes;
-        const char *id;
+        struct docker *d = data;
+        const json_t *attributes = json_object_get(json_object_get(event, "Actor"), "Attributes");
+        const char *name = json_string_value(json_object_get(attributes, "name"));
         struct docker_container *c;
 
-        if (len == 0 || json_read(line, len, &event, NULL) < 0)
-                return;
-        attributes = json_object_get(json_object_get(event, "Actor"), "Attributes");
-        id = json_string_value(json_object_get(attributes, DOCKER_LABEL_TASK));
-        if (!id || !str_eq(json_string_value(json_object_get(event, "Action")), "oom") ||
+        if (!name || !str_eq(json_string_value(json_object_get(event, "Action")), "oom") ||
             !str_eq(json_string_value(json_object_get(attributes, DOCKER_LABEL_INSTANCE)), d->name))
                 return;
         LIST_FOREACH(c, &d->containers, node) {
-                if (str_eq(c->id, id)) {
+                if (!c->exec && str_eq(c->name, name)) {
                         docker_container_oom(c);
                         return;
                 }
@@ -36,24 +28,9 @@ static void event_line(struct docker *d, const char *line, size_t len)
 static int on_event(struct docker_call *call, const void *bytes, size_t len, void *data)
 {
         struct docker *d = data;
-        const char *at = bytes, *end = at + len;
 
         (void)call;
-        while (at < end) {
-                const char *nl = memchr(at, '\n', (size_t)(end - at));
-                size_t n = (size_t)((nl ? nl : end) - at);
-
-                if (d->event.len + n > EVENT_MAX)
-                        return -EMSGSIZE;
-                if (str_add(&d->event, at, n) < 0)
-                        return -ENOMEM;
-                if (nl) {
-                        event_line(d, d->event.data, d->event.len);
-                        str_clear(&d->event);
-                }
-                at += n + (nl != NULL);
-        }
-        return 0;
+        return docker_lines_feed(&d->events, bytes, len, on_line, d);
 }
 
 static void on_events_end(struct docker_call *call, int r, const struct err *err, void *data)
@@ -62,7 +39,7 @@ static void on_events_end(struct docker_call *call, int r, const struct err *err
 
         (void)call;
         d->watch = NULL;
-        str_clear(&d->event);
+        docker_lines_done(&d->events);
         if (r < 0)
                 log_debug("Docker's events: %s", err->text);
 }

@@ -1,0 +1,314 @@
+/* What is known of the host (GET /version, GET /info), what of it weakens or hinders tasks, and giving it images. */
+
+#include "engine/docker/internal.h"
+
+#include "base/fd.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define INFO_MINOR_MIN 41
+#define INFO_MINOR_MAX 51 /* what is known of the API */
+#define LOAD_TIMEOUT_S 3600
+
+/* ── /version ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static int minor_of(const char *text, uint32_t *ret)
+{
+        return text && str_starts(text, "1.") ? parse_u32(text + 2, ret) : -EINVAL;
+}
+
+static void plain(char *out, size_t size, const char *text)
+{
+        (void)snprintf(out, size, "%s", text ? text : "");
+        for (char *p = out; *p; p++)
+                if ((unsigned char)*p < ' ' || (unsigned char)*p > '~')
+                        *p = '?';
+}
+
+/* Podman names itself in the list of what it is made of. */
+static bool is_podman(const json_t *version)
+{
+        const json_t *parts = json_object_get(version, "Components");
+
+        for (size_t i = 0; i < json_array_size(parts); i++) {
+                const char *name = json_string_value(json_object_get(json_array_get(parts, i), "Name"));
+
+                if (name && strstr(name, "Podman"))
+                        return true;
+        }
+        return false;
+}
+
+int docker_version_read(struct docker *d, const char *text, size_t len, struct err *err)
+{
+        auto_json answer = NULL;
+        uint32_t newest, oldest = 0;
+        const char *least;
+
+        if (json_read(text ? text : "", len, &answer, NULL) < 0 || !json_is_object(answer))
+                return err_set(err, EBADMSG, "its answer is not what Docker says: is it Docker's address?");
+        if (minor_of(json_string_value(json_object_get(answer, "ApiVersion")), &newest) < 0)
+                return err_set(err, EBADMSG, "its version makes no sense: is it Docker's address?");
+        if (newest < INFO_MINOR_MIN)
+                return err_set(err, EPROTO, "its API 1.%u is older than 1.%d: Docker 20.10 or newer is needed", newest,
+                               INFO_MINOR_MIN);
+        least = json_string_value(json_object_get(answer, "MinAPIVersion"));
+        if (least && minor_of(least, &oldest) == 0 && oldest > INFO_MINOR_MAX)
+                return err_set(err, EPROTO, "its API begins with 1.%u, and ours ends with 1.%d: update Mayfly", oldest,
+                               INFO_MINOR_MAX);
+        (void)snprintf(d->prefix, sizeof(d->prefix), "/v1.%u", MIN(newest, (uint32_t)INFO_MINOR_MAX));
+        d->podman = is_podman(answer);
+        plain(d->version, sizeof(d->version), json_string_value(json_object_get(answer, "Version")));
+        return 0;
+}
+
+/* ── /info ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void find(struct docker *d, const char *text)
+{
+        char *line = d->n_findings < ENGINE_DOCKER_FINDINGS_MAX ? strdup(text) : NULL;
+
+        if (line)
+                d->findings[d->n_findings++] = line;
+}
+
+static bool is_false(const json_t *info, const char *name)
+{
+        return json_is_false(json_object_get(info, name));
+}
+
+static bool lists(const json_t *list, const char *part)
+{
+        for (size_t i = 0; i < json_array_size(list); i++) {
+                const char *text = json_string_value(json_array_get(list, i));
+
+                if (text && strstr(text, part))
+                        return true;
+        }
+        return false;
+}
+
+static void find_isolation(struct docker *d, const json_t *info)
+{
+        const json_t *options = json_object_get(info, "SecurityOptions");
+
+        if (!lists(options, "name=seccomp"))
+                find(d, "containers run without seccomp: use a kernel with CONFIG_SECCOMP_FILTER, and no "
+                        "seccomp-profile \"unconfined\"");
+        if (!lists(options, "name=userns") && !lists(options, "name=rootless") &&
+            !json_is_true(json_object_get(info, "Rootless")))
+                find(d, d->podman ? "root in a container is root on the host: run Podman without root"
+                                  : "root in a container is root on the host: set \"userns-remap\": \"default\" in "
+                                    "/etc/docker/daemon.json, or run Docker without root");
+}
+
+static void find_limits(struct docker *d, const json_t *info)
+{
+        static const struct {
+                const char *member, *text;
+        } limits[] = {
+                { "MemoryLimit", "memory limits have no effect: boot with cgroup_enable=memory" },
+                { "SwapLimit", "swap is not limited: boot with swapaccount=1, or use cgroup version 2" },
+                { "PidsLimit", "the number of processes is not limited: use a kernel with CONFIG_CGROUP_PIDS" },
+                { "CpuCfsQuota", "processor limits have no effect: use a kernel with CONFIG_CFS_BANDWIDTH" },
+                { "IPv4Forwarding", "containers have no network: set net.ipv4.ip_forward=1" },
+        };
+
+        for (size_t i = 0; i < ARRAY_LEN(limits); i++)
+                if (is_false(info, limits[i].member))
+                        find(d, limits[i].text);
+}
+
+static void find_rest(struct docker *d, const json_t *info)
+{
+        const json_t *logs = json_object_get(json_object_get(info, "Plugins"), "Log");
+        const char *driver = d->podman ? "k8s-file" : "local";
+
+        if (!d->podman && is_false(info, "LiveRestoreEnabled"))
+                find(d, "a restart of Docker ends the tasks: set \"live-restore\": true in /etc/docker/daemon.json");
+        if (json_is_array(logs) && !lists(logs, driver))
+                find(d, "the log driver that tasks' output is kept by is missing: \"local\", or Podman's \"k8s-file\"");
+        if (!str_eq(json_string_value(json_object_get(info, "OSType")), "linux"))
+                find(d, "its containers are not Linux containers: nothing runs there");
+}
+
+static void findings_clear(struct docker *d)
+{
+        for (size_t i = 0; i < d->n_findings; i++)
+                free(d->findings[i]);
+        d->n_findings = 0;
+}
+
+void docker_info_done(struct docker *d)
+{
+        findings_clear(d);
+}
+
+int docker_info_read(struct docker *d, const char *text, size_t len, struct err *err)
+{
+        auto_json info = NULL;
+
+        if (json_read(text ? text : "", len, &info, NULL) < 0 || !json_is_object(info))
+                return err_set(err, EBADMSG, "its description of itself makes no sense");
+        findings_clear(d);
+        find_isolation(d, info);
+        find_limits(d, info);
+        find_rest(d, info);
+        return 0;
+}
+
+static void on_info(struct docker_call *call, int r, const struct err *err, void *data)
+{
+        struct docker *d = data;
+        struct err fault = ERR_INIT;
+
+        d->ping = NULL;
+        if (r == 0 && call->status != 200)
+                r = err_set(&fault, EREMOTEIO, "GET /info: status %u", call->status);
+        else if (r < 0)
+                fault = *err;
+        if (r == 0)
+                r = docker_info_read(d, call->body.data, call->body.len, &fault);
+        docker_known(d, r, &fault);
+}
+
+int docker_info_begin(struct docker *d, struct err *err)
+{
+        const struct docker_request q = { .method = "GET", .path = "/info" };
+
+        return docker_call(d, &q, on_info, d, &d->ping, err);
+}
+
+void engine_docker_about(const struct engine *e, struct engine_docker_about *ret)
+{
+        const struct docker *d = CONTAINER_OF(e, const struct docker, engine);
+
+        *ret = (struct engine_docker_about){
+                .product = !d->version[0] ? ""
+                           : d->podman    ? "Podman"
+                                          : "Docker",
+                .version = d->version,
+                .api = d->prefix[0] ? d->prefix + strlen("/v") : "",
+                .findings = (const char *const *)d->findings,
+                .n_findings = d->n_findings,
+        };
+}
+
+void engine_docker_watch(struct engine *e, void (*fn)(struct engine *e, void *data), void *data)
+{
+        struct docker *d = CONTAINER_OF(e, struct docker, engine);
+
+        d->watcher = fn;
+        d->watcher_data = data;
+}
+
+/* ── loading images ──────────────────────────────────────────────────────────────────────────────────────────────── */
+
+struct load {
+        int fd;
+        off_t at;
+        struct docker_lines lines;
+        struct err fault;
+        engine_done_fn fn;
+        void *data;
+};
+
+static void load_free(void *data)
+{
+        struct load *l = data;
+
+        fd_close(l->fd);
+        docker_lines_done(&l->lines);
+        free(l);
+}
+
+static ssize_t on_load_send(void *buf, size_t max, void *data)
+{
+        struct load *l = data;
+        ssize_t n;
+
+        do
+                n = pread(l->fd, buf, max, l->at);
+        while (n < 0 && errno == EINTR);
+        if (n > 0)
+                l->at += n;
+        return n < 0 ? -errno : n;
+}
+
+/* As in a pull, what is wrong stands in the stream (Engine API, ImageLoad). */
+static void on_load_line(const json_t *line, void *data)
+{
+        struct load *l = data;
+        const char *text = json_string_value(json_object_get(json_object_get(line, "errorDetail"), "message"));
+        char shown[STR_SHOWN_MAX];
+
+        if (!text)
+                text = json_string_value(json_object_get(line, "error"));
+        if (text && !l->fault.num)
+                (void)err_set(&l->fault, EBADMSG, "load: %s", str_show(text, shown));
+}
+
+static int on_load_data(struct docker_call *call, const void *bytes, size_t len, void *data)
+{
+        struct load *l = data;
+
+        (void)call;
+        return docker_lines_feed(&l->lines, bytes, len, on_load_line, l);
+}
+
+static void on_loaded(struct docker_call *call, int r, const struct err *err, void *data)
+{
+        struct load *l = data;
+        struct err fault = ERR_INIT;
+        char text[200];
+
+        if (r < 0) {
+                fault = *err;
+        } else if (call->status != 200) {
+                docker_call_message(call, text, sizeof(text));
+                r = err_set(&fault, call->status == 400 ? EBADMSG : EREMOTEIO, "load: %s", text);
+        } else {
+                docker_lines_end(&l->lines, on_load_line, l);
+                fault = l->fault;
+                r = -l->fault.num;
+        }
+        l->fn(r, &fault, l->data);
+        load_free(l);
+}
+
+int engine_docker_load(struct engine *e, int tar_fd, engine_done_fn fn, void *data, struct err *err)
+{
+        struct docker *d = CONTAINER_OF(e, struct docker, engine);
+        struct docker_request q = {
+                .method = "POST",
+                .path = "/images/load?quiet=true",
+                .type = "application/x-tar",
+                .timeout_s = LOAD_TIMEOUT_S,
+                .send = on_load_send,
+                .on_data = on_load_data,
+                .drop = load_free,
+        };
+        struct stat st;
+        struct load *l;
+        int r;
+
+        if (!d->up)
+                return err_set(err, ENOTCONN, "%s", d->fault);
+        if (fstat(tar_fd, &st) < 0 || !S_ISREG(st.st_mode))
+                return err_set(err, EINVAL, "load: not a regular file");
+        l = calloc(1, sizeof(*l));
+        if (!l)
+                return err_oom(err);
+        *l = (struct load){ .fd = fcntl(tar_fd, F_DUPFD_CLOEXEC, 3), .fn = fn, .data = data };
+        q.body_len = (size_t)st.st_size;
+        r = l->fd < 0 ? err_sys(err, "load") : docker_call(d, &q, on_loaded, l, NULL, err);
+        if (r < 0)
+                load_free(l);
+        return r;
+}
