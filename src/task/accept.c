@@ -59,26 +59,22 @@ static void on_accepted(int r, const struct err *err, void *data)
 
 static int seal_request(const struct task *t, struct str *out, struct err *err)
 {
+        struct wire_task_request named; /* borrows all */
         auto_secret text = STR_INIT;
         char context[CONTEXT_MAX];
         int r;
 
         if (!t->request.image)
                 return 0;
-        r = wire_task_request_write(&t->request, &text);
+        /* The default may be another one when it is read. */
+        named = t->request;
+        named.engine = (char *)(uintptr_t)t->engine->ops->name;
+        r = wire_task_request_write(&named, &text);
         if (r < 0)
                 return err_set(err, -r, "write the request: %s", strerror(-r));
         context_of(t->id, context);
         r = seal_seal(t->ts->config.seal, context, text.data, text.len, out);
         return r < 0 ? err_set(err, -r, "seal the request: %s", strerror(-r)) : 0;
-}
-
-uint64_t tasks_life(const struct tasks *ts)
-{
-        struct engine *e = ts->engine;
-        uint64_t life = e->ops->life ? e->ops->life(e) : 0;
-
-        return life ? life : TASK_LIFE_UNKNOWN;
 }
 
 int task_accept(struct task *t, struct err *err)
@@ -90,7 +86,7 @@ int task_accept(struct task *t, struct err *err)
         (void)snprintf(q.id, sizeof(q.id), "%s", t->id);
         /* While it pulls, the start is to be marked still, which then comes behind this on disk. */
         if (t->state > WIRE_PULLING)
-                q.started = tasks_life(ts);
+                q.started = engine_life(t->engine);
         else if (t->state == WIRE_PULLING && q.attempts > 0)
                 q.attempts--;
         q.owner = strdup(t->rec.owner);
@@ -186,9 +182,42 @@ static void recover_found(struct task *t, struct wire_task_request *request)
 }
 
 /* It was marked under the very engine that lives, which does not have it: the daemon died before it asked for the start. */
-static bool never_ran(const struct tasks *ts, const struct history_request *q)
+static bool never_ran(const struct task_engine *e, uint64_t started)
 {
-        return !ts->forgot && q->started > TASK_LIFE_UNKNOWN && q->started == tasks_life(ts);
+        return !e->forgot && started > TASK_LIFE_UNKNOWN && started == engine_life(e->engine);
+}
+
+void task_not_found(struct task *t)
+{
+        bool fresh = never_ran(task_engine_of(t), t->awaited);
+
+        t->awaited = 0;
+        if (fresh && t->rec.attempts > 0)
+                t->rec.attempts--;
+        if (t->rec.kill_reason) {
+                task_end(t, WIRE_KILLED, t->rec.kill_reason, -1, 0, NULL);
+        } else if (!fresh) {
+                task_fail(t, WIRE_REASON_NODE_LOST, -1, "the node stopped while it ran");
+        } else {
+                task_watch_queue(t);
+                tasks_enqueue(t);
+        }
+}
+
+/* Of one that no engine which answered has. */
+static void recover_absent(struct task *t, const struct history_request *q, const struct task_engine *e)
+{
+        if (!e) {
+                task_fail(t, q->started ? WIRE_REASON_NODE_LOST : WIRE_REASON_START_ERROR, -1,
+                          "its engine is none of this node any more");
+        } else if (q->started) {
+                t->awaited = q->started;
+                if (e->listed)
+                        task_not_found(t);
+        } else {
+                task_watch_queue(t);
+                tasks_enqueue(t);
+        }
 }
 
 static int recover(struct tasks *ts, struct history_request *q)
@@ -196,6 +225,7 @@ static int recover(struct tasks *ts, struct history_request *q)
         struct wire_task_request request = { .image = NULL };
         struct task *t = tasks_find(ts, q->id);
         struct err err = ERR_INIT;
+        struct task_engine *e;
         bool broken;
 
         broken = open_request(ts, q, &request, &err) < 0;
@@ -208,8 +238,7 @@ static int recover(struct tasks *ts, struct history_request *q)
                 wire_task_request_done(&request);
                 return 0;
         }
-        if (never_ran(ts, q) && q->attempts > 0)
-                q->attempts--;
+        e = tasks_engine(ts, request.engine);
         if (broken)
                 request.image = strdup("unknown");
         if (!request.image || tasks_restore(ts, q, &request, &t) < 0) {
@@ -218,14 +247,12 @@ static int recover(struct tasks *ts, struct history_request *q)
         }
         if (broken)
                 t->request.retries = 0;
-        if (broken) {
+        if (e)
+                t->engine = e->engine;
+        if (broken)
                 task_fail(t, WIRE_REASON_START_ERROR, -1, "its request could not be read after a restart");
-        } else if (q->started && !never_ran(ts, q)) {
-                task_fail(t, WIRE_REASON_NODE_LOST, -1, "the node stopped while it ran");
-        } else {
-                task_watch_queue(t);
-                tasks_enqueue(t);
-        }
+        else
+                recover_absent(t, q, e);
         return 0;
 }
 

@@ -145,26 +145,26 @@ void tasks_enqueue(struct task *t)
         list_append(&o->queue, &t->queue_node);
 }
 
-/* What is on disk waits for the next daemon when this one is to stop. */
-static struct task *first_of(const struct tasks *ts, const struct owner *o)
+/* What is on disk waits for the next daemon when this one is to stop. What waits for its engine lets others past. */
+static struct task *first_of(const struct tasks *ts, const struct owner *o, bool all_up)
 {
         struct task *t;
 
         if (o->max_running > 0 && o->running >= o->max_running)
                 return NULL;
         LIST_FOREACH(t, &o->queue, queue_node)
-                if (!ts->draining || t->disk == TASK_UNSTORED)
+                if ((!ts->draining || t->disk == TASK_UNSTORED) && (all_up || !task_engine_of(t)->down))
                         return t;
         return NULL;
 }
 
-static struct task *next_task(struct tasks *ts)
+static struct task *next_task(struct tasks *ts, bool all_up)
 {
         struct owner *o;
         struct task *t;
 
         LIST_FOREACH(o, &ts->ring, node) {
-                t = first_of(ts, o);
+                t = first_of(ts, o, all_up);
                 if (t)
                         return t;
         }
@@ -181,8 +181,7 @@ static int may_start(struct tasks *ts, const struct task *t)
                         history_flush(ts->history);
                 return 0;
         }
-        if (ts->engine->ops->check(ts->engine, NULL) == -ENOTCONN || !memory_suffices(ts) ||
-            (ts->engine->ops->room && !ts->engine->ops->room(ts->engine, ts->starting)))
+        if (!memory_suffices(ts) || (t->engine->ops->room && !t->engine->ops->room(t->engine, ts->starting)))
                 return -EAGAIN;
         return 1;
 }
@@ -211,25 +210,37 @@ static void admit(struct task *t)
         task_admit(t);
 }
 
+static void admit_later(struct tasks *ts)
+{
+        if (ts->admit_timer.heap_index == 0)
+                (void)loop_timer_set(ts->loop, &ts->admit_timer, time_mono_ns() + TASK_RETRY_NS, on_admit_timer, ts);
+}
+
 /* A large task is not starved by small ones: while it does not fit, nobody is let past it. */
 void tasks_admit(struct tasks *ts)
 {
         struct task *t;
+        bool all_up;
 
         /* An end within a start comes back here; the loop below goes on in its place. */
         if (ts->admitting || ts->freeing)
                 return;
+        if (list_empty(&ts->ring))
+                return;
         ts->admitting = true;
-        while ((t = next_task(ts))) {
+        all_up = tasks_engines_look(ts);
+        while ((t = next_task(ts, all_up))) {
                 int r = may_start(ts, t);
 
-                if (r == -EAGAIN && ts->admit_timer.heap_index == 0)
-                        (void)loop_timer_set(ts->loop, &ts->admit_timer, time_mono_ns() + TASK_RETRY_NS, on_admit_timer,
-                                             ts);
+                if (r == -EAGAIN)
+                        admit_later(ts);
                 if (r <= 0)
                         break;
                 admit(t);
+                all_up = tasks_engines_look(ts);
         }
+        if (!all_up && !list_empty(&ts->ring))
+                admit_later(ts);
         ts->admitting = false;
 }
 
@@ -273,7 +284,7 @@ void tasks_count_output(struct task *t)
         for (int i = 0; i < 2; i++) {
                 struct engine_output o = { .fd = -EBADF };
 
-                t->ts->engine->ops->attach(t->container, (enum engine_stream)i, &o);
+                t->engine->ops->attach(t->container, (enum engine_stream)i, &o);
                 kept += o.kept;
         }
         cost = task_cost(&t->rec.limits) + (kept > promised ? kept - promised : 0);

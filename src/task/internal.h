@@ -54,8 +54,17 @@ struct task_stdin {
         bool ended, short_write;
 };
 
+struct task_engine {
+        struct engine *engine;
+        struct tasks *ts;
+        bool listed; /* what it has is known */
+        bool forgot; /* a container of an earlier daemon had to be removed unheard */
+        bool down;   /* in this round of admission */
+};
+
 struct task {
         struct tasks *ts;
+        struct engine *engine;
         struct owner *owner;
         struct list node, queue_node;
         char id[ID_LEN + 1];
@@ -78,6 +87,7 @@ struct task {
         bool cancel_when_alone;
         void *durable_waiter;
         bool nameless; /* durable from the start: there is no task until it is on disk */
+        uint64_t awaited; /* it had started (history_request.started) in an engine that has not said what it has; 0: no */
         enum task_disk disk;
         VEC(struct stored_call) stored_calls;
         VEC(struct task_waiter) waiters;
@@ -108,7 +118,8 @@ struct task {
 
 struct tasks {
         struct loop *loop;
-        struct engine *engine;
+        struct task_engine engines[TASKS_ENGINES_MAX]; /* the first is the default */
+        size_t n_engines;
         struct history *history;
         struct tasks_config config;
         struct map *by_id, *by_key, *owners;
@@ -122,12 +133,12 @@ struct tasks {
         uint64_t available, sampled_ns;
         uint64_t ended_ns, pace_ns; /* the last end; how far apart ends are */
         struct loop_timer admit_timer;
-        bool forgot; /* a container of an earlier daemon had to be removed unheard */
         bool draining, freeing, admitting;
         engine_done_fn adopted;
         void *adopted_data;
-        int list_error;
-        struct err list_err;
+        struct loop_timer adopt_timer; /* for engines that do not answer */
+        bool listing;                  /* the engines were asked what they have */
+        bool recovering;               /* the accepted requests have been, or are being, looked through */
 };
 
 /* life.c: each moves a task on. */
@@ -139,6 +150,8 @@ void task_fail(struct task *t, enum wire_reason reason, int exit_code, const cha
 void task_kill(struct task *t, enum wire_reason reason, int signo);
 void task_end_by_exit(struct task *t);
 int task_adopt(struct tasks *ts, struct engine_container *c, const char *id, struct task_record *rec);
+/* An awaited task: its engine has it not. */
+void task_not_found(struct task *t);
 void task_watch_queue(struct task *t);
 /* Calls the waiters of an ended task. */
 void task_tell(struct task *t);
@@ -166,6 +179,7 @@ void tasks_count_output(struct task *t); /* after there is more of it */
 /* task.c */
 struct task *tasks_add(struct tasks *ts, const char *id); /* NULL: out of memory */
 int tasks_add_key(struct task *t);
+struct task *tasks_find_key(struct tasks *ts, const char *owner, const char *key); /* NULL: none that lives */
 /* Bytes of the machine that it is promised. Of its output, which lies in memory too, that is the part which most tasks ask
  * for at most; what is more counts when it is there. */
 #define TASK_OUTPUT_PROMISED (UINT64_C(2) << 20)
@@ -181,7 +195,13 @@ int task_accept(struct task *t, struct err *err);
 void task_tell_stored(struct task *t, int r, const struct err *err);
 int tasks_recover(struct tasks *ts, struct err *err);
 #define TASK_LIFE_UNKNOWN 1
-uint64_t tasks_life(const struct tasks *ts); /* the engine's; TASK_LIFE_UNKNOWN where it tells none */
+uint64_t engine_life(struct engine *e); /* TASK_LIFE_UNKNOWN where it tells none */
+
+/* engines.c */
+struct task_engine *tasks_engine(struct tasks *ts, const char *name); /* NULL: the default's; NULL where there is none */
+struct task_engine *task_engine_of(const struct task *t);
+void tasks_engine_names(const struct tasks *ts, char *out, size_t size); /* "native, docker" */
+bool tasks_engines_look(struct tasks *ts); /* notes which are down; false where one is */
 
 /* live.c */
 int task_live_open(struct task *t, int *ret_stdin_fd, struct err *err);

@@ -151,7 +151,7 @@ static bool output_exceeded(const struct task *t)
         for (int i = 0; i < 2; i++) {
                 struct engine_output o;
 
-                t->ts->engine->ops->attach(t->container, (enum engine_stream)i, &o);
+                t->engine->ops->attach(t->container, (enum engine_stream)i, &o);
                 if (o.total > (uint64_t)t->rec.limits.output)
                         return true;
         }
@@ -228,7 +228,7 @@ static void save_record(struct task *t)
         int r = task_record_write(&t->rec, &record);
 
         if (r == 0)
-                r = t->ts->engine->ops->update_record(t->container, record.data, record.len, &err);
+                r = t->engine->ops->update_record(t->container, record.data, record.len, &err);
         if (r < 0)
                 log_debug("task %s: record: %s", t->id, err.num ? err.text : strerror(-r));
 }
@@ -256,7 +256,7 @@ void task_kill(struct task *t, enum wire_reason reason, int signo)
                 (void)loop_timer_set(ts->loop, &t->grace, t->rec.grace_end_ns, on_grace, t);
         }
         save_record(t);
-        (void)ts->engine->ops->signal(t->container, signo, NULL);
+        (void)t->engine->ops->signal(t->container, signo, NULL);
 }
 
 void task_cancel(struct task *t)
@@ -266,13 +266,18 @@ void task_cancel(struct task *t)
                 /* When this daemon stops, what is on disk is the next one's. */
                 if (t->ts->draining && t->disk == TASK_STORED)
                         break;
+                /* What its engine says ends it. */
+                if (t->awaited) {
+                        t->rec.kill_reason = WIRE_REASON_CANCELLED;
+                        break;
+                }
                 task_end(t, WIRE_KILLED, WIRE_REASON_CANCELLED, -1, 0, NULL);
                 break;
         case WIRE_PULLING:
                 /* The engine's answer about the image ends it. */
                 t->rec.kill_reason = WIRE_REASON_CANCELLED;
-                if (t->ts->engine->ops->cancel_image)
-                        t->ts->engine->ops->cancel_image(t->ts->engine, t);
+                if (t->engine->ops->cancel_image)
+                        t->engine->ops->cancel_image(t->engine, t);
                 break;
         case WIRE_RUNNING:
                 if (!t->rec.kill_reason)
@@ -289,7 +294,7 @@ int task_signal(struct task *t, int signo, struct err *err)
 {
         if (t->state != WIRE_RUNNING || t->exited)
                 return err_set(err, ESRCH, "the task does not run");
-        return t->ts->engine->ops->signal(t->container, signo, err);
+        return t->engine->ops->signal(t->container, signo, err);
 }
 
 static void on_timeout(struct loop_timer *timer, void *data);
@@ -325,7 +330,7 @@ static void on_timeout(struct loop_timer *timer, void *data)
         int r;
 
         (void)timer;
-        ops = t->ts->engine->ops;
+        ops = t->engine->ops;
         r = ops->stats(t->container, on_started, t, NULL);
         if (r == 0)
                 t->owed++;
@@ -386,7 +391,7 @@ static void on_cpu_timer(struct loop_timer *timer, void *data)
         (void)timer;
         if (t->asking_cpu)
                 return;
-        if (t->ts->engine->ops->stats(t->container, on_cpu, t, NULL) < 0) {
+        if (t->engine->ops->stats(t->container, on_cpu, t, NULL) < 0) {
                 watch_cpu(t, 0);
                 return;
         }
@@ -507,7 +512,7 @@ static int create_with(struct task *t, const struct str *record, const struct fi
 
         for (size_t i = 0; i < q->n_secrets; i++)
                 secrets[i] = (struct engine_secret){ q->secrets[i].name, q->secrets[i].value, q->secrets[i].len };
-        return t->ts->engine->ops->create(t->ts->engine, &spec, t->is_live ? &live_events : &events, t, &t->container,
+        return t->engine->ops->create(t->engine, &spec, t->is_live ? &live_events : &events, t, &t->container,
                                           err);
 }
 
@@ -539,7 +544,7 @@ static void task_start(struct task *t)
         else
                 r = create_container(t, &record, &err);
         if (r == 0)
-                r = t->ts->engine->ops->start(t->container, &err);
+                r = t->engine->ops->start(t->container, &err);
         if (r < 0) {
                 task_fail(t, WIRE_REASON_START_ERROR, -1, err.text);
                 return;
@@ -586,7 +591,7 @@ static void mark_and_start(struct task *t)
                 return;
         }
         t->rec.accepted = true;
-        if (history_started(t->ts->history, t->id, tasks_life(t->ts), t->rec.attempts, on_marked, t, &err) < 0) {
+        if (history_started(t->ts->history, t->id, engine_life(t->engine), t->rec.attempts, on_marked, t, &err) < 0) {
                 task_fail(t, WIRE_REASON_START_ERROR, -1, err.text);
                 return;
         }
@@ -680,7 +685,7 @@ void task_admit(struct task *t)
                 .password = t->request.registry_password,
                 .progress = on_image_progress,
         };
-        struct engine *e = t->ts->engine;
+        struct engine *e = t->engine;
         struct err err = ERR_INIT;
         int r;
 
@@ -721,10 +726,22 @@ void task_watch_queue(struct task *t)
 
 /* ── from an earlier daemon ──────────────────────────────────────────────────────────────────────────────────────── */
 
-int task_adopt(struct tasks *ts, struct engine_container *c, const char *id, struct task_record *rec)
+/* One that waits has the key of one that runs: its engine told of that too late, and the two are the same to their client. */
+static void yield_key(struct tasks *ts, const char *owner, const char *key)
 {
-        struct task *t = tasks_add(ts, id);
+        struct task *t = key ? tasks_find_key(ts, owner, key) : NULL;
 
+        if (t && t->state == WIRE_QUEUED)
+                task_end(t, WIRE_FAILED, WIRE_REASON_START_ERROR, -1, 0,
+                         "a task with its idempotency key was running already");
+}
+
+static int adopt_new(struct tasks *ts, const char *id, struct task_record *rec, struct task **ret)
+{
+        struct task *t;
+
+        yield_key(ts, rec->owner, rec->key);
+        t = tasks_add(ts, id);
         if (!t)
                 return -ENOMEM;
         t->rec = *rec;
@@ -733,10 +750,43 @@ int task_adopt(struct tasks *ts, struct engine_container *c, const char *id, str
                 task_free(t);
                 return -ENOMEM;
         }
-        t->container = c;
-        t->state = WIRE_RUNNING;
         /* If its row is gone, nothing is lost by asking for its removal. */
         t->disk = t->rec.accepted ? TASK_STORED : TASK_UNSTORED;
+        *ret = t;
+        return 0;
+}
+
+/* It was cancelled meanwhile, maybe. */
+static void adopt_awaited(struct task *t, struct task_record *rec)
+{
+        struct task_record old = t->rec;
+
+        t->awaited = 0;
+        t->rec = *rec;
+        memset(rec, 0, sizeof(*rec));
+        if (!t->rec.kill_reason && old.kill_reason) {
+                t->rec.kill_reason = old.kill_reason;
+                t->rec.kill_signo = SIGKILL;
+        }
+        task_record_done(&old);
+        t->cancel_when_alone = false;
+        if (t->rec.retries == 0)
+                task_drop_request(t);
+}
+
+int task_adopt(struct tasks *ts, struct engine_container *c, const char *id, struct task_record *rec)
+{
+        struct task *t = tasks_find(ts, id);
+
+        if (t && t->awaited && str_eq(t->rec.owner, rec->owner) && str_eq(t->rec.key, rec->key))
+                adopt_awaited(t, rec);
+        else if (t)
+                return -EEXIST;
+        else if (adopt_new(ts, id, rec, &t) < 0)
+                return -ENOMEM;
+        t->engine = c->engine;
+        t->container = c;
+        t->state = WIRE_RUNNING;
         t->cost = task_cost(&t->rec.limits);
         t->admitted = true;
         t->owner->running++;
@@ -749,7 +799,7 @@ int task_adopt(struct tasks *ts, struct engine_container *c, const char *id, str
                 watch_cpu(t, 0);
         /* The signal may not have gone out before its sender died. */
         if (t->rec.kill_signo)
-                (void)ts->engine->ops->signal(c, t->rec.kill_signo, NULL);
+                (void)t->engine->ops->signal(c, t->rec.kill_signo, NULL);
         if (t->rec.kill_signo == SIGTERM)
                 (void)loop_timer_set(ts->loop, &t->grace, t->rec.grace_end_ns, on_grace, t);
         return 0;

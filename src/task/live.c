@@ -122,7 +122,7 @@ void task_on_data(struct engine_container *c, enum engine_stream stream, const v
 
 void task_pause(struct task *t, enum engine_stream stream, bool paused)
 {
-        const struct engine_ops *ops = t->ts->engine->ops;
+        const struct engine_ops *ops = t->engine->ops;
 
         if (t->is_live && t->container && ops->pause && t->state == WIRE_RUNNING && !t->exited)
                 ops->pause(t->container, stream, paused);
@@ -211,7 +211,7 @@ ssize_t task_read_output(struct task *t, enum engine_stream stream, uint64_t off
                         memcpy(buf, (const char *)t->out[stream] + offset, (size_t)n);
                 return n;
         }
-        t->ts->engine->ops->attach(t->container, stream, &o);
+        t->engine->ops->attach(t->container, stream, &o);
         if (offset >= o.kept)
                 return 0;
         n = pread(o.fd, buf, (size_t)MIN((uint64_t)len, o.kept - offset), (off_t)offset);

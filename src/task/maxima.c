@@ -178,7 +178,21 @@ static void check_network(struct checker *c, const struct tasks *ts, struct wire
                 q->network = WIRE_NET_NONE;
 }
 
-static void check_maxima(struct checker *c, const struct tasks *ts, struct wire_task_request *q)
+/* As the default network: one that is not allowed gives way to the first that is. */
+static void check_engines(struct checker *c, struct tasks *ts, struct wire_task_request *q)
+{
+        char *const *allowed = c->how->maxima->engines;
+
+        if (!allowed || named(q->engine ? q->engine : ts->engines[0].engine->ops->name, allowed))
+                return;
+        for (size_t i = 0; !q->engine && i < ts->n_engines; i++)
+                if (named(ts->engines[i].engine->ops->name, allowed))
+                        q->engine = strdup(ts->engines[i].engine->ops->name);
+        if (!q->engine || !named(q->engine, allowed))
+                refuse(c, EPERM, "/engine", "is not allowed to this key");
+}
+
+static void check_maxima(struct checker *c, struct tasks *ts, struct wire_task_request *q)
 {
         const struct task_maxima *m = c->how->maxima;
 
@@ -186,34 +200,42 @@ static void check_maxima(struct checker *c, const struct tasks *ts, struct wire_
         check_network(c, ts, q);
         if (m->images && !image_allowed(q, m->images))
                 refuse(c, EPERM, "/image", "is not allowed to this key");
-        if (m->engines && !named(q->engine ? q->engine : ts->engine->ops->name, m->engines))
-                refuse(c, EPERM, "/engine", "is not allowed to this key");
+        check_engines(c, ts, q);
 }
 
 /* ── the node ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static void need(struct checker *c, const struct tasks *ts, uint32_t feature, const char *pointer)
+static void need(struct checker *c, const struct engine *e, uint32_t feature, const char *pointer)
 {
         char text[96];
 
-        if (ts->engine->ops->features & feature)
+        if (e->ops->features & feature)
                 return;
-        (void)snprintf(text, sizeof(text), "is not what engine %s can do", ts->engine->ops->name);
+        (void)snprintf(text, sizeof(text), "is not what engine %s can do", e->ops->name);
         refuse(c, EINVAL, pointer, text);
 }
 
-static void check_engine(struct checker *c, const struct tasks *ts, const struct wire_task_request *q)
+static void check_engine(struct checker *c, struct tasks *ts, const struct wire_task_request *q)
 {
-        if (q->engine && !str_eq(q->engine, ts->engine->ops->name))
-                refuse(c, EINVAL, "/engine", "is no engine of this node");
+        const struct task_engine *chosen = tasks_engine(ts, q->engine);
+        char names[TASKS_ENGINES_MAX * 16], text[128];
+        const struct engine *e;
+
+        if (!chosen) {
+                tasks_engine_names(ts, names, sizeof(names));
+                (void)snprintf(text, sizeof(text), "is no engine of this node, which has: %s", names);
+                refuse(c, EINVAL, "/engine", text);
+                return;
+        }
+        e = chosen->engine;
         if (q->n_secrets > 0)
-                need(c, ts, ENGINE_F_SECRETS, "/secrets");
+                need(c, e, ENGINE_F_SECRETS, "/secrets");
         if (q->outputs && q->outputs[0])
-                need(c, ts, ENGINE_F_COPY_OUT, "/outputs");
+                need(c, e, ENGINE_F_COPY_OUT, "/outputs");
         if (q->limits.cpu_time_ns > 0)
-                need(c, ts, ENGINE_F_CPU_USAGE, "/limits/cpu_time");
+                need(c, e, ENGINE_F_CPU_USAGE, "/limits/cpu_time");
         if (c->how->live)
-                need(c, ts, ENGINE_F_LIVE, "/");
+                need(c, e, ENGINE_F_LIVE, "/");
 }
 
 int tasks_check(struct tasks *ts, struct wire_task_request *q, const struct task_submit *how, struct err *err)

@@ -161,7 +161,7 @@ static int copy_one(struct task *t)
         o->fd = memfd_create("output", MFD_CLOEXEC);
         if (o->fd < 0)
                 return -errno;
-        r = t->ts->engine->ops->copy_out(t->container, o->items[o->at].path, &limits, o->fd, on_copied, t, NULL);
+        r = t->engine->ops->copy_out(t->container, o->items[o->at].path, &limits, o->fd, on_copied, t, NULL);
         t->owed += r == 0;
         return r;
 }
@@ -190,7 +190,7 @@ bool task_collect(struct task *t)
         struct task_outputs *o = &t->outputs;
         size_t n = t->rec.outputs ? strv_len(t->rec.outputs) : 0;
 
-        if (n == 0 || t->exit.start_mono_ns == 0 || !t->ts->engine->ops->copy_out)
+        if (n == 0 || t->exit.start_mono_ns == 0 || !t->engine->ops->copy_out)
                 return false;
         o->items = calloc(n, sizeof(*o->items));
         for (size_t i = 0; o->items && i < n; i++) {

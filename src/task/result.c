@@ -47,7 +47,7 @@ void task_load_output(struct task *t)
                 struct engine_output o = { .fd = -EBADF };
                 int r;
 
-                t->ts->engine->ops->attach(t->container, (enum engine_stream)i, &o);
+                t->engine->ops->attach(t->container, (enum engine_stream)i, &o);
                 t->out_total[i] = o.total;
                 /* Without memory the stream is answered as truncated, which it then is. */
                 r = load_stream(t, i, &o);
@@ -126,7 +126,7 @@ void task_describe(struct task *t, struct wire_task *ret)
                 .memory_peak = -1,
                 .image_ref = t->rec.image_ref,
                 .image_digest = t->rec.image_digest,
-                .engine = t->ts->engine->ops->name,
+                .engine = t->engine->ops->name,
                 .limits = t->rec.limits,
                 .labels = t->rec.labels,
                 .attempts = t->rec.attempts,

@@ -17,6 +17,7 @@ struct task *tasks_add(struct tasks *ts, const char *id)
         if (!t)
                 return NULL;
         t->ts = ts;
+        t->engine = ts->engines[0].engine;
         t->exit_code = -1;
         t->in.fd = t->in.read_fd = t->outputs.fd = -EBADF;
         list_init(&t->queue_node);
@@ -36,7 +37,7 @@ static char *key_name(const char *owner, const char *key)
         return str_printf("%s\n%s", owner, key);
 }
 
-static struct task *find_key(struct tasks *ts, const char *owner, const char *key)
+struct task *tasks_find_key(struct tasks *ts, const char *owner, const char *key)
 {
         auto_free char *name = key_name(owner, key);
 
@@ -62,7 +63,7 @@ void task_remove_container(struct task *t)
                 ts->committed -= t->cost;
                 t->cost = 0;
         }
-        ts->engine->ops->remove(t->container);
+        t->engine->ops->remove(t->container);
         t->container = NULL;
 }
 
@@ -76,7 +77,7 @@ void task_drop_request(struct task *t)
 
 static void forget_key(struct task *t)
 {
-        if (t->rec.key && find_key(t->ts, t->rec.owner, t->rec.key) == t) {
+        if (t->rec.key && tasks_find_key(t->ts, t->rec.owner, t->rec.key) == t) {
                 auto_free char *name = key_name(t->rec.owner, t->rec.key);
 
                 if (name)
@@ -145,7 +146,9 @@ int tasks_new(struct loop *loop, struct engine *engine, struct history *history,
         if (!ts)
                 return err_oom(err);
         ts->loop = loop;
-        ts->engine = engine;
+        ts->engines[ts->n_engines++] = (struct task_engine){ .engine = engine, .ts = ts };
+        for (size_t i = 0; i < config->n_more_engines && ts->n_engines < TASKS_ENGINES_MAX; i++)
+                ts->engines[ts->n_engines++] = (struct task_engine){ .engine = config->more_engines[i], .ts = ts };
         ts->history = history;
         ts->config = *config;
         ts->config.max_running = config->max_running ? config->max_running : 512;
@@ -184,6 +187,7 @@ void tasks_free(struct tasks *ts)
                 return;
         ts->freeing = true;
         loop_timer_cancel(&ts->admit_timer);
+        loop_timer_cancel(&ts->adopt_timer);
         while (ts->storing > 0) {
                 history_flush(ts->history);
                 if (loop_turn(ts->loop, 100, NULL) < 0)
@@ -198,46 +202,6 @@ void tasks_free(struct tasks *ts)
         map_free(ts->by_key);
         map_free(ts->owners);
         free(ts);
-}
-
-static void on_found(struct engine_container *c, const char *id, const void *record, size_t record_len, void *data)
-{
-        struct task_record rec = { .owner = NULL };
-        struct tasks *ts = data;
-        struct err err = ERR_INIT;
-        int r = id_valid(id) ? task_record_read(record, record_len, &rec, &err) : err_set(&err, EINVAL, "odd id");
-
-        if (r == 0)
-                r = task_adopt(ts, c, id, &rec);
-        if (r < 0) {
-                log_debug("container %s of an earlier daemon: %s", id, err.num ? err.text : strerror(-r));
-                ts->forgot = true;
-                ts->engine->ops->remove(c);
-        }
-        task_record_done(&rec);
-}
-
-/* Only what has no container is looked for among the accepted requests. */
-static void on_listed(int r, const struct err *err, void *data)
-{
-        struct tasks *ts = data;
-        struct err why = ERR_INIT;
-
-        if (r == 0) {
-                r = tasks_recover(ts, &why);
-                if (r == 0)
-                        return;
-                err = &why;
-        }
-        if (ts->adopted)
-                ts->adopted(r, err, ts->adopted_data);
-}
-
-int tasks_adopt(struct tasks *ts, engine_done_fn done, void *data, struct err *err)
-{
-        ts->adopted = done;
-        ts->adopted_data = data;
-        return ts->engine->ops->list(ts->engine, on_found, on_listed, ts, err);
 }
 
 /* What is on disk and did not start waits for the next daemon. */
@@ -390,6 +354,7 @@ static int task_fill(struct task *t, const struct wire_task_request *request, co
                 t->owner->max_running = tasks_least(t->ts->config.max_running_owner, how->maxima->max_running);
                 t->owner->max_queued = tasks_least(t->ts->config.max_queued_owner, how->maxima->max_queued);
         }
+        t->engine = tasks_engine(t->ts, request->engine)->engine;
         t->rec.created_ms = time_real_ms();
         t->rec.created_ns = time_mono_ns();
         t->network = network_of(t->ts, request->network);
@@ -420,7 +385,7 @@ static int begin(struct task *t, const struct task_submit *how, struct err *err)
 int tasks_submit(struct tasks *ts, struct wire_task_request *request, const struct task_submit *how,
                  const struct task_waiter *waiter, struct task **ret, struct err *err)
 {
-        struct task *t = how->idempotency_key ? find_key(ts, how->owner, how->idempotency_key) : NULL;
+        struct task *t = how->idempotency_key ? tasks_find_key(ts, how->owner, how->idempotency_key) : NULL;
         char id[ID_LEN + 1];
         int r;
 

@@ -34,13 +34,21 @@ struct tasks_config {
         /* What the maxima of a recovered task's owner are taken from, until its next submit; borrowed; NULL: none. */
         const struct keys *keys;
         uint64_t max_held; /* bytes of requests that wait or may be needed again; 0: 512 MiB */
+        /* Beside the default: borrowed until tasks_free(), but the array. */
+        struct engine *const *more_engines;
+        size_t n_more_engines;
+        uint64_t engines_wait_ns; /* how long tasks_adopt() waits for an engine that does not answer; 0: without end */
 };
 
+#define TASKS_ENGINES_MAX 4
+
+/* engine: the one of tasks that name none. */
 int tasks_new(struct loop *loop, struct engine *engine, struct history *history, const struct tasks_config *config,
               struct tasks **ret, struct err *err);
 /* Takes over what an earlier daemon left in the engine and among the accepted requests; before the first submit. What never
  * started is queued again with its id; what had started and is gone becomes failed, node_lost, or starts anew where its
- * retries allow. `done` when all is known. */
+ * retries allow. `done` when all is known. Where an engine does not answer for engines_wait_ns, what it may have waits for it,
+ * and `done` comes without it; an engine that answers later is heard then. */
 int tasks_adopt(struct tasks *ts, engine_done_fn done, void *data, struct err *err);
 /* Containers run on where the engine can do that. Turns the loop until history has what it was given, so not from within
  * a callback; before the engine's free and history_close(). Accepts NULL. */
