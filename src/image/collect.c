@@ -5,6 +5,8 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -41,6 +43,8 @@ static struct stored *added(const struct op *op, const char *digest)
  * archive the later one. */
 static bool keeps(const struct op *op, const char *digest, const char *name)
 {
+        if (op->steps == op_pin_steps)
+                return true;
         if (op->target.digest[0])
                 return !str_eq(op->target.digest, digest) || (!op->whole && !str_eq(name, op->ref));
         for (size_t i = op->images.len; i > 0; i--) {
@@ -52,36 +56,65 @@ static bool keeps(const struct op *op, const char *digest, const char *name)
 
 /* ── index.json ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static int add_entry(json_t *list, const struct image_descriptor *d, const char *name)
+static json_t *notes_of(const struct image *image, const char *name)
 {
-        json_t *e = json_pack("{s:s, s:s, s:I}", "mediaType", d->media_type, "digest", d->digest, "size",
-                              (json_int_t)d->size);
+        auto_json notes = json_object();
+        char came[24];
 
-        if (e && name)
-                (void)json_object_set_new(e, "annotations",
-                                          json_pack("{s:s}", "org.opencontainers.image.ref.name", name));
+        (void)snprintf(came, sizeof(came), "%" PRIu64, image->came_ms);
+        if (!notes ||
+            (name && json_object_set_new(notes, "org.opencontainers.image.ref.name", json_string(name)) < 0) ||
+            (image->came_ms && json_object_set_new(notes, IMAGE_NOTE_CAME, json_string(came)) < 0) ||
+            (image->source &&
+             json_object_set_new(notes, IMAGE_NOTE_SOURCE, json_string(image_sources[image->source])) < 0) ||
+            (image->pinned && json_object_set_new(notes, IMAGE_NOTE_PINNED, json_string("true")) < 0) ||
+            (image->broken && json_object_set_new(notes, IMAGE_NOTE_BROKEN, json_string("true")) < 0))
+                return NULL;
+        return TAKE_PTR(notes);
+}
+
+static int add_entry(json_t *list, const struct stored *i, const struct image *notes, const char *name)
+{
+        json_t *e = json_pack("{s:s, s:s, s:I, s:o}", "mediaType", i->manifest.media_type, "digest", i->manifest.digest,
+                              "size", (json_int_t)i->manifest.size, "annotations", notes_of(notes, name));
+
         return !e || json_array_append_new(list, e) < 0 ? -ENOMEM : 0;
+}
+
+/* What came again is as good as new. */
+static void merge_notes(struct image *have, const struct image *more)
+{
+        if (!more || more->came_ms == 0)
+                return;
+        have->came_ms = more->came_ms;
+        have->source = more->source;
+        have->broken = false;
 }
 
 /* One entry for each name, or one without. */
 static int add_image(const struct op *op, json_t *list, const struct stored *image, const struct stored *more)
 {
+        struct image notes = image->image;
         size_t n = 0;
         int r = 0;
+
+        merge_notes(&notes, more ? &more->image : NULL);
+        if (op->steps == op_pin_steps && str_eq(op->target.digest, notes.digest))
+                notes.pinned = op->pin;
 
         for (char **name = image->image.names; r == 0 && name && *name; name++) {
                 if (!keeps(op, image->image.digest, *name))
                         continue;
-                r = add_entry(list, &image->manifest, *name);
+                r = add_entry(list, image, &notes, *name);
                 n++;
         }
         for (char **name = more ? more->image.names : NULL; r == 0 && name && *name; name++) {
                 if (has_name(image->image.names, *name) || !keeps(op, image->image.digest, *name))
                         continue;
-                r = add_entry(list, &image->manifest, *name);
+                r = add_entry(list, image, &notes, *name);
                 n++;
         }
-        return r == 0 && n == 0 ? add_entry(list, &image->manifest, NULL) : r;
+        return r == 0 && n == 0 ? add_entry(list, image, &notes, NULL) : r;
 }
 
 static int write_text(struct op *op, json_t *list)
@@ -148,6 +181,8 @@ static int merge_into(const struct op *op, struct stored *have, struct stored *m
                     strv_add(&have->image.names, *name) < 0)
                         return -ENOMEM;
         }
+        merge_notes(&have->image, &more->image);
+        have->image.used_ms = MAX(have->image.used_ms, more->image.used_ms);
         if (!have->passwd)
                 have->passwd = TAKE_PTR(more->passwd);
         if (!have->group)
@@ -173,6 +208,52 @@ int step_publish(struct op *op)
                         return op_out_of_memory(op);
         }
         stored_list_done(&op->images);
+        usage_changed(s);
+        return STEP_NEXT;
+}
+
+/* ── names and pins ───────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static struct stored *find_named(struct op *op)
+{
+        struct stored *i = store_find_digest(op->store, op->ref);
+
+        if (!i || i == op->store->leaving)
+                (void)err_set(&op->err, ENOENT, "there is no image '%s'", op->ref);
+        return i == op->store->leaving ? NULL : i;
+}
+
+/* As if it were brought once more, by another name. */
+int step_tag(struct op *op)
+{
+        const struct stored *have = find_named(op);
+
+        if (!have)
+                return -ENOENT;
+        op->found.items = calloc(1, sizeof(*op->found.items));
+        if (!op->found.items)
+                return op_out_of_memory(op);
+        op->found.n = 1;
+        op->found.items[0].manifest = have->manifest;
+        return strv_add(&op->found.items[0].names, op->tag) < 0 ? op_out_of_memory(op) : STEP_NEXT;
+}
+
+int step_pin(struct op *op)
+{
+        const struct stored *have = find_named(op);
+
+        if (!have)
+                return -ENOENT;
+        op->target = have->manifest;
+        return STEP_NEXT;
+}
+
+int step_publish_pin(struct op *op)
+{
+        struct stored *have = store_find_digest(op->store, op->target.digest);
+
+        if (have)
+                have->image.pinned = op->pin;
         return STEP_NEXT;
 }
 
@@ -297,6 +378,16 @@ static bool is_last_name(const struct image *image, const char *name)
         return image->names && (!strchr(name, '@') || !image->names[1]);
 }
 
+/* Whether it must not go, though it could. */
+static int check_spared(struct op *op, const struct stored *i)
+{
+        if (i->image.pinned)
+                return err_set(&op->err, EBUSY, "the image '%s' is pinned", op->ref);
+        if (op->pruning && (i->kept > 0 || i->image.used_ms > op->planned_ms || i->image.came_ms > op->planned_ms))
+                return err_set(&op->err, EBUSY, "the image '%s' is in use", op->ref);
+        return 0;
+}
+
 /* Decides what goes, and takes the tree first: while a container uses it, nothing goes. */
 int step_remove_tree(struct op *op)
 {
@@ -311,6 +402,9 @@ int step_remove_tree(struct op *op)
                 op->whole = true;
         if (!op->whole)
                 op->whole = is_last_name(image, op->ref);
+        r = op->whole ? check_spared(op, CONTAINER_OF(image, struct stored, image)) : 0;
+        if (r < 0)
+                return r;
         if (!op->whole || tree_wanted_but(op, image->tree, image))
                 return STEP_NEXT;
         r = s->workers.remove(s->workers.context, IMAGE_TREE, image->tree, on_tree_removed, op, &op->err);

@@ -213,6 +213,8 @@ static int check_diff_id(struct op *op)
                 return err_set(&op->err, EIO, "the worker's report has no diff_id");
         if (!str_eq(diff_id + 7, op->diff_id))
                 return err_set(&op->err, EBADMSG, "the layer is no tar archive once it is uncompressed");
+        usage_note_layer(op->store, op->diff_id, (uint64_t)json_integer_value(json_object_get(o, "bytes")),
+                         (uint64_t)json_integer_value(json_object_get(o, "entries")));
         return 0;
 }
 
@@ -357,6 +359,10 @@ static int work_prepare(struct op *op, struct err *err)
 
                 if (r < 0)
                         return r;
+                if (op->source != IMAGE_FROM_UNKNOWN) {
+                        image->image.source = op->source;
+                        image->image.came_ms = image->image.used_ms = time_real_ms();
+                }
                 if (stored_list_add(&op->images, image) < 0)
                         return err_oom(err);
                 image->image.names = strv_dup(op->found.items[i].names);

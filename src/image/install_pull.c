@@ -172,6 +172,7 @@ int image_store_install(struct image_store *s, struct image_hold *hold, const vo
                 return r;
         }
         op->hold = hold;
+        op->source = IMAGE_FROM_PULL;
         op->done = fn;
         op->data = data;
         op_add(op);

@@ -441,6 +441,16 @@ int image_layout_write_index(const struct image_layout *l, const char *text, siz
         return fd_write_file(l->dir, "index.json", 0600, text, len, err);
 }
 
+int image_layout_read_usage(const struct image_layout *l, struct str *ret, struct err *err)
+{
+        return fd_read_file(l->dir, "usage.json", IMAGE_INDEX_FILE_MAX, ret, err);
+}
+
+int image_layout_write_usage(const struct image_layout *l, const char *text, size_t len, struct err *err)
+{
+        return fd_write_file(l->dir, "usage.json", 0600, text, len, err);
+}
+
 static void users_name(const char *tree, char out[HEX + 8])
 {
         (void)snprintf(out, HEX + 8, "%.64s.json", tree);

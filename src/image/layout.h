@@ -1,7 +1,7 @@
 /* The files of the image store: an OCI image layout (image-spec, image-layout.md), and beside it what the workers found in
  * passwd and group of each tree.
  *
- *   oci-layout  index.json  blobs/sha256/<hex>  users/<tree>.json  partial/<hex>
+ *   oci-layout  index.json  usage.json  blobs/sha256/<hex>  users/<tree>.json  partial/<hex>
  *
  * All writes are atomic and durable. Everything blocks, and may be called from several threads at once, but for the index and
  * the users of one tree, which one thread at a time may write.
@@ -58,6 +58,10 @@ int image_layout_read_blob(const struct image_layout *l, const char *digest, siz
 int image_layout_read_index(const struct image_layout *l, struct str *ret,
                             struct err *err); /* empty if there is none */
 int image_layout_write_index(const struct image_layout *l, const char *text, size_t len, struct err *err);
+
+/* usage.json: see usage.c. */
+int image_layout_read_usage(const struct image_layout *l, struct str *ret, struct err *err); /* -ENOENT */
+int image_layout_write_usage(const struct image_layout *l, const char *text, size_t len, struct err *err);
 
 int image_layout_read_users(const struct image_layout *l, const char *tree, struct str *ret, struct err *err);
 int image_layout_write_users(const struct image_layout *l, const char *tree, const char *text, size_t len,

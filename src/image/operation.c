@@ -35,6 +35,23 @@ const op_step op_remove_steps[] = {
         step_delete_trees, step_delete_layers, step_collect_blobs, NULL,
 };
 
+static const op_step op_no_steps[] = { NULL };
+
+/* Of a collection, which collects once for all. */
+const op_step op_take_out_steps[] = {
+        step_lock_index, step_remove_tree, step_write_index, step_remove_name, step_unlock_index, NULL,
+};
+
+const op_step op_tag_steps[] = {
+        step_lock_index, step_tag, step_prepare, step_write_index, step_publish, step_unlock_index, NULL,
+};
+
+const op_step op_pin_steps[] = {
+        step_lock_index, step_pin, step_write_index, step_publish_pin, step_unlock_index, NULL,
+};
+
+const op_step op_usage_steps[] = { step_write_usage, NULL };
+
 const op_step op_sweep_steps[] = {
         step_list_layers, step_list_trees,   step_repair,        step_unpack,        step_merge,
         step_lock_index,  step_publish,      step_unlock_index,  step_lock_collect,  step_list_layers,
@@ -89,6 +106,7 @@ void op_free(struct op *op)
         fd_close(op->plain);
         fd_close(op->report);
         free(op->ref);
+        free(op->tag);
         strv_free(op->changes);
         strv_free(op->partials);
         image_found_done(&op->found);
@@ -340,7 +358,7 @@ static void fail(struct op *op, int r)
 
         op->result = r;
         op->cleaning = true;
-        op->steps = s->leaver == op ? op_sweep_steps : op_clean_steps;
+        op->steps = s->leaver == op ? op_sweep_steps : op->pruning ? op_no_steps : op_clean_steps;
         if (s->leaver != op)
                 (void)step_unlock_index(op);
         op_unclaim(op);

@@ -36,6 +36,11 @@
 #define IMAGE_HEAVY_QUEUE 4 /* and IMAGE_HEAVY_QUEUES - 1 more: hashing and copying */
 #define IMAGE_HEAVY_QUEUES 4
 #define IMAGE_INDEX_ENTRIES_MAX 100000
+/* Annotations in index.json; times are milliseconds of the real clock. */
+#define IMAGE_NOTE_CAME "internal.mayfly.came"
+#define IMAGE_NOTE_SOURCE "internal.mayfly.source"
+#define IMAGE_NOTE_PINNED "internal.mayfly.pinned"
+#define IMAGE_NOTE_BROKEN "internal.mayfly.broken"
 #define LAYER_PAIR_MAX (IMAGE_DIGEST_MAX + 66)
 
 /* An image with what struct image only points to. */
@@ -45,6 +50,7 @@ struct stored {
         struct image_manifest parts;
         struct image_config config;
         char *passwd, *group; /* NULL where the image has none */
+        unsigned kept;        /* struct image_keep */
 };
 
 struct stored_list {
@@ -73,9 +79,31 @@ struct image_store {
         unsigned next_queue;
         const struct op *indexing, *collecting; /* who has the index; who collects */
         const struct op *leaver;                /* whose failure or end brings back, or takes, what is leaving */
-        const struct stored *leaving;           /* its tree is gone, and it will be soon: nobody finds it */
-        bool closed;                            /* but for what operations are owed */
+        struct map *layer_bytes;                /* hex of diff_ids: struct layer_bytes */
+        struct loop_timer usage_timer;
+        bool usage_dirty;
+        uint64_t usage_ns;            /* when it was written last */
+        const struct stored *leaving; /* its tree is gone, and it will be soon: nobody finds it */
+        bool closed;                  /* but for what operations are owed */
 };
+
+struct layer_bytes {
+        uint64_t bytes, entries; /* of the files of a layer, as it was unpacked */
+};
+
+/* usage.c: what is kept beside the index, and may be lost: when images were used, and how large layers are. */
+int usage_load(struct image_store *s); /* -ENOMEM */
+void usage_close(struct image_store *s);
+void usage_changed(struct image_store *s);
+void usage_note_layer(struct image_store *s, const char *diff_id, uint64_t bytes, uint64_t entries); /* hex */
+const struct layer_bytes *usage_layer(const struct image_store *s, const char *diff_id); /* NULL: not known */
+
+/* account.c: a map of all that images need, each with how many need it, and what it weighs. */
+/* ret_sum: the weight of all, or NULL. -ENOMEM; the caller owns *ret: account_done() */
+int account_new(const struct image_store *s, struct map **ret, uint64_t *ret_sum);
+void account_done(struct map *m);                                                          /* accepts NULL */
+uint64_t account_take(const struct image_store *s, struct map *m, const struct stored *i); /* what that frees */
+uint64_t account_layer(const struct image_store *s, const char *diff_id, uint64_t blob);
 
 /* From blobs; `users` is the report of MERGE or NULL. */
 int stored_new(const struct image_layout *l, const struct image_descriptor *manifest, struct stored **ret,
@@ -113,7 +141,12 @@ struct op {
 
         int archive, plain, report; /* files without a name */
         uint64_t archive_size;
-        char *ref; /* IMPORT: the name; REMOVE: what was asked for */
+        char *ref; /* IMPORT: the name; REMOVE, TAG, PIN: what was asked for */
+        char *tag; /* TAG: the name to give */
+        enum image_source source;
+        bool pin;     /* PIN: whether */
+        bool pruning; /* REMOVE: only what nobody has used or pinned since then; collects nothing */
+        uint64_t planned_ms;
         char **changes;
         struct image_descriptor layer; /* IMPORT */
         char diff_id[65];              /* of the plain bytes of `layer`, as hashed here */
@@ -158,6 +191,7 @@ int op_out_of_memory(struct op *op);
 /* Steps, in the files that are named. */
 extern const op_step op_layer_steps[], op_pull_steps[];
 extern const op_step op_load_steps[], op_import_steps[], op_remove_steps[], op_sweep_steps[], op_clean_steps[];
+extern const op_step op_tag_steps[], op_pin_steps[], op_usage_steps[], op_take_out_steps[];
 
 int step_lock_index(struct op *op); /* operation.c */
 int step_unlock_index(struct op *op);
@@ -179,7 +213,11 @@ int step_merge(struct op *op);
 int step_write_index(struct op *op); /* collect.c */
 int step_publish(struct op *op);
 int step_repair(struct op *op);
-int step_remove_tree(struct op *op);
+int step_tag(struct op *op);
+int step_pin(struct op *op);
+int step_publish_pin(struct op *op);
+int step_write_usage(struct op *op); /* usage.c */
+int step_remove_tree(struct op *op); /* collect.c */
 int step_remove_name(struct op *op);
 int step_delete_trees(struct op *op);
 int step_delete_layers(struct op *op);

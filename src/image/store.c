@@ -17,6 +17,8 @@
 #define PREFIX_MIN 4
 #define HEX 64
 
+const char *const image_sources[] = { "unknown", "pull", "load", "import", NULL };
+
 /* ── one image ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static void fill_image(struct stored *s)
@@ -146,12 +148,25 @@ int stored_set_users(struct stored *i, const char *report, size_t len, struct er
 
 /* ── open, close ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+static void load_notes(struct image *image, const json_t *notes)
+{
+        const char *source = json_string_value(json_object_get(notes, IMAGE_NOTE_SOURCE));
+        const char *came = json_string_value(json_object_get(notes, IMAGE_NOTE_CAME));
+
+        image->pinned = str_eq(json_string_value(json_object_get(notes, IMAGE_NOTE_PINNED)), "true");
+        image->broken = str_eq(json_string_value(json_object_get(notes, IMAGE_NOTE_BROKEN)), "true");
+        if (came)
+                (void)parse_u64(came, &image->came_ms);
+        for (int i = 0; source && image_sources[i]; i++)
+                if (str_eq(source, image_sources[i]))
+                        image->source = (enum image_source)i;
+}
+
 static int load_entry(struct image_store *s, const json_t *v)
 {
         const char *digest = json_string_value(json_object_get(v, "digest"));
-        const char *name = json_string_value(
-                json_object_get(json_object_get(v, "annotations"), "org.opencontainers.image.ref.name"));
-        const char *media = json_string_value(json_object_get(v, "mediaType"));
+        const json_t *notes = json_object_get(v, "annotations");
+        const char *name, *media = json_string_value(json_object_get(v, "mediaType"));
         struct image_descriptor d = { .media_type = MEDIA_OCI_MANIFEST };
         auto_str users = STR_INIT;
         struct err err = ERR_INIT;
@@ -159,6 +174,7 @@ static int load_entry(struct image_store *s, const json_t *v)
 
         if (!digest || !image_digest_valid(digest))
                 return 0;
+        name = json_string_value(json_object_get(notes, "org.opencontainers.image.ref.name"));
         memcpy(d.digest, digest, strlen(digest) + 1);
         if (media && strlen(media) < sizeof(d.media_type))
                 memcpy(d.media_type, media, strlen(media) + 1);
@@ -170,6 +186,7 @@ static int load_entry(struct image_store *s, const json_t *v)
                 }
                 if (image_layout_read_users(&s->layout, image->image.tree, &users, NULL) == 0)
                         (void)stored_set_users(image, users.data ? users.data : "", users.len, NULL);
+                load_notes(&image->image, notes);
                 if (stored_list_add(&s->images, image) < 0)
                         return -ENOMEM;
         }
@@ -229,6 +246,8 @@ int image_store_open(struct loop *loop, const struct image_store_config *config,
         r = image_layout_open(config->dir, &s->layout, err);
         if (r == 0)
                 r = load_index(s, err);
+        if (r == 0 && usage_load(s) < 0)
+                r = err_oom(err);
         if (r == 0)
                 *ret = TAKE_PTR(s);
         return r;
@@ -251,6 +270,7 @@ void image_store_close(struct image_store *s)
         if (!s)
                 return;
         loop_timer_cancel(&s->tick);
+        loop_timer_cancel(&s->usage_timer);
         /* Whoever is owed a call still needs all of it, and comes back here. */
         s->closed = false;
         LIST_FOREACH(op, &s->ops, node)
@@ -259,6 +279,7 @@ void image_store_close(struct image_store *s)
                 return;
         free_ops(&s->ops);
         free_ops(&s->lingering);
+        usage_close(s);
         stored_list_done(&s->images);
         image_layout_close(&s->layout);
         free(s);
@@ -418,6 +439,78 @@ int image_store_remove(struct image_store *s, const char *ref, image_done_fn fn,
         return 0;
 }
 
+static int new_named(struct image_store *s, const char *ref, const op_step *steps, struct op **ret, struct err *err)
+{
+        struct err why = ERR_INIT;
+        char shown[STR_SHOWN_MAX];
+        const struct image *image = image_store_find(s, ref, &why);
+        struct op *op;
+
+        if (!image)
+                return why.num ? err_set(err, why.num, "%s", why.text)
+                               : err_set(err, ENOENT, "there is no image '%s'", str_show(ref, shown));
+        op = op_new(s, steps, false);
+        if (!op)
+                return err_oom(err);
+        op->ref = strdup(image->digest);
+        if (!op->ref) {
+                op_free(op);
+                return err_oom(err);
+        }
+        *ret = op;
+        return 0;
+}
+
+static int check_new_name(const char *text, char name[REF_TEXT_MAX], struct err *err)
+{
+        struct image_ref parsed;
+        int r = normalise(text, &parsed, name, err);
+
+        if (r < 0)
+                return r;
+        if (parsed.digest[0])
+                return err_set(err, EINVAL, "'%s' cannot be given as a name: it holds a digest", name);
+        if (str_eq(parsed.domain, IMAGE_BUILTIN_DOMAIN))
+                return err_set(err, EPERM, "'%s' cannot be given as a name: it is reserved", name);
+        return 0;
+}
+
+int image_store_tag(struct image_store *s, const char *ref, const char *text, image_done_fn fn, void *data,
+                    struct err *err)
+{
+        char name[REF_TEXT_MAX];
+        struct op *op = NULL;
+        int r = check_new_name(text, name, err);
+
+        if (r == 0)
+                r = new_named(s, ref, op_tag_steps, &op, err);
+        if (r < 0)
+                return r;
+        op->tag = strdup(name);
+        if (!op->tag) {
+                op_free(op);
+                return err_oom(err);
+        }
+        op->done = fn;
+        op->data = data;
+        op_add(op);
+        return 0;
+}
+
+int image_store_pin(struct image_store *s, const char *ref, bool pinned, image_done_fn fn, void *data, struct err *err)
+{
+        struct op *op = NULL;
+        int r = new_named(s, ref, op_pin_steps, &op, err);
+
+        if (r < 0)
+                return r;
+        op->pin = pinned;
+        op->done = fn;
+        op->data = data;
+        op_add(op);
+        return 0;
+}
+
 /* ── archives that come in pieces ─────────────────────────────────────────────────────────────────────────────────── */
 
 struct image_sink {
@@ -463,6 +556,7 @@ int image_sink_open(struct image_store *s, enum image_sink_kind kind, const char
                 r = prepare_import(sink->op, kind, ref, changes, err);
         if (r == 0)
                 r = image_layout_spool(&s->layout, &sink->op->archive, err);
+        sink->op->source = kind == IMAGE_LOAD ? IMAGE_FROM_LOAD : IMAGE_FROM_IMPORT;
         if (r < 0) {
                 image_sink_discard(sink);
                 return r;

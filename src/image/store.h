@@ -19,9 +19,17 @@ struct image_store_config {
         uint64_t max_layer_entries; /* 0: 2,000,000 */
         uint64_t max_archive_bytes; /* spooled by load and import; 0: 64 GiB */
         unsigned parallel;          /* operations that unpack, at once; 0: 4 */
+        /* Automatic collection, in percent of the file systems of `dir` and `trees_dir` that are used, blocks or inodes: above
+         * high_water images go, the least recently used first, down to low_water. 0: never. */
+        unsigned high_water, low_water;
+        uint64_t keep_for_ms;  /* what came within this time is not collected */
+        const char *trees_dir; /* where the workers keep layers and trees, to ask its file system; NULL: as dir */
 };
 
-/* One image, immutable; peek, valid until the loop's next turn (copy what is kept). */
+enum image_source { IMAGE_FROM_UNKNOWN, IMAGE_FROM_PULL, IMAGE_FROM_LOAD, IMAGE_FROM_IMPORT, IMAGE_SOURCES };
+extern const char *const image_sources[]; /* "unknown", "pull", "load", "import" */
+
+/* One image, immutable but for names, pin and times; peek, valid until the loop's next turn (copy what is kept). */
 struct image {
         char digest[80]; /* sha256:… of the manifest: the image's name */
         char config_digest[80];
@@ -36,7 +44,29 @@ struct image {
         char (*layers)[65]; /* diff_ids, lowest first */
         size_t n_layers;
         json_t *config; /* the whole configuration, for inspect */
+        enum image_source source;
+        bool pinned;      /* kept from collection and removal */
+        bool broken;      /* a blob of it is damaged or missing: whoever needs it has to bring it again */
+        uint64_t came_ms; /* of the real clock, when it came; 0: not known */
+        uint64_t used_ms; /* when a task was last started from it, or it came */
 };
+
+/* A layer of an image, lowest first. */
+struct image_layer_info {
+        char digest[80], diff_id[80]; /* sha256:…, of the blob and of what it holds */
+        char media_type[128];
+        uint64_t size;    /* of the blob */
+        int64_t unpacked; /* bytes of its files; -1: not known */
+        unsigned sharing; /* other images that have it */
+};
+/* False after the last. */
+bool image_store_layer_info(struct image_store *s, const struct image *image, size_t i, struct image_layer_info *ret);
+
+struct image_bytes {
+        uint64_t shared, unique;  /* of blobs, that other images need too, and that none does */
+        uint64_t unpacked, freed; /* of layers' files; what of blobs and files comes back when it alone goes */
+};
+int image_store_bytes(struct image_store *s, const struct image *image, struct image_bytes *ret); /* -ENOMEM */
 
 /* Opens or makes the layout; repairs what a crash left (temporary files, names of missing blobs: logged). Blocks on a
  * few small files; call before the loop serves. `workers` is borrowed. */
@@ -74,8 +104,22 @@ void image_sink_discard(struct image_sink *sink); /* takes; accepts NULL */
 bool image_is_builtin(const struct image *image);
 
 /* Removes a name, or by digest the image with all its names; the tree and what no other image needs go with the last
- * name. -ENOENT, -EBUSY while a container uses it, -EPERM: it is part of Mayfly. */
+ * name. -ENOENT, -EBUSY while a container uses it or it is pinned, -EPERM: it is part of Mayfly. */
 int image_store_remove(struct image_store *s, const char *ref, image_done_fn fn, void *data, struct err *err);
+
+/* Gives an image one more name, which then means it and no other. -ENOENT, -EINVAL; -EPERM: the name is reserved. */
+int image_store_tag(struct image_store *s, const char *ref, const char *name, image_done_fn fn, void *data,
+                    struct err *err);
+/* Keeps it from collection and removal, or not any more. On disk when fn is told. -ENOENT. */
+int image_store_pin(struct image_store *s, const char *ref, bool pinned, image_done_fn fn, void *data, struct err *err);
+
+/* A task starts from it. Costs nothing: what is noted goes to disk at most once a minute, and with the store's end. */
+void image_store_touch(struct image_store *s, const struct image *image);
+
+/* Keeps an image's blobs and it from collection while somebody reads them. The caller owns *ret. */
+struct image_keep;
+int image_keep_new(struct image_store *s, const struct image *image, struct image_keep **ret, struct err *err);
+void image_keep_free(struct image_keep *k); /* accepts NULL */
 
 /* The user that `user` ("", "name", "uid", "name:group", "uid:gid") means in this image, from the image's own passwd and
  * group as read when it was unpacked: runc's rules (libcontainer/user.GetExecUser), ids at most 65535. */

@@ -1,0 +1,222 @@
+/* What images weigh, and who reads them. */
+
+#include "image/operation.h"
+
+#include "base/log.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define GROWTH 3 /* of a layer whose unpacked size is not known */
+
+static bool has_layer(const struct stored *i, const char *digest)
+{
+        for (size_t k = 0; k < i->parts.n_layers; k++)
+                if (str_eq(i->parts.layers[k].digest, digest))
+                        return true;
+        return false;
+}
+
+bool image_store_layer_info(struct image_store *s, const struct image *image, size_t i, struct image_layer_info *ret)
+{
+        const struct stored *stored = CONTAINER_OF(image, const struct stored, image);
+        const struct layer_bytes *bytes;
+
+        if (i >= stored->parts.n_layers)
+                return false;
+        *ret = (struct image_layer_info){ .size = stored->parts.layers[i].size, .unpacked = -1 };
+        (void)snprintf(ret->digest, sizeof(ret->digest), "%s", stored->parts.layers[i].digest);
+        (void)snprintf(ret->diff_id, sizeof(ret->diff_id), "sha256:%s", stored->config.diff_ids[i]);
+        (void)snprintf(ret->media_type, sizeof(ret->media_type), "%s", stored->parts.layers[i].media_type);
+        bytes = usage_layer(s, stored->config.diff_ids[i]);
+        if (bytes)
+                ret->unpacked = (int64_t)bytes->bytes;
+        for (size_t k = 0; k < s->images.len; k++)
+                ret->sharing += s->images.items[k] != stored && has_layer(s->images.items[k], ret->digest);
+        return true;
+}
+
+/* ── what comes back ──────────────────────────────────────────────────────────────────────────────────────────────── */
+
+uint64_t account_layer(const struct image_store *s, const char *diff_id, uint64_t blob)
+{
+        const struct layer_bytes *bytes = usage_layer(s, diff_id);
+
+        return bytes ? bytes->bytes : blob * GROWTH;
+}
+
+struct weight {
+        size_t users;
+        uint64_t bytes;
+};
+
+void account_done(struct map *m)
+{
+        const char *key;
+        void *value;
+        size_t pos = 0;
+
+        while (m && map_next(m, &pos, &key, &value))
+                free(value);
+        map_free(m);
+}
+
+static int add_weight(struct map *m, const char *key, uint64_t bytes, uint64_t *sum)
+{
+        struct weight *w = map_find(m, key);
+
+        if (!w) {
+                w = calloc(1, sizeof(*w));
+                if (!w)
+                        return -ENOMEM;
+                w->bytes = bytes;
+                if (map_set(m, key, w) < 0) {
+                        free(w);
+                        return -ENOMEM;
+                }
+        }
+        *sum += w->users == 0 ? bytes : 0;
+        w->users++;
+        return 0;
+}
+
+/* Calls fn for each thing on disk that an image needs, each once: blobs by digest, layers by the hex of their diff_id. */
+static int each_part(const struct image_store *s, const struct stored *i,
+                     int (*fn)(struct map *m, const char *key, uint64_t bytes, uint64_t *sum), struct map *m,
+                     uint64_t *sum)
+{
+        int r = fn(m, i->manifest.digest, i->manifest.size, sum);
+
+        if (r == 0)
+                r = fn(m, i->parts.config.digest, i->parts.config.size, sum);
+        for (size_t k = 0; r == 0 && k < i->parts.n_layers; k++) {
+                const struct image_descriptor *d = &i->parts.layers[k];
+                bool again = false;
+
+                for (size_t j = 0; j < k; j++)
+                        again |= str_eq(i->parts.layers[j].digest, d->digest);
+                if (again)
+                        continue;
+                r = fn(m, d->digest, d->size, sum);
+                if (r == 0)
+                        r = fn(m, i->config.diff_ids[k], account_layer(s, i->config.diff_ids[k], d->size), sum);
+        }
+        return r;
+}
+
+int account_new(const struct image_store *s, struct map **ret, uint64_t *ret_sum)
+{
+        struct map *m = map_new();
+        int r = m ? 0 : -ENOMEM;
+        uint64_t sum = 0;
+
+        for (size_t i = 0; r == 0 && i < s->images.len; i++)
+                r = each_part(s, s->images.items[i], add_weight, m, &sum);
+        if (r < 0) {
+                account_done(m);
+                return r;
+        }
+        *ret = m;
+        if (ret_sum)
+                *ret_sum = sum;
+        return 0;
+}
+
+static int drop_weight(struct map *m, const char *key, uint64_t bytes, uint64_t *sum)
+{
+        struct weight *w = map_find(m, key);
+
+        (void)bytes;
+        if (w && w->users > 0 && --w->users == 0)
+                *sum += w->bytes;
+        return 0;
+}
+
+uint64_t account_take(const struct image_store *s, struct map *m, const struct stored *i)
+{
+        uint64_t freed = 0;
+
+        (void)each_part(s, i, drop_weight, m, &freed);
+        return freed;
+}
+
+int image_store_bytes(struct image_store *s, const struct image *image, struct image_bytes *ret)
+{
+        const struct stored *stored = CONTAINER_OF(image, const struct stored, image);
+        struct map *m = NULL;
+        int r = account_new(s, &m, NULL);
+
+        if (r < 0)
+                return r;
+        *ret = (struct image_bytes){ .freed = account_take(s, m, stored) };
+        for (size_t k = 0; k < stored->parts.n_layers; k++) {
+                const struct image_descriptor *d = &stored->parts.layers[k];
+                const struct weight *w = map_find(m, d->digest);
+
+                *(w && w->users > 0 ? &ret->shared : &ret->unique) += d->size;
+                ret->unpacked += account_layer(s, stored->config.diff_ids[k], d->size);
+        }
+        ret->unique += stored->parts.config.size;
+        account_done(m);
+        return 0;
+}
+
+/* ── who reads ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+struct image_keep {
+        struct image_store *store;
+        struct image_layout layout;
+        char digest[IMAGE_DIGEST_MAX];
+};
+
+static int claim_blobs(const struct image_layout *l, const struct stored *i)
+{
+        int r = image_layout_claim(l, i->manifest.digest);
+
+        if (r == 0)
+                r = image_layout_claim(l, i->parts.config.digest);
+        for (size_t k = 0; r == 0 && k < i->parts.n_layers; k++)
+                r = image_layout_claim(l, i->parts.layers[k].digest);
+        return r;
+}
+
+int image_keep_new(struct image_store *s, const struct image *image, struct image_keep **ret, struct err *err)
+{
+        struct image_keep *k = calloc(1, sizeof(*k));
+        struct stored *i = store_find_digest(s, image->digest);
+
+        if (!k)
+                return err_oom(err);
+        k->store = s;
+        k->layout = s->layout;
+        k->layout.claimant = ++s->last_seq;
+        memcpy(k->digest, image->digest, sizeof(k->digest));
+        if (claim_blobs(&k->layout, i) < 0) {
+                image_layout_release(&k->layout);
+                free(k);
+                return err_oom(err);
+        }
+        i->kept++;
+        *ret = k;
+        return 0;
+}
+
+/* What was removed meanwhile goes now. */
+void image_keep_free(struct image_keep *k)
+{
+        struct stored *i;
+        struct op *op;
+
+        if (!k)
+                return;
+        image_layout_release(&k->layout);
+        i = store_find_digest(k->store, k->digest);
+        if (i && i->kept > 0)
+                i->kept--;
+        op = i ? NULL : op_new(k->store, op_clean_steps, false);
+        if (op)
+                op_add(op);
+        free(k);
+}
