@@ -84,8 +84,8 @@ def hostile(server):
             except OSError:
                 print(f"{name}: -")
     with socket.create_connection((server, 53), 5) as s:
-        s.sendall(b"\xff\xff" + bytes(70000))
         try:
+            s.sendall(b"\xff\xff" + bytes(70000))
             print("tcp:", len(s.recv(10)))
         except OSError:
             print("tcp: 0")

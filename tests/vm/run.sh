@@ -30,13 +30,13 @@ gcc -std=gnu17 -O2 -D_GNU_SOURCE -static tests/kill/clear.c -o "$tree/build/test
 # As `make install PREFIX=/usr` and contrib/systemd/README.md say.
 root=$stage/root
 install -D -t "$root/usr/bin" "$build/mayfly"
-install -D -t "$root/usr/libexec/mayfly" "$build"/mayfly{d,-supervisor,-launcher,-netd,-worker,-init}
+install -D -t "$root/usr/libexec/mayfly" "$build"/mayfly{d,-supervisor,-launcher,-netd,-dns,-worker,-init,-health}
 install -D -m 644 -t "$root/usr/lib/systemd/system" contrib/systemd/*.service contrib/systemd/*.socket
 install -D -m 644 contrib/systemd/mayfly.sysusers "$root/usr/lib/sysusers.d/mayfly.conf"
 install -D -m 644 contrib/systemd/mayfly.tmpfiles "$root/usr/lib/tmpfiles.d/mayfly.conf"
 tar -C "$root" -cf "$stage/root.tar" .
 
-packages="$(tools/setup.sh --print run demo | xargs) python3 iproute2 procps util-linux git zstd ${MAYFLY_VM_PACKAGES:-}"
+packages="$(tools/setup.sh --print run demo | xargs) python3 iproute2 procps util-linux git zstd strace slowhttptest dnsmasq-base ${MAYFLY_VM_PACKAGES:-}"
 start=$SECONDS status=0
 copies=(-c "$tree:/opt/mayfly" -c "$stage/root.tar:/opt/root.tar")
 corpora=${MAYFLY_CORPORA:-../shared/corpora}
