@@ -14,7 +14,8 @@
 
 #define THREADS 4
 #define STACK_SIZE (16 * 1024)
-#define SOCK_FD 3 /* behind the standard descriptors, which are /dev/null */
+#define STOP_MS 2000 /* for one that was stopped by somebody */
+#define SOCK_FD 3    /* behind the standard descriptors, which are /dev/null */
 
 static int confine(pid_t parent)
 {
@@ -116,9 +117,17 @@ bool janitor_reaped(struct janitor *j, pid_t pid)
 
 void janitor_stop(struct janitor *j)
 {
+        struct pollfd ended = { .events = POLLIN };
+        auto_fd pidfd = -EBADF;
+
         if (j->sock < 0)
                 return;
         fd_replace(&j->sock, -EBADF);
+        pidfd = (int)syscall(SYS_pidfd_open, j->pid, 0);
+        ended.fd = pidfd;
+        /* Its death closes the rest, too. */
+        if (pidfd < 0 || poll(&ended, 1, STOP_MS) <= 0)
+                (void)kill(j->pid, SIGKILL);
         while (waitpid(j->pid, NULL, 0) < 0 && errno == EINTR)
                 ;
 }

@@ -26,4 +26,4 @@ int janitor_start(struct janitor *j, struct err *err);
 void janitor_close(struct janitor *j, int **fds, size_t n);
 
 bool janitor_reaped(struct janitor *j, pid_t pid); /* whether it was this one that ended */
-void janitor_stop(struct janitor *j);              /* waits until all is closed */
+void janitor_stop(struct janitor *j);              /* waits until all is closed; it is killed where that takes long */
