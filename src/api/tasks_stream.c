@@ -19,6 +19,7 @@
 #include <string.h>
 
 #define STREAM_WAIT_NS (30 * NS_PER_S) /* for the request */
+#define STREAM_KEY_NS (60 * NS_PER_S)  /* between two looks at its key, at most: the clock may be set */
 #define STREAMS_WAITING_MAX 64         /* connections whose request has not come, or is being parsed */
 
 enum stream_state { STREAM_WAITING, STREAM_PARSING, STREAM_RUNNING, STREAM_CLOSING };
@@ -207,6 +208,52 @@ static void on_ended(struct task *t, const struct wire_task *result, void *data)
         stream_release(s);
 }
 
+/* ── the key ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void forget(struct stream *s)
+{
+        struct task *t = TAKE_PTR(s->task);
+
+        if (t)
+                task_forget(t, s);
+}
+
+/* Whose key is not valid any more is not heard, and told nothing more. */
+static void end_of_key(struct stream *s, const char *why)
+{
+        close_with(s, 1008, why);
+        forget(s);
+}
+
+static void on_key_timer(struct loop_timer *timer, void *data);
+
+static void watch_key(struct stream *s)
+{
+        const struct key *key = *s->who.key_id ? keys_find(s->api->config.keys, s->who.key_id) : NULL;
+        uint64_t now = time_real_ms(), wait = STREAM_KEY_NS;
+
+        if (!key || key->expires_ms == 0)
+                return;
+        if (key->expires_ms <= now)
+                wait = 0;
+        else if (key->expires_ms - now < STREAM_KEY_NS / NS_PER_MS)
+                wait = (key->expires_ms - now) * NS_PER_MS;
+        if (loop_timer_set(s->api->loop, &s->timer, time_mono_ns() + wait, on_key_timer, s) < 0)
+                end_of_key(s, "out of memory");
+}
+
+static void on_key_timer(struct loop_timer *timer, void *data)
+{
+        struct stream *s = data;
+        const struct key *key = keys_find(s->api->config.keys, s->who.key_id);
+
+        (void)timer;
+        if (!key || !key_is_live(key))
+                end_of_key(s, "the key has expired");
+        else
+                watch_key(s);
+}
+
 /* ── from the client ───────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static void submit(struct stream *s)
@@ -249,6 +296,7 @@ static void submit(struct stream *s)
         if (r == 0) {
                 s->request = (struct wire_task_request){ .image = NULL };
                 s->state = STREAM_RUNNING;
+                watch_key(s);
                 return;
         }
         status = submit_problem(s->api->config.tasks, r, &err, &reason, &retry_s);
@@ -344,14 +392,6 @@ static void pass_signal(struct stream *s, int signo)
 
         if (task_signal(s->task, signo, &err) == -ESRCH && signal_ends(signo))
                 task_cancel(s->task);
-}
-
-static void forget(struct stream *s)
-{
-        struct task *t = TAKE_PTR(s->task);
-
-        if (t)
-                task_forget(t, s);
 }
 
 static void refuse_frame(struct stream *s, const char *detail)
@@ -520,7 +560,7 @@ void streams_revoked(struct api *a, const char *key_id)
 
         LIST_FOREACH(s, &a->streams, node)
                 if (str_eq(s->who.key_id, key_id))
-                        close_with(s, 1008, "the key was revoked");
+                        end_of_key(s, "the key was revoked");
 }
 
 void streams_done(struct api *a)

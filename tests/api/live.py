@@ -393,6 +393,21 @@ def stream_of_a_revoked_key():
         equal(json.loads(ws.receive()[1])["problem"]["status"], 401)
 
 
+@test
+def stream_of_a_key_that_expires():
+    """What it runs ends with it, and so does what a key runs that is revoked meanwhile."""
+    for revoked in (False, True):
+        key = instance.make_key("task", **({} if revoked else {"expires_in": "2s"}))
+        with WebSocket(mayfly.NetClient(instance.port, key), "/v1/tasks/stream") as ws:
+            ws.send(json.dumps({"image": IMAGE, "cmd": ["sleep", "60"], "network": "none"}))
+            id = json.loads(ws.receive()[1])["id"]
+            if revoked:
+                equal(instance.client.request("DELETE", "/v1/keys/" + key.split(":")[0]).status, 204)
+            equal(ws.receive(), ("close", 1008))
+            found = mayfly.wait_until(lambda: instance.client.get("/v1/tasks/" + id).json()["reason"] == "cancelled", 5)
+            assert found, instance.client.get("/v1/tasks/" + id)
+
+
 def main():
     global instance, client
     with TcpInstance("mfapilive", "10.234.0.0/16") as instance:
