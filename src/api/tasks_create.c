@@ -233,12 +233,13 @@ int submit_problem(const struct tasks *tasks, int r, struct err *err, const char
                 { EEXIST, 422, "idempotency_mismatch", "the key was used with another body" },
                 { EAGAIN, 429, "queue_full", "the queue is full" },
                 { ESHUTDOWN, 503, "draining", "the daemon is stopping" },
+                { ENOSPC, 503, "results_waiting", "too many results wait until they can be stored" },
                 { EINVAL, 400, "bad_request", "the body is not a task that can run here" },
                 { EPERM, 403, "not_allowed", "the key does not allow this" },
                 { ENOMEM, 503, "out_of_memory", "out of memory" },
         };
 
-        *ret_retry_s = r == -EAGAIN ? tasks_retry_after(tasks) : r == -ESHUTDOWN || r == -ENOMEM ? 1 : 0;
+        *ret_retry_s = r == -EAGAIN ? tasks_retry_after(tasks) : r == -ESHUTDOWN || r == -ENOMEM || r == -ENOSPC ? 1 : 0;
         for (size_t i = 0; i < ARRAY_LEN(known); i++) {
                 if (known[i].num != -r)
                         continue;

@@ -104,6 +104,7 @@ static const struct key keys[] = {
         { "network.stock", KIND_U32, NUMBER(network.stock, 0, 1024), "network namespaces kept ready" },
         { "history.max_tasks", KIND_U32, NUMBER(history.max_tasks, 1, 100000000), "ended tasks kept" },
         { "history.max_bytes", KIND_BYTES, NUMBER(history.max_bytes, MIB, 64 * TIB), "output kept" },
+        { "history.max_waiting", KIND_BYTES, NUMBER(history.max_waiting, MIB, TIB), "results kept while the disk is full" },
         { "history.max_age", KIND_AGE, NUMBER(history.max_age_ms, SECOND_MS, 3650 * DAY_MS), "age of what is kept" },
         { "images.max_layer_bytes", KIND_BYTES, NUMBER(images.max_layer_bytes, KIB, 64 * TIB), "a layer, unpacked" },
         { "images.max_archive_bytes", KIND_BYTES, NUMBER(images.max_archive_bytes, KIB, 64 * TIB),
@@ -177,7 +178,7 @@ void config_default(struct config *c)
                         .idle_timeout_ms = 60 * SECOND_MS,
                 },
                 .network.stock = 16,
-                .history = { .max_tasks = 100000, .max_bytes = GIB, .max_age_ms = 7 * DAY_MS },
+                .history = { .max_tasks = 100000, .max_bytes = GIB, .max_waiting = 128 * MIB, .max_age_ms = 7 * DAY_MS },
                 .images = { .max_layer_bytes = 64 * GIB, .max_archive_bytes = 64 * GIB },
         };
         c->registries.enabled = true;

@@ -47,7 +47,7 @@ struct config {
                 uint32_t stock; /* network.stock: namespaces kept ready */
         } network;
         struct {
-                uint64_t max_tasks, max_bytes, max_age_ms;
+                uint64_t max_tasks, max_bytes, max_waiting, max_age_ms;
         } history;
         struct {
                 uint64_t max_layer_bytes, max_archive_bytes;

@@ -73,12 +73,8 @@ static void stop(struct node *n, int code)
 
 static void cancel_all(struct node *n)
 {
-        struct task *t;
-        size_t pos = 0;
-
         log_info("cancelling %zu tasks", tasks_live(n->tasks));
-        while ((t = tasks_next(n->tasks, &pos)))
-                task_cancel(t);
+        tasks_cancel_all(n->tasks);
 }
 
 /* With end_tasks nothing runs on, so tasks are waited for and then cancelled, and those who wait get their answers.
@@ -314,6 +310,7 @@ static int make_tasks(struct node *n, struct err *err)
                 .reserve = n->config->tasks.reserve,
                 .network = network_of(n->config->network.mode),
                 .seal = n->serve.seal,
+                .max_kept = n->config->history.max_waiting,
                 .max_running_owner = n->config->limits.key_running,
                 .max_queued_owner = n->config->limits.key_queued,
                 .keys = n->serve.keys,

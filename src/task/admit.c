@@ -176,6 +176,8 @@ static int may_start(struct tasks *ts, const struct task *t)
 {
         if (ts->running >= ts->config.max_running)
                 return 0;
+        if (tasks_kept_full(ts))
+                return -EAGAIN;
         if (ts->committed + t->cost > ts->capacity || ts->running + ts->lingering >= ts->config.max_running) {
                 if (ts->lingering > 0)
                         history_flush(ts->history);

@@ -8,7 +8,8 @@
 #include "task/record.h"
 #include "task/task.h"
 
-#define TASK_HISTORY_TRIES 5
+#define TASK_HISTORY_TRIES 5 /* of a record that history finds fault with */
+#define TASK_KEPT_MAX 10000  /* results that wait for history */
 #define TASK_SAMPLE_NS (100 * UINT64_C(1000000)) /* how long a look at the available memory holds */
 #define TASK_RETRY_NS (50 * UINT64_C(1000000))   /* while nothing can start */
 #define TASK_CPU_LOOK_NS (5 * UINT64_C(1000000)) /* between two looks at the CPU time, at least */
@@ -84,6 +85,8 @@ struct task {
         unsigned retry_after_s;         /* of a registry that is busy */
         bool orphan;     /* tasks_free() was called meanwhile */
         bool storing;    /* history has the record and will answer */
+        uint64_t kept;   /* bytes that count for a result which history did not take; 0: it is none */
+        bool keeps_slot; /* of those, with its container */
         bool cancel_when_alone;
         void *durable_waiter;
         bool nameless; /* durable from the start: there is no task until it is on disk */
@@ -130,6 +133,8 @@ struct tasks {
         uint32_t storing;                    /* answers that history owes */
         uint64_t committed, capacity;        /* bytes promised to running tasks, and held by lingering ones */
         uint64_t held;                       /* bytes of requests */
+        uint64_t kept_bytes;                 /* of results that history did not take */
+        uint32_t n_kept, kept_slots;
         uint64_t available, sampled_ns;
         uint64_t ended_ns, pace_ns; /* the last end; how far apart ends are */
         struct loop_timer admit_timer;
@@ -214,6 +219,12 @@ void task_on_data(struct engine_container *c, enum engine_stream stream, const v
 /* outputs.c: false where there is nothing to bring back. */
 bool task_collect(struct task *t);
 void task_outputs_done(struct task *t);
+
+/* kept.c: false where it is not to be tried again. */
+bool task_keep(struct task *t, int r); /* history answered r */
+void task_unkeep(struct task *t);
+void task_unkeep_slot(struct task *t); /* its container goes */
+bool tasks_kept_full(const struct tasks *ts);
 
 /* result.c */
 void task_load_output(struct task *t);

@@ -263,9 +263,6 @@ void task_cancel(struct task *t)
 {
         switch (t->state) {
         case WIRE_QUEUED:
-                /* When this daemon stops, what is on disk is the next one's. */
-                if (t->ts->draining && t->disk == TASK_STORED)
-                        break;
                 /* What its engine says ends it. */
                 if (t->awaited) {
                         t->rec.kill_reason = WIRE_REASON_CANCELLED;

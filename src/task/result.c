@@ -164,17 +164,6 @@ static void store_later(struct task *t, uint64_t delay_ns)
                 log_error("task %s is not in history: out of memory", t->id);
 }
 
-/* A result that history does not take stays with its container, where a daemon that follows finds it, as long as such ones
- * leave room for others. Those of accepted tasks stay in any case, or they would be started again; none is started while the
- * disk takes nothing. */
-static bool may_wait(const struct task *t)
-{
-        const struct tasks *ts = t->ts;
-
-        return t->tries < TASK_HISTORY_TRIES ||
-               (t->container && (t->disk != TASK_UNSTORED || ts->lingering <= ts->config.max_running / 4));
-}
-
 static void on_stored(int r, const struct err *err, void *data)
 {
         struct task *t = data;
@@ -185,7 +174,8 @@ static void on_stored(int r, const struct err *err, void *data)
         if (r < 0 && !ts->freeing) {
                 if (++t->tries == TASK_HISTORY_TRIES)
                         log_error("task %s is not in history: %s", t->id, err->text);
-                if (may_wait(t)) {
+                if (task_keep(t, r)) {
+                        tasks_admit(ts);
                         store_later(t, NS_PER_S);
                         return;
                 }

@@ -57,6 +57,7 @@ void task_remove_container(struct task *t)
 
         if (!t->container)
                 return;
+        task_unkeep_slot(t);
         if (t->lingering) {
                 t->lingering = false;
                 ts->lingering--;
@@ -94,6 +95,7 @@ static void task_detach(struct task *t)
         loop_timer_cancel(&t->cpu);
         task_live_close(t);
         forget_key(t);
+        task_unkeep(t);
         tasks_release(t);
         list_remove(&t->node);
         (void)map_remove(ts->by_id, t->id);
@@ -157,6 +159,7 @@ int tasks_new(struct loop *loop, struct engine *engine, struct history *history,
         ts->config.reserve = config->reserve ? config->reserve : UINT64_C(128) << 20;
         ts->config.network = config->network ? config->network : ENGINE_NET_NAT;
         ts->config.max_held = config->max_held ? config->max_held : UINT64_C(512) << 20;
+        ts->config.max_kept = config->max_kept ? config->max_kept : UINT64_C(128) << 20;
         list_init(&ts->all);
         list_init(&ts->ring);
         ts->by_id = map_new();
@@ -219,6 +222,15 @@ size_t tasks_live(const struct tasks *ts)
 void tasks_drain(struct tasks *ts)
 {
         ts->draining = true;
+}
+
+void tasks_cancel_all(struct tasks *ts)
+{
+        struct task *t;
+
+        LIST_FOREACH(t, &ts->all, node)
+                if (t->state != WIRE_QUEUED || t->disk != TASK_STORED)
+                        task_cancel(t);
 }
 
 /* ── submission ──────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -288,6 +300,8 @@ static int check_room(struct tasks *ts, const struct wire_task_request *request,
         if (task_cost(&request->limits) > ts->capacity)
                 return err_set(err, EINVAL,
                                "limits: memory, disk and shm together are more than this node can promise");
+        if (tasks_kept_full(ts))
+                return err_set(err, ENOSPC, "%u results wait until they can be stored", ts->n_kept);
         if (ts->queued >= ts->config.max_queued)
                 return err_set(err, EAGAIN, "%u tasks are waiting already", ts->queued);
         if (most > 0 && o && o->queued >= most)
@@ -470,13 +484,6 @@ void task_leave(struct task *t, void *waiter_data)
 struct task *tasks_find(struct tasks *ts, const char *id)
 {
         return map_find(ts->by_id, id);
-}
-
-struct task *tasks_next(struct tasks *ts, size_t *pos)
-{
-        void *t = NULL;
-
-        return map_next(ts->by_id, pos, &(const char *){ NULL }, &t) ? t : NULL;
 }
 
 const char *task_id(const struct task *t)

@@ -34,6 +34,7 @@ struct tasks_config {
         /* What the maxima of a recovered task's owner are taken from, until its next submit; borrowed; NULL: none. */
         const struct keys *keys;
         uint64_t max_held; /* bytes of requests that wait or may be needed again; 0: 512 MiB */
+        uint64_t max_kept; /* bytes of results that history could not take yet, from which on nothing starts; 0: 128 MiB */
         /* Beside the default: borrowed until tasks_free(), but the array. */
         struct engine *const *more_engines;
         size_t n_more_engines;
@@ -56,6 +57,7 @@ void tasks_free(struct tasks *ts);
 
 size_t tasks_live(const struct tasks *ts); /* not ended, or ended and not yet in history */
 void tasks_drain(struct tasks *ts);        /* refuses new ones: -ESHUTDOWN */
+void tasks_cancel_all(struct tasks *ts);   /* but what is on disk and did not start, which is the next daemon's */
 
 /* Who waits for the end of a task. `result` is a peek for the call. The task goes some time after it, so `t` is not to be
  * used later. */
@@ -104,7 +106,7 @@ struct task_submit {
 
 /* Takes the request's contents on success. 0: a new task. 1: the key's task, live, joined: the waiter is added (its
  * request is freed), `stored` is called for it. -EEXIST: the key with another body. -EAGAIN: the queue is full, or the
- * owner's share of it: tasks_retry_after(). -ESHUTDOWN. -EINVAL: limits that this machine can never grant, or what the engine
+ * owner's share of it: tasks_retry_after(). -ENOSPC: too many results wait for room on the disk. -ESHUTDOWN. -EINVAL: limits that this machine can never grant, or what the engine
  * cannot do. -EPERM: above the owner's maxima. -ENOTSUP: no seal. The waiter (NULL: none) is called once, never from within.
  * A key that only history knows is the caller's to look up before. */
 int tasks_submit(struct tasks *ts, struct wire_task_request *request, const struct task_submit *how,
@@ -148,7 +150,6 @@ void task_unfollow(struct task *t, void *follower_data);
 ssize_t task_read_output(struct task *t, enum engine_stream stream, uint64_t offset, void *buf, size_t len);
 
 struct task *tasks_find(struct tasks *ts, const char *id); /* live ones; peek or NULL */
-struct task *tasks_next(struct tasks *ts, size_t *pos);    /* iteration over live ones */
 /* Live and ended tasks that the query matches, newest first, as the text of GET /v1/tasks. query.image as it was given. fn is
  * called once, never from within. */
 typedef void (*tasks_list_fn)(int r, const struct str *text, const struct err *err, void *data);

@@ -429,13 +429,35 @@ static void test_drain_leaves_it(void **state)
         tasks_drain(f->ts);
         f->fake.check_r = 0;
         assert_int_equal(tasks_live(f->ts), 0);
-        task_cancel(t);
+        (void)t;
+        tasks_cancel_all(f->ts);
         for (int i = 0; i < 100; i++)
                 turn(f);
         assert_int_equal(f->fake.n, 0);
         restart(f);
         end(running(f, 1), exit_0);
         wait_stored(f);
+}
+
+/* Whoever cancels it himself means it. */
+static void test_cancel_while_draining(void **state)
+{
+        struct fixture *f = *state;
+        struct stored s = { .calls = 0 };
+        struct result r = { .calls = 0 };
+        const struct task_waiter waiter = { .ended = on_ended, .data = &r };
+        struct task *t;
+
+        f->fake.check_r = -ENOTCONN;
+        t = accept_task(f, request(), &s, NULL);
+        wait_call(f, &s);
+        tasks_drain(f->ts);
+        assert_int_equal(task_join(t, &waiter, NULL), 0);
+        task_cancel(t);
+        assert_int_equal(r.calls, 1);
+        assert_int_equal(r.t.reason, WIRE_REASON_CANCELLED);
+        wait_stored(f);
+        assert_int_equal(requests_on_disk(f).n, 0);
 }
 
 static void on_key_made(int r, const struct key *key, const char *secret, const struct err *err, void *data)
@@ -626,6 +648,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_stored_while_it_pulls, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_cancelled_while_it_is_stored, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_drain_leaves_it, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_cancel_while_draining, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_recovered_within_the_keys_maxima, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_nothing_is_left, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_unreadable, setup, teardown),

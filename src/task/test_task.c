@@ -507,6 +507,46 @@ static void test_history_full(void **state)
         assert_true(c->removed);
 }
 
+/* More of them than may keep their containers: what was answered is kept all the same, and when that is too much, nothing new is
+ * taken until there is room. */
+static void test_history_full_for_many(void **state)
+{
+        struct fixture *f = *state;
+        struct result r[4] = { { .calls = 0 } };
+        struct rlimit before, none;
+        int refused;
+
+        (void)signal(SIGXFSZ, SIG_IGN);
+        assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+        none = (struct rlimit){ 1, before.rlim_max };
+        f->ts->config.max_running = 2;
+        f->ts->config.max_kept = 3 * sizeof(struct task);
+        for (size_t i = 0; i < 3; i++) {
+                struct fake_container *c;
+                struct task *t = submit(f, request(), &r[i]);
+
+                c = running(f, i + 1);
+                say(c, ENGINE_STDOUT, "kept");
+                assert_int_equal(setrlimit(RLIMIT_FSIZE, &none), 0);
+                end(c, exit_0);
+                for (int k = 0; k < 1000 && t->tries < 1; k++)
+                        turn(f);
+                t->tries = TASK_HISTORY_TRIES + 1;
+                assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+                assert_true(c->removed);
+                assert_int_equal(t->out_len[0], 4);
+        }
+        assert_int_equal(tasks_live(f->ts), 3);
+        refused = submit_how(f, request(), &(struct task_submit){ .owner = "o" }, NULL, NULL);
+        assert_int_equal(refused, -ENOSPC);
+        wait_stored(f);
+        assert_int_equal(f->ts->n_kept, 0);
+        assert_int_equal(f->ts->kept_bytes, 0);
+        (void)submit(f, request(), &r[3]);
+        end(running(f, 4), exit_0);
+        wait_stored(f);
+}
+
 static void test_drain(void **state)
 {
         struct fixture *f = *state;
@@ -691,6 +731,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_idempotency, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_join_while_it_is_stored, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_history_full, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_history_full_for_many, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_drain, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_adoption, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_adoption_of_garbage, setup, teardown),

@@ -2,7 +2,7 @@
 """What runs out: disk, descriptors, memory, connections, room in the queue, patience. Errors are clean, the others are served
 meanwhile, and all recovers without a restart.
 
-    tests/faults/faults.py [--long] [disk] [full_queue] [descriptors] [memory] [slow] [queue] [hangups]
+    tests/faults/faults.py [--long] [disk] [full_queue] [full_results] [descriptors] [memory] [slow] [queue] [hangups]
 """
 
 import concurrent.futures
@@ -185,6 +185,50 @@ def test_full_queue():
             print(f"faults: disk full: {len(accepted)} accepted until the last page, two seconds later: {states}")
             for task, out in accepted.items():
                 answer = i.client.request("GET", f"/v1/tasks/{task}/wait?timeout=60s")
+                assert answer.status == 200 and answer.json()["stdout"] == out, answer
+            finish(i)
+    finally:
+        i.stop()
+        if disk:
+            disk.close()
+        i.close()
+
+
+def test_full_results():
+    """More results than may wait with their containers: what was answered is found later, and when too much waits nothing new is
+    taken."""
+    i = instance("r", tasks__max_running=2, history__max_waiting="8m", log_level="warn")
+    disk = None
+    try:
+        disk = Disk(os.path.join(i.dir, "disk"), 96)
+        i.data_dir = os.path.join(disk.point, "data")
+        i.start()
+        i.load(mayfly.busybox().bytes(), IMAGE)
+        answered = {}
+        with report.case("disk full: results that were answered are kept, as far as there is room for them"):
+            filler = disk.fill()
+            for n in range(20):
+                answer = i.client.post(body("echo", str(n)))
+                assert answer.status == 201, answer
+                answered[answer.json()["id"]] = f"{n}\n"
+            big = "dd if=/dev/zero bs=64k count=16 2>/dev/null | tr '\\0' x"
+            for n in range(40):
+                answer = i.client.post(body("sh", "-c", big, limits={**SMALL, "output": "1m"}))
+                if clean(answer) != 201:
+                    break
+                answered[answer.json()["id"]] = "x" * (1 << 20)
+            assert answer.status == 503 and answer.json()["type"].endswith(":results_waiting"), answer
+            assert int(answer.headers["Retry-After"]) > 0 and 6 <= len(answered) - 20 <= 12, len(answered)
+            assert i.client.get("/healthz").status == 200
+            print(f"faults: disk full: {len(answered)} results wait, then: {answer.json()['detail']}")
+        with report.case("disk full: with room again all of them are stored"):
+            os.unlink(filler)
+            assert mayfly.wait_until(lambda: attempt(i, body("true")) == 201, 20), "no task after that"
+            time.sleep(3)  # one more try to store each
+            os.kill(i.pid("mayflyd"), signal.SIGKILL)
+            i.wait_ready()
+            for task, out in answered.items():
+                answer = i.client.get("/v1/tasks/" + task)
                 assert answer.status == 200 and answer.json()["stdout"] == out, answer
             finish(i)
     finally:
@@ -465,7 +509,8 @@ def test_hangups():
         i.close()
 
 
-TESTS = {"disk": test_disk, "full_queue": test_full_queue, "descriptors": test_descriptors, "memory": test_memory, "slow": test_slow, "queue": test_queue,
+TESTS = {"disk": test_disk, "full_queue": test_full_queue, "full_results": test_full_results,
+         "descriptors": test_descriptors, "memory": test_memory, "slow": test_slow, "queue": test_queue,
          "hangups": test_hangups}
 
 
