@@ -109,6 +109,12 @@ static const struct key keys[] = {
         { "images.max_layer_bytes", KIND_BYTES, NUMBER(images.max_layer_bytes, KIB, 64 * TIB), "a layer, unpacked" },
         { "images.max_archive_bytes", KIND_BYTES, NUMBER(images.max_archive_bytes, KIB, 64 * TIB),
           "an uploaded archive" },
+        { "images.parallel", KIND_U32, NUMBER(images.parallel, 1, 64), "layers that are unpacked at once" },
+        { "images.high_water", KIND_U32, NUMBER(images.high_water, 0, 99),
+          "percent of the disk above which images are removed, 0: never" },
+        { "images.low_water", KIND_U32, NUMBER(images.low_water, 0, 98), "percent at which that ends" },
+        { "images.keep_for", KIND_AGE, NUMBER(images.keep_for_ms, 0, 3650 * DAY_MS),
+          "what came within this time is not removed so" },
         { "registries.enabled", KIND_BOOL, WORD(registries.enabled, booleans), "images that are absent are pulled" },
         { "registries.insecure", KIND_HOSTS, TEXT(registries.insecure),
           "list: hosts that may be spoken to in plain HTTP" },
@@ -179,7 +185,14 @@ void config_default(struct config *c)
                 },
                 .network.stock = 16,
                 .history = { .max_tasks = 100000, .max_bytes = GIB, .max_waiting = 128 * MIB, .max_age_ms = 7 * DAY_MS },
-                .images = { .max_layer_bytes = 64 * GIB, .max_archive_bytes = 64 * GIB },
+                .images = {
+                        .max_layer_bytes = 64 * GIB,
+                        .max_archive_bytes = 64 * GIB,
+                        .keep_for_ms = 3600 * SECOND_MS,
+                        .parallel = 4,
+                        .high_water = 85,
+                        .low_water = 75,
+                },
         };
         c->registries.enabled = true;
         c->registries.parallel = 6;
@@ -710,6 +723,9 @@ int config_check(const struct config *c, struct err *err)
         if (c->tasks.max_running > c->slots)
                 return err_set(err, EINVAL, "tasks.max_running: %u tasks need as many ids.slots, there are %u",
                                c->tasks.max_running, c->slots);
+        if (c->images.high_water > 0 && c->images.low_water >= c->images.high_water)
+                return err_set(err, EINVAL, "images.low_water: %u must be below images.high_water, %u",
+                               c->images.low_water, c->images.high_water);
         if (is_below(c->run, c->data) || is_below(c->data, c->run))
                 return err_set(err, EINVAL, "run: %s and data: %s may not lie in one another", c->run, c->data);
         if (str_eq(c->tls_cert, "none") != str_eq(c->tls_key, "none"))

@@ -50,7 +50,8 @@ struct config {
                 uint64_t max_tasks, max_bytes, max_waiting, max_age_ms;
         } history;
         struct {
-                uint64_t max_layer_bytes, max_archive_bytes;
+                uint64_t max_layer_bytes, max_archive_bytes, keep_for_ms;
+                uint32_t parallel, high_water, low_water; /* the marks in percent; high_water 0: never */
         } images;
         struct {
                 bool enabled;

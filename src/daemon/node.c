@@ -10,6 +10,7 @@
 #include "daemon/serve.h"
 #include "engine/native/native.h"
 #include "history/history.h"
+#include "image/prune.h"
 #include "image/store.h"
 #include "loop/loop.h"
 #include "task/task.h"
@@ -249,21 +250,52 @@ static int open_engine(struct node *n, struct err *err)
         return engine_native_new(n->loop, &config, &n->engine, err);
 }
 
+/* Those that wait for their start have an image, too. */
+static int images_in_use(void *data, struct map *digests)
+{
+        static char used;
+        struct node *n = data;
+        struct task *t;
+        size_t pos = 0;
+        int r = 0;
+
+        while (r == 0 && n->tasks && (t = tasks_next(n->tasks, &pos))) {
+                struct wire_task told;
+                const struct image *image;
+
+                task_describe(t, &told);
+                image = told.image_digest ? image_store_by_digest(n->store, told.image_digest) : NULL;
+                if (!image && told.image_ref)
+                        image = image_store_find(n->store, told.image_ref, NULL);
+                if (image)
+                        r = map_set(digests, image->digest, &used);
+        }
+        return r;
+}
+
 static int open_images(struct node *n, struct err *err)
 {
         auto_free char *dir = str_printf("%s/state/images", n->config->data);
+        auto_free char *trees = str_printf("%s/store", n->config->data);
         const struct image_store_config config = {
                 .dir = dir,
+                .trees_dir = trees,
+                .parallel = n->config->images.parallel,
+                .high_water = n->config->images.high_water,
+                .low_water = n->config->images.low_water,
+                .keep_for_ms = n->config->images.keep_for_ms,
                 .max_layer_bytes = n->config->images.max_layer_bytes,
                 .max_archive_bytes = n->config->images.max_archive_bytes,
         };
         int r;
 
-        if (!dir)
+        if (!dir || !trees)
                 return err_oom(err);
         r = image_store_open(n->loop, &config, engine_native_workers(n->engine), &n->store, err);
         if (r == 0)
                 engine_native_set_store(n->engine, n->store);
+        if (r == 0)
+                image_store_set_users(n->store, images_in_use, n);
         return r;
 }
 

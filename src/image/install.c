@@ -94,6 +94,7 @@ int step_index(struct op *op)
         struct image_store *s = op->store;
         int r;
 
+        fd_replace(&op->plain, -EBADF);
         r = new_report(op);
         if (r == 0)
                 r = image_layout_spool(&s->layout, &op->plain, &op->err);

@@ -161,6 +161,12 @@ static void remove_temporary(int dirfd, const char *name, void *data)
                 (void)unlinkat(dirfd, name, 0);
 }
 
+/* Written, or (ctime) named or held. */
+static bool is_older(const struct stat *st, time_t when)
+{
+        return st->st_mtime < when && st->st_ctime < when;
+}
+
 /* Of an image that was finished, or was given up. */
 static void remove_old_partial(int dirfd, const char *name, void *data)
 {
@@ -171,6 +177,22 @@ static void remove_old_partial(int dirfd, const char *name, void *data)
             fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode) ||
             st.st_mtime < time(NULL) - PARTIAL_AGE_S)
                 (void)unlinkat(dirfd, name, 0);
+}
+
+static void drop_partial(int dirfd, const char *name, void *data)
+{
+        const time_t *when = data;
+        struct stat st;
+
+        if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && is_older(&st, *when))
+                (void)unlinkat(dirfd, name, 0);
+}
+
+void image_layout_drop_partials(const struct image_layout *l, uint64_t age_s)
+{
+        time_t when = time(NULL) - (time_t)MIN(age_s, (uint64_t)UINT32_MAX);
+
+        (void)each(l->partial, drop_partial, &when, NULL);
 }
 
 static int write_first(const struct image_layout *l, const char *name, const char *text, struct err *err)

@@ -77,6 +77,9 @@ void image_layout_partial_remove(const struct image_layout *l, const char *diges
 /* A whole one becomes a blob, too. Nothing where the blob is there. */
 int image_layout_partial_commit(const struct image_layout *l, const char *digest, struct err *err);
 
+/* Removes those that nobody has touched for so long. */
+void image_layout_drop_partials(const struct image_layout *l, uint64_t age_s);
+
 /* Keeps a blob that is there, or will be, from being collected. -ENOMEM */
 int image_layout_claim(const struct image_layout *l, const char *digest);
 void image_layout_release(const struct image_layout *l); /* all that the claimant has; it is none any more */

@@ -42,6 +42,11 @@ const op_step op_take_out_steps[] = {
         step_lock_index, step_remove_tree, step_write_index, step_remove_name, step_unlock_index, NULL,
 };
 
+const op_step op_collect_steps[] = {
+        step_lock_collect,  step_list_layers,   step_list_trees,       step_delete_trees,
+        step_delete_layers, step_collect_blobs, step_collect_partials, NULL,
+};
+
 const op_step op_tag_steps[] = {
         step_lock_index, step_tag, step_prepare, step_write_index, step_publish, step_unlock_index, NULL,
 };
@@ -370,6 +375,38 @@ static void fail(struct op *op, int r)
         op->at = 0;
 }
 
+/* ── a full disk ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void on_room(int r, const struct err *err, void *data)
+{
+        struct op *op = data;
+
+        (void)err; /* what failed first tells more */
+        if (r < 0)
+                fail(op, -ENOSPC);
+        else
+                op->err = (struct err)ERR_INIT;
+        run(op);
+}
+
+/* Images are collected, and the step is tried once more. Every step but one bears that: the index is not held meanwhile, since
+ * collecting needs it. */
+static bool make_room(struct op *op, int r)
+{
+        struct image_store *s = op->store;
+
+        if ((r != -ENOSPC && r != -EDQUOT) || op->cleaning || op->roomed || !op->heavy ||
+            image_store_make_room(s, on_room, op, NULL) < 0)
+                return false;
+        op->roomed = true;
+        op->layer_at = LAYER_FIND;
+        op_unclaim(op);
+        while (s->indexing == op && op->steps[op->at] != step_lock_index)
+                op->at--;
+        (void)step_unlock_index(op);
+        return true;
+}
+
 static void run(struct op *op)
 {
         while (op->steps[op->at]) {
@@ -388,6 +425,8 @@ static void run(struct op *op)
                                 end(op);
                                 return;
                         }
+                        if (make_room(op, r))
+                                return;
                         fail(op, r);
                         continue;
                 }
@@ -417,6 +456,8 @@ void op_wake(struct op *op, int r, const struct err *err)
                         op->err = *err;
                 if (!op->err.num)
                         (void)err_set(&op->err, -r, "%s", strerror(-r));
+                if (make_room(op, r))
+                        return;
                 fail(op, r);
         } else if (op->waiting == STEP_WAIT) {
                 op->at++;

@@ -30,6 +30,7 @@
 #include "image/archive.h"
 #include "image/layout.h"
 #include "image/manifest.h"
+#include "image/prune.h"
 #include "image/store.h"
 
 #define IMAGE_QUEUE 2       /* of the loop's work threads: what is short */
@@ -66,6 +67,23 @@ struct image_hold {
         struct map *diff_ids, *pairs; /* hex; "blob diff_id" */
 };
 
+struct image_room { /* who waits for it */
+        struct list node;
+        image_done_fn fn;
+        void *data;
+};
+
+struct image_pressure {
+        struct loop_timer timer;
+        struct list rooms;
+        bool running, settling;
+        unsigned percent_before;
+        size_t removed; /* by the last round */
+        struct image_prune_result left;
+        uint64_t settle_ns;
+        char fault[200];
+};
+
 struct image_store {
         struct loop *loop;
         struct image_store_config config;
@@ -81,6 +99,10 @@ struct image_store {
         const struct op *leaver;                /* whose failure or end brings back, or takes, what is leaving */
         struct map *layer_bytes;                /* hex of diff_ids: struct layer_bytes */
         struct loop_timer usage_timer;
+        struct list prunes;
+        struct image_pressure pressure;
+        image_users_fn users;
+        void *users_data;
         bool usage_dirty;
         uint64_t usage_ns;            /* when it was written last */
         const struct stored *leaving; /* its tree is gone, and it will be soon: nobody finds it */
@@ -97,6 +119,10 @@ void usage_close(struct image_store *s);
 void usage_changed(struct image_store *s);
 void usage_note_layer(struct image_store *s, const char *diff_id, uint64_t bytes, uint64_t entries); /* hex */
 const struct layer_bytes *usage_layer(const struct image_store *s, const char *diff_id); /* NULL: not known */
+
+void prune_close(struct image_store *s); /* prune.c */
+void pressure_start(struct image_store *s);
+int step_collect_partials(struct op *op);
 
 /* account.c: a map of all that images need, each with how many need it, and what it weighs. */
 /* ret_sum: the weight of all, or NULL. -ENOMEM; the caller owns *ret: account_done() */
@@ -134,6 +160,7 @@ struct op {
         int result;
         struct err err; /* of the failure that is told */
         bool cleaning;
+        bool roomed; /* the disk was full, and room was made once */
 
         image_loaded_fn loaded; /* one of the two */
         image_done_fn done;
@@ -191,7 +218,7 @@ int op_out_of_memory(struct op *op);
 /* Steps, in the files that are named. */
 extern const op_step op_layer_steps[], op_pull_steps[];
 extern const op_step op_load_steps[], op_import_steps[], op_remove_steps[], op_sweep_steps[], op_clean_steps[];
-extern const op_step op_tag_steps[], op_pin_steps[], op_usage_steps[], op_take_out_steps[];
+extern const op_step op_tag_steps[], op_pin_steps[], op_usage_steps[], op_take_out_steps[], op_collect_steps[];
 
 int step_lock_index(struct op *op); /* operation.c */
 int step_unlock_index(struct op *op);

@@ -230,11 +230,14 @@ int image_store_open(struct loop *loop, const struct image_store_config *config,
         s->loop = loop;
         s->config = *config;
         s->config.dir = NULL;
+        s->config.trees_dir = config->trees_dir ? strdup(config->trees_dir) : NULL;
         s->workers = *workers;
         s->layout = (struct image_layout)IMAGE_LAYOUT_NONE;
         list_init(&s->ops);
         list_init(&s->holds);
         list_init(&s->lingering);
+        list_init(&s->prunes);
+        list_init(&s->pressure.rooms);
         if (s->config.parallel == 0)
                 s->config.parallel = DEFAULT_PARALLEL;
         if (s->config.max_layer_bytes == 0)
@@ -248,9 +251,11 @@ int image_store_open(struct loop *loop, const struct image_store_config *config,
                 r = load_index(s, err);
         if (r == 0 && usage_load(s) < 0)
                 r = err_oom(err);
-        if (r == 0)
-                *ret = TAKE_PTR(s);
-        return r;
+        if (r < 0)
+                return r;
+        pressure_start(s);
+        *ret = TAKE_PTR(s);
+        return 0;
 }
 
 static void free_ops(struct list *ops)
@@ -271,6 +276,7 @@ void image_store_close(struct image_store *s)
                 return;
         loop_timer_cancel(&s->tick);
         loop_timer_cancel(&s->usage_timer);
+        loop_timer_cancel(&s->pressure.timer);
         /* Whoever is owed a call still needs all of it, and comes back here. */
         s->closed = false;
         LIST_FOREACH(op, &s->ops, node)
@@ -280,6 +286,8 @@ void image_store_close(struct image_store *s)
         free_ops(&s->ops);
         free_ops(&s->lingering);
         usage_close(s);
+        prune_close(s);
+        free((char *)(uintptr_t)s->config.trees_dir);
         stored_list_done(&s->images);
         image_layout_close(&s->layout);
         free(s);

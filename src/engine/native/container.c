@@ -186,6 +186,7 @@ static int container_fill(struct native_container *c, const struct engine_spec *
         r = image_user_resolve(n->store, image, spec->user ? spec->user : image->user, &user, err);
         if (r < 0)
                 return err_set(err, EINVAL, "user: %s", err && err->num ? err->text : "unknown");
+        image_store_touch(n->store, image);
         r = native_spec_build(c, spec, image, &user, err);
         if (r == 0)
                 r = open_stdin(c, spec, err);
