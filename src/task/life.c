@@ -570,12 +570,17 @@ static void on_marked(int r, const struct err *err, void *data)
                 (void)task_accept(t, NULL);
                 return;
         }
-        if (t->rec.kill_reason)
+        if (t->rec.kill_reason) {
                 task_end(t, WIRE_KILLED, t->rec.kill_reason, -1, 0, NULL);
-        else if (r < 0)
+        } else if (r == -ENOSPC || r == -EIO) {
+                /* It was accepted, and waits for a disk that takes something. */
+                t->rec.attempts--;
+                task_again(t);
+        } else if (r < 0) {
                 task_fail(t, WIRE_REASON_START_ERROR, -1, err->text);
-        else
+        } else {
                 task_start(t);
+        }
 }
 
 /* What is on disk is marked there first, so that no later daemon takes it for one that never started. */

@@ -4,6 +4,9 @@
 #include "state/keys.h"
 #include "task/test_fake.h"
 
+#include <signal.h>
+#include <sys/resource.h>
+
 struct stored {
         int calls, r;
         char id[32];
@@ -137,6 +140,39 @@ static void test_accepted_before_it_starts(void **state)
         wait_stored(f);
         assert_int_equal(requests_on_disk(f).n, 0);
         assert_int_equal(r.calls, 0);
+}
+
+/* The disk is full when its turn comes. */
+static void test_accepted_waits_for_the_disk(void **state)
+{
+        struct fixture *f = *state;
+        struct stored s = { .calls = 0 };
+        struct result r = { .calls = 0 };
+        struct rlimit before, none;
+        struct task *t;
+
+        f->fake.hold_images = true;
+        t = accept_task(f, request(), &s, &r);
+        wait_call(f, &s);
+        for (int i = 0; i < 1000 && !f->fake.image_fn; i++)
+                turn(f);
+        (void)signal(SIGXFSZ, SIG_IGN);
+        assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+        none = (struct rlimit){ 1, before.rlim_max };
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &none), 0);
+        answer_image(&f->fake);
+        for (int i = 0; i < 3000 && t->state != WIRE_QUEUED && r.calls == 0; i++)
+                turn(f);
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+        assert_int_equal(r.calls, 0);
+        assert_int_equal(t->state, WIRE_QUEUED);
+        f->fake.hold_images = false;
+        for (int i = 0; i < 3000 && f->fake.n == 0; i++)
+                turn(f);
+        end(running(f, 1), exit_0);
+        assert_int_equal(r.calls, 1);
+        wait_stored(f);
+        assert_int_equal(requests_on_disk(f).n, 0);
 }
 
 static void test_never_started(void **state)
@@ -634,6 +670,7 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_accepted_before_it_starts, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_accepted_waits_for_the_disk, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_never_started, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_started_and_gone, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_started_and_gone_with_retries, setup, teardown),
