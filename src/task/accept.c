@@ -260,6 +260,7 @@ static void on_requests(int r, struct history_request *requests, size_t n, const
 {
         struct tasks *ts = data;
         struct err why = ERR_INIT;
+        struct task *t;
 
         for (size_t i = 0; r == 0 && i < n; i++) {
                 r = recover(ts, &requests[i]);
@@ -268,6 +269,9 @@ static void on_requests(int r, struct history_request *requests, size_t n, const
                         err = &why;
                 }
         }
+        ts->recovered = true;
+        LIST_FOREACH(t, &ts->all, node)
+                task_tell_early(t);
         if (ts->adopted)
                 ts->adopted(r, err, ts->adopted_data);
         if (r == 0)

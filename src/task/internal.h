@@ -105,6 +105,7 @@ struct task {
         bool is_live;
         struct task_stdin in;
         struct task_outputs outputs;
+        bool early;  /* it ended before the accepted requests were known: on_exited() is owed */
         bool exited; /* its program has ended, and what belongs to the result is being brought back */
 
         /* The result. */
@@ -143,6 +144,7 @@ struct tasks {
         void *adopted_data;
         struct loop_timer adopt_timer; /* for engines that do not answer */
         bool listing;                  /* the engines were asked what they have */
+        bool recovered;                /* and all accepted requests are known */
         bool recovering;               /* the accepted requests have been, or are being, looked through */
 };
 
@@ -158,6 +160,7 @@ int task_adopt(struct tasks *ts, struct engine_container *c, const char *id, str
 /* An awaited task: its engine has it not. */
 void task_not_found(struct task *t);
 void task_watch_queue(struct task *t);
+void task_tell_early(struct task *t);
 /* Calls the waiters of an ended task. */
 void task_tell(struct task *t);
 

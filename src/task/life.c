@@ -188,6 +188,12 @@ static void on_exited(struct engine_container *c, const struct engine_exit *exit
         (void)c;
         if (t->ts->freeing)
                 return; /* the next daemon hears of it again */
+        /* Whether it has a request on disk, which then goes, and may let it begin anew before, is not known yet. */
+        if (t->ts->listing && !t->ts->recovered) {
+                t->exit = *exit;
+                t->early = true;
+                return;
+        }
         t->exit = *exit;
         t->exited = true;
         loop_timer_cancel(&t->timer);
@@ -216,6 +222,16 @@ static void on_exited(struct engine_container *c, const struct engine_exit *exit
                 task_fail(t, WIRE_REASON_NODE_LOST, -1, exit->text);
                 break;
         }
+}
+
+void task_tell_early(struct task *t)
+{
+        const struct engine_exit exit = t->exit;
+
+        if (!t->early)
+                return;
+        t->early = false;
+        on_exited(t->container, &exit, t);
 }
 
 /* ── killing ─────────────────────────────────────────────────────────────────────────────────────────────────────── */

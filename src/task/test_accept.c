@@ -243,6 +243,50 @@ static void test_started_and_gone_with_retries(void **state)
         assert_int_equal(f->fake.n, 2);
 }
 
+/* What ended while there was no daemon is told before the requests have been read. */
+static void test_ended_meanwhile(void **state)
+{
+        struct fixture *f = *state;
+        struct wire_task_request q = request();
+        struct stored s = { .calls = 0 };
+
+        f->fake.life = 42;
+        f->fake.ends_when_listed = true;
+        f->fake.end_when_listed = (struct engine_exit){ .end = ENGINE_END_START_ERROR, .text = "no" };
+        q.retries = 1;
+        (void)accept_task(f, q, &s, NULL);
+        (void)running(f, 1);
+        restart(f);
+        /* It begins anew, as its request says. */
+        for (int i = 0; i < 3000 && f->fake.n < 2; i++)
+                turn(f);
+        end(running(f, 2), exit_0);
+        wait_stored(f);
+        assert_int_equal(requests_on_disk(f).n, 0);
+}
+
+/* The same where the request came to the disk when the task ran: it goes with the result, or the task would run once more. */
+static void test_stored_late_and_ended_meanwhile(void **state)
+{
+        struct fixture *f = *state;
+        struct stored s = { .calls = 0 };
+        struct task *t;
+
+        f->fake.life = 42;
+        f->fake.ends_when_listed = true;
+        f->fake.end_when_listed = exit_0;
+        t = submit(f, request(), NULL);
+        (void)running(f, 1);
+        assert_int_equal(task_store_request(t, on_request_stored, &s, NULL), 0);
+        wait_call(f, &s);
+        restart(f);
+        wait_stored(f);
+        assert_int_equal(requests_on_disk(f).n, 0);
+        restart(f);
+        assert_int_equal(tasks_live(f->ts), 0);
+        assert_int_equal(f->fake.n, 1);
+}
+
 /* The daemon died between the mark on disk and the start: the engine that lives never had it. */
 static void test_marked_and_unknown_to_the_engine(void **state)
 {
@@ -674,6 +718,8 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_never_started, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_started_and_gone, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_started_and_gone_with_retries, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_ended_meanwhile, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_stored_late_and_ended_meanwhile, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_marked_and_unknown_to_the_engine, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_marked_under_another_engine, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_marked_and_not_started, setup, teardown),

@@ -70,6 +70,8 @@ struct fake {
         size_t n_cmd, stdin_len, n_files, n_secrets;
         char file_paths[8][64], secret[64];
         bool live, keep_root;
+        bool ends_when_listed; /* what list() finds has ended meanwhile */
+        struct engine_exit end_when_listed;
         uint64_t life;
 };
 
@@ -201,6 +203,10 @@ static int fake_list(struct engine *e, engine_found_fn found, engine_done_fn don
                         found(&f->containers[i]->base, f->containers[i]->id, f->containers[i]->record,
                               f->containers[i]->record_len, data);
         done(0, NULL, data);
+        for (size_t i = 0; i < f->n && f->ends_when_listed; i++)
+                if (!f->containers[i]->removed)
+                        f->containers[i]->base.events->exited(&f->containers[i]->base, &f->end_when_listed,
+                                                              f->containers[i]->base.data);
         return 0;
 }
 
