@@ -486,6 +486,13 @@ struct task *tasks_find(struct tasks *ts, const char *id)
         return map_find(ts->by_id, id);
 }
 
+struct task *tasks_next(struct tasks *ts, size_t *pos)
+{
+        void *t = NULL;
+
+        return map_next(ts->by_id, pos, &(const char *){ NULL }, &t) ? t : NULL;
+}
+
 const char *task_id(const struct task *t)
 {
         return t->id;

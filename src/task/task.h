@@ -150,6 +150,7 @@ void task_unfollow(struct task *t, void *follower_data);
 ssize_t task_read_output(struct task *t, enum engine_stream stream, uint64_t offset, void *buf, size_t len);
 
 struct task *tasks_find(struct tasks *ts, const char *id); /* live ones; peek or NULL */
+struct task *tasks_next(struct tasks *ts, size_t *pos);    /* iteration over live ones */
 /* Live and ended tasks that the query matches, newest first, as the text of GET /v1/tasks. query.image as it was given. fn is
  * called once, never from within. */
 typedef void (*tasks_list_fn)(int r, const struct str *text, const struct err *err, void *data);
