@@ -2,6 +2,7 @@
 
 #include "api/internal.h"
 #include "api/text.h"
+#include "base/time.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -32,7 +33,16 @@ static json_t *names_json(const struct image *i)
         return TAKE_PTR(array);
 }
 
-/* {"digest", "names", "created", "size", "architecture", "os"}; `whole` adds config_digest, variant, layers, config. */
+static json_t *time_json(uint64_t ms)
+{
+        char text[TIME_RFC3339_MAX];
+
+        time_rfc3339(ms, text);
+        return ms > 0 ? json_string(text) : json_null();
+}
+
+/* {"digest", "names", "created", "size", "architecture", "os", "source", "came_at", "last_used_at", "pinned", "broken"}; `whole`
+ * adds config_digest, variant, layers, config. */
 json_t *image_json(const struct image *i, bool whole)
 {
         auto_json o = json_object();
@@ -44,6 +54,11 @@ json_t *image_json(const struct image *i, bool whole)
         bad |= json_object_set_new(o, "size", json_integer((json_int_t)i->size)) < 0;
         bad |= json_object_set_new(o, "architecture", json_string(i->architecture)) < 0;
         bad |= json_object_set_new(o, "os", json_string(i->os)) < 0;
+        bad |= json_object_set_new(o, "source", json_string(image_sources[i->source])) < 0;
+        bad |= json_object_set_new(o, "came_at", time_json(i->came_ms)) < 0;
+        bad |= json_object_set_new(o, "last_used_at", time_json(i->used_ms)) < 0;
+        bad |= json_object_set_new(o, "pinned", json_boolean(i->pinned)) < 0;
+        bad |= json_object_set_new(o, "broken", json_boolean(i->broken)) < 0;
         if (whole) {
                 bad |= json_object_set_new(o, "variant", json_string(i->variant)) < 0;
                 bad |= json_object_set_new(o, "config_digest", json_string(i->config_digest)) < 0;
@@ -51,6 +66,30 @@ json_t *image_json(const struct image *i, bool whole)
                 bad |= json_object_set_new(o, "config", i->config ? json_incref(i->config) : json_null()) < 0;
         }
         return bad ? NULL : TAKE_PTR(o);
+}
+
+/* What only the store can tell of one: {"blobs": […], "bytes": {…}} */
+static int add_store_json(struct image_store *s, const struct image *i, json_t *o)
+{
+        json_t *blobs = json_array();
+        struct image_layer_info layer;
+        struct image_bytes bytes;
+
+        if (json_object_set_new(o, "blobs", blobs) < 0 || image_store_bytes(s, i, &bytes) < 0)
+                return -ENOMEM;
+        for (size_t n = 0; image_store_layer_info(s, i, n, &layer); n++) {
+                json_t *unpacked = layer.unpacked >= 0 ? json_integer((json_int_t)layer.unpacked) : json_null();
+
+                if (json_array_append_new(blobs, json_pack("{s:s, s:s, s:s, s:I, s:o, s:i}", "digest", layer.digest,
+                                                           "diff_id", layer.diff_id, "media_type", layer.media_type,
+                                                           "size", (json_int_t)layer.size, "unpacked", unpacked,
+                                                           "sharing", (int)layer.sharing)) < 0)
+                        return -ENOMEM;
+        }
+        return json_object_set_new(o, "bytes",
+                                   json_pack("{s:I, s:I, s:I, s:I}", "shared", (json_int_t)bytes.shared, "unique",
+                                             (json_int_t)bytes.unique, "unpacked", (json_int_t)bytes.unpacked, "freed",
+                                             (json_int_t)bytes.freed));
 }
 
 /* ── GET, DELETE ───────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -98,7 +137,10 @@ void images_get_run(struct call *c)
                 return;
         }
         value = image_json(i, true);
-        call_answer_json(c, 200, value);
+        if (value && add_store_json(c->api->config.store, i, value) < 0)
+                call_oom(c);
+        else
+                call_answer_json(c, 200, value);
 }
 
 void refuse_image(struct call *c, int r, const struct err *err)

@@ -238,6 +238,11 @@ void images_body_run(struct call *c);
 void upload_call_gone(struct call *c);
 /* Whether the image exists for the caller: what was pulled from a repository that is closed to it does not. */
 bool image_visible(const struct call *c, const struct image *i);
+void images_tag_run(struct call *c);
+void images_pin_run(struct call *c);
+void images_prune_run(struct call *c);
+/* A parameter that is true or false; false after having answered. */
+bool call_flag(struct call *c, const char *name, bool fallback, bool *ret);
 void images_pull_run(struct call *c);
 void images_pulls_run(struct call *c);
 void pull_call_gone(struct call *c);

@@ -71,6 +71,31 @@ static const struct param image_import_params[] = {
         LAST_PARAM,
 };
 
+static const struct param image_tag_params[] = {
+        { .name = "ref", .type = PARAM_TEXT, .required = true, .help = "the image: a reference, or a digest" },
+        { .name = "name", .type = PARAM_TEXT, .required = true, .help = "the name to give" },
+        LAST_PARAM,
+};
+static const struct param image_pin_params[] = {
+        { .name = "ref", .type = PARAM_TEXT, .required = true, .help = "the image: a reference, or a digest" },
+        { .name = "pinned", .type = PARAM_BOOL, .help = "true by default" },
+        LAST_PARAM,
+};
+static const struct param image_prune_params[] = {
+        { .name = "dry_run", .type = PARAM_BOOL, .help = "only tell what would go; true by default" },
+        { .name = "dangling", .type = PARAM_BOOL, .help = "images without a name; the default where nothing is asked" },
+        { .name = "all", .type = PARAM_BOOL, .help = "images with a name, too" },
+        { .name = "unused_for",
+          .type = PARAM_DURATION,
+          .help = "of all images those that nobody has used for so long" },
+        { .name = "keep_bytes",
+          .type = PARAM_INTEGER,
+          .min = 0,
+          .max = 1L << 50,
+          .help = "the least recently used ones, until images take no more than this" },
+        LAST_PARAM,
+};
+
 /* ── answers ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 #define ANSWER(name, code, of, text)                                                                                   \
@@ -88,6 +113,8 @@ ANSWER(image_list_answers, 200, "ImageList", "what is present");
 ANSWER(image_get_answers, 200, "Image", "the image");
 ANSWER(image_delete_answers, 200, "Removed", "the name, or the image, is gone");
 ANSWER(image_pulls_answers, 200, "PullList", "the pulls under way");
+ANSWER(image_change_answers, 200, "Image", "the image, as it is now");
+ANSWER(image_prune_answers, 200, "Pruned", "what has gone, or would go");
 ANSWER(image_load_answers, 201, "ImageList", "what the archive held");
 ANSWER(key_create_answers, 201, "NewKey", "the key, with its secret for the only time");
 ANSWER(key_list_answers, 200, "KeyList", "the newest first");
@@ -211,6 +238,15 @@ const struct route routes[ROUTES] = {
                                .summary = "Pulls an image from its registry." },
         [ROUTE_IMAGE_PULLS] = { "GET", "/v1/images/pulls", OP_IMAGE_READ, .name = "listPulls",
                                 .answers = image_pulls_answers, .summary = "Lists the pulls under way." },
+        [ROUTE_IMAGE_TAG] = { "POST", "/v1/images/tag", OP_IMAGE_CHANGE, .params = image_tag_params,
+                              .name = "tagImage", .answers = image_change_answers, .problems = PROBLEMS(404),
+                              .summary = "Gives an image one more name, which then means it alone." },
+        [ROUTE_IMAGE_PIN] = { "POST", "/v1/images/pin", OP_IMAGE_CHANGE, .params = image_pin_params,
+                              .name = "pinImage", .answers = image_change_answers, .problems = PROBLEMS(404),
+                              .summary = "Keeps an image from collection and removal, or not any more." },
+        [ROUTE_IMAGE_PRUNE] = { "POST", "/v1/images/prune", OP_IMAGE_CHANGE, .params = image_prune_params,
+                                .name = "pruneImages", .answers = image_prune_answers,
+                                .summary = "Removes images that nobody needs, or tells which would go." },
         [ROUTE_IMAGE_GET] = { "GET", "/v1/images/{+ref}", OP_IMAGE_READ, .name = "getImage",
                               .path_help = "a reference, or a digest", .answers = image_get_answers,
                               .problems = PROBLEMS(404), .summary = "One image, with its configuration." },

@@ -51,10 +51,61 @@ static void test_uploads(void **state)
         assert_problem(full, "no_space", 507);
 }
 
+static json_t *post(struct fixture *f, const char *path, int status)
+{
+        return ask(f->client, "POST", path, NULL, NULL, NULL, status);
+}
+
+static void test_tags_and_pins(void **state)
+{
+        struct fixture *f = *state;
+        auto_json tagged = post(f, "/v1/images/tag?ref=busybox:demo&name=busybox:demo", 200);
+        auto_json no_name = post(f, "/v1/images/tag?ref=busybox:demo", 400);
+        auto_json bad_name = post(f, "/v1/images/tag?ref=busybox:demo&name=a%21", 400);
+        auto_json absent = post(f, "/v1/images/tag?ref=none&name=a:b", 404);
+        auto_json pinned = post(f, "/v1/images/pin?ref=busybox:demo", 200);
+        auto_json unpinned = post(f, "/v1/images/pin?ref=busybox:demo&pinned=false", 200);
+        auto_json unclear = post(f, "/v1/images/pin?ref=busybox:demo&pinned=maybe", 400);
+        auto_json nothing = post(f, "/v1/images/pin?ref=none", 404);
+        auto_json one = get(f, "/v1/images/busybox:demo", 200);
+
+        assert_string_equal(text_of(tagged, "digest"), "sha256:1234");
+        assert_problem(no_name, "bad_request", 400);
+        assert_problem(bad_name, "bad_request", 400);
+        assert_problem(absent, "image_not_found", 404);
+        assert_true(json_is_true(json_object_get(pinned, "pinned")));
+        assert_true(json_is_false(json_object_get(unpinned, "pinned")));
+        assert_problem(unclear, "bad_request", 400);
+        assert_problem(nothing, "image_not_found", 404);
+        assert_int_equal(json_integer_value(json_object_get(json_object_get(one, "bytes"), "freed")), 16);
+        assert_string_equal(text_of(json_array_get(json_object_get(one, "blobs"), 0), "diff_id"), "sha256:ab");
+}
+
+static void test_prune(void **state)
+{
+        struct fixture *f = *state;
+        auto_json plan = post(f, "/v1/images/prune?unused_for=1h&keep_bytes=10", 200);
+        auto_json done = post(f, "/v1/images/prune?dry_run=false&all=1", 200);
+        auto_json both = post(f, "/v1/images/prune?dangling=1&all=1", 400);
+        auto_json age = post(f, "/v1/images/prune?unused_for=week", 400);
+        auto_json bytes = post(f, "/v1/images/prune?keep_bytes=-1", 400);
+
+        assert_true(json_is_true(json_object_get(plan, "dry_run")));
+        assert_int_equal(json_integer_value(json_object_get(plan, "bytes")), 16);
+        assert_int_equal(json_integer_value(json_object_get(json_object_get(plan, "kept"), "pinned")), 1);
+        assert_true(json_is_false(json_object_get(done, "dry_run")));
+        assert_string_equal(text_of(json_array_get(json_object_get(done, "images"), 0), "digest"), "sha256:1234");
+        assert_problem(both, "bad_request", 400);
+        assert_problem(age, "bad_request", 400);
+        assert_problem(bytes, "bad_request", 400);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_images, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_tags_and_pins, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_prune, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_uploads, setup, teardown),
         };
 

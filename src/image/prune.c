@@ -80,6 +80,8 @@ static bool matches(const struct image_prune_policy *p, const struct image *i, u
 {
         bool named = i->names && i->names[0];
 
+        if (p->may && !p->may(i, p->data))
+                return false;
         if (named && (p->dangling || !(p->all || p->aged || p->capped)))
                 return false;
         return !p->aged || (i->used_ms <= now && now - i->used_ms >= p->unused_for_ms);

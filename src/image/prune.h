@@ -14,6 +14,9 @@ struct image_prune_policy {
         bool aged, capped;      /* unused_for_ms, keep_bytes are set */
         uint64_t unused_for_ms; /* of those that these leave: not used for so long */
         uint64_t keep_bytes;    /* and only until images take no more than this */
+        /* Images that it denies are as good as none; called before image_store_prune() returns. NULL: all may go. */
+        bool (*may)(const struct image *image, void *data);
+        void *data;
 };
 
 struct image_pruned {
