@@ -416,7 +416,7 @@ int api_new(struct loop *loop, const struct api_config *config, struct api **ret
         a->config = *config;
         list_init(&a->calls);
         list_init(&a->streams);
-        health_init(&a->health);
+        health_init(a);
         r = meters_new(&config->meters, &a->meters);
         if (r == 0 && config->ecs_original_limits)
                 r = meters_new(&ecs_limits, &a->ecs_meters);

@@ -17,12 +17,15 @@
 
 struct api;
 
+#define API_ENGINES_MAX 4
+
 struct api_config {
         struct tasks *tasks; /* all borrowed until api_free() */
         struct image_store *store;
         struct image_pulls *pulls; /* NULL: nothing is pulled */
         struct history *history;
-        struct engine *engine;    /* its name, and check() for health */
+        struct engine *const *engines; /* the first is the default; at most API_ENGINES_MAX */
+        size_t n_engines;
         bool ecs_original_limits; /* of the ECS API: what the original allowed */
         const char *health_image; /* whose task health runs: it exits 0 */
         struct keys *keys;        /* who may call over TCP; NULL: nobody */

@@ -26,6 +26,7 @@ struct upload;
 
 struct health_report {
         bool ok;
+        const struct engine *engine;
         char engine_fault[200];  /* "": none */
         const char *task_status; /* "ok", "failed"; "": none was run */
         char task_detail[200];
@@ -33,7 +34,10 @@ struct health_report {
 };
 typedef void (*health_answer_fn)(struct call *c, const struct health_report *report);
 
+/* Of one engine. */
 struct health {
+        struct api *api;
+        struct engine *engine;
         struct list waiting; /* calls, by health_node */
         bool running;
         uint64_t checked_ns; /* 0: never */
@@ -47,7 +51,7 @@ struct api {
         struct http_server *server;
         struct list calls;
         struct list streams; /* tasks that run live over a WebSocket */
-        struct health health;
+        struct health health[API_ENGINES_MAX];
         struct meters *meters;
         struct meters *ecs_meters; /* NULL: the original's limits are off */
         unsigned uploads;          /* archives that are coming or being read, and their bytes */
@@ -247,15 +251,19 @@ void images_pull_run(struct call *c);
 void images_pulls_run(struct call *c);
 void pull_call_gone(struct call *c);
 
-void health_init(struct health *h);
+void health_init(struct api *a);
 void health_done(struct api *a);
 void healthz_run(struct call *c);
 void version_run(struct call *c);
 void health_run(struct call *c);
 void health_call_gone(struct call *c);
 /* fn is called now or later, unless the client goes before. `full` runs a task, or answers how one of the last seconds went. */
-void health_check(struct call *c, bool full, health_answer_fn fn);
+/* engine: NULL: the default. */
+void health_check(struct call *c, struct engine *engine, bool full, health_answer_fn fn);
 json_t *health_json(const struct call *c, const struct health_report *report); /* NULL: out of memory */
+
+struct engine *api_engine(const struct api *a, const char *name); /* NULL: the default; NULL where there is none */
+json_t *engines_json(const struct call *c);                       /* NULL: out of memory */
 
 void openapi_run(struct call *c);
 void docs_run(struct call *c);

@@ -24,6 +24,7 @@ static const char *const streams[] = { "stdout", "stderr", "both", NULL };
 
 static const struct param health_params[] = {
         { .name = "full", .type = PARAM_BOOL, .help = "run a task, or tell how one of the last seconds went" },
+        { .name = "engine", .help = "which one is asked; the default's where absent" },
         LAST_PARAM,
 };
 static const struct param task_list_params[] = {

@@ -474,6 +474,7 @@ struct fixture {
         struct loop *loop;
         struct history *history;
         struct fake_engine engine;
+        struct engine *engines[1];
         struct image_store store;
         struct tasks *tasks;
         struct state_db *state;
@@ -533,6 +534,7 @@ static inline int setup_with(void **state, const struct meters_config *meters)
         (void)snprintf(f->host, sizeof(f->host), "unix://%s", f->path);
         assert_int_equal(loop_new(&f->loop, &err), 0);
         f->engine.base.ops = &fake_ops;
+        f->engines[0] = &f->engine.base;
         list_init(&f->engine.containers);
         (void)snprintf(f->health_image, sizeof(f->health_image), "health");
         f->engine.loop = f->store.loop = f->loop;
@@ -546,7 +548,8 @@ static inline int setup_with(void **state, const struct meters_config *meters)
                                  &(struct api_config){ .tasks = f->tasks,
                                                        .store = &f->store,
                                                        .history = f->history,
-                                                       .engine = &f->engine.base,
+                                                       .engines = f->engines,
+                                                       .n_engines = 1,
                                                        .keys = f->keys,
                                                        .meters = f->meters,
                                                        .max_uploads = 2,

@@ -26,6 +26,8 @@ enum kind {
         KIND_HOSTS,
         KIND_MIRRORS,
         KIND_URL,
+        KIND_ENGINES,
+        KIND_DOCKER,
         KIND_BOOL
 };
 
@@ -52,6 +54,7 @@ static const char *const networks[] = { "none", "nat", "internet", NULL };
 #define GIB (UINT64_C(1) << 30)
 #define TIB (UINT64_C(1) << 40)
 #define SECOND_MS UINT64_C(1000)
+#define DOCKER_PREWARM_MAX 64 /* ENGINE_DOCKER_PREWARM_MAX */
 #define DAY_MS (24 * 3600 * SECOND_MS)
 
 static const struct key keys[] = {
@@ -63,6 +66,15 @@ static const struct key keys[] = {
         { "dns_user", KIND_USER, TEXT(dns_user), "user of mayfly-dns" },
         { "group", KIND_USER, TEXT(group), "group that may use the API's socket" },
         { "log_level", KIND_WORD, WORD(log_level, log_levels), "error, warn, info or debug" },
+        { "engines", KIND_ENGINES, TEXT(engines), "list: native, docker; the first is the default" },
+        { "docker.host", KIND_DOCKER, TEXT(docker.host),
+          "Docker's socket, as unix:///var/run/docker.sock, or tcp://HOST:2376" },
+        { "docker.tls.ca", KIND_FILE, TEXT(docker.tls_ca),
+          "who signs Docker's certificate, PEM; none: the system's authorities" },
+        { "docker.tls.cert", KIND_FILE, TEXT(docker.tls_cert), "our certificate for Docker, PEM" },
+        { "docker.tls.key", KIND_FILE, TEXT(docker.tls_key), "its key, PEM" },
+        { "docker.prewarm", KIND_U32, NUMBER(docker.prewarm, 0, DOCKER_PREWARM_MAX),
+          "containers made ahead in Docker" },
         { "listen", KIND_LISTEN, TEXT(listen), "list: addresses of the API, as tcp://127.0.0.1:6293, https://*:6293" },
         { "trusted_proxies", KIND_PROXIES, TEXT(trusted_proxies), "list: proxies that tell who the client is" },
         { "proxy_protocol", KIND_BOOL, WORD(proxy_protocol, booleans), "trusted proxies send a PROXY header" },
@@ -217,6 +229,11 @@ void config_default(struct config *c)
         copy_text(c->dns_user, sizeof(c->dns_user), "mayfly-dns");
         copy_text(c->group, sizeof(c->group), "mayfly");
         copy_text(c->log_level, sizeof(c->log_level), "info");
+        copy_text(c->engines, sizeof(c->engines), "native");
+        copy_text(c->docker.host, sizeof(c->docker.host), "unix:///var/run/docker.sock");
+        copy_text(c->docker.tls_ca, sizeof(c->docker.tls_ca), "none");
+        copy_text(c->docker.tls_cert, sizeof(c->docker.tls_cert), "none");
+        copy_text(c->docker.tls_key, sizeof(c->docker.tls_key), "none");
         copy_text(c->listen, sizeof(c->listen), "none");
         copy_text(c->trusted_proxies, sizeof(c->trusted_proxies), "none");
         copy_text(c->tls_cert, sizeof(c->tls_cert), "none");
@@ -377,6 +394,29 @@ static bool mirrors_valid(const char *s)
         return each_valid(s, mirror_valid);
 }
 
+static bool engine_valid(const char *s)
+{
+        return str_eq(s, "native") || str_eq(s, "docker");
+}
+
+/* At least one, none twice. */
+static bool engines_valid(const char *s)
+{
+        const char *comma = strchr(s, ',');
+        size_t len = comma ? (size_t)(comma - s) : strlen(s);
+
+        return !str_eq(s, "none") && each_valid(s, engine_valid) &&
+               (!comma || (strlen(comma + 1) != len || strncmp(s, comma + 1, len) != 0)) &&
+               (!comma || !strchr(comma + 1, ','));
+}
+
+static bool docker_host_valid(const char *s)
+{
+        if (str_starts(s, "unix://"))
+                return path_valid(s + strlen("unix://")) && strlen(s) - strlen("unix://") <= 107;
+        return str_starts(s, "tcp://") && host_valid(s + strlen("tcp://"));
+}
+
 /* Private space only (RFC 1918, RFC 6598): netd answers for the whole range. */
 static bool cidr_valid(const char *s)
 {
@@ -442,6 +482,8 @@ static int set_text(const struct key *k, void *to, const char *value, struct err
                 [KIND_HOSTS] = { hosts_valid, "none, or hosts separated by commas, as registry.example:5000" },
                 [KIND_MIRRORS] = { mirrors_valid, "none, or REGISTRY=URL separated by commas" },
                 [KIND_URL] = { url_valid, "none, or a URL of http or https" },
+                [KIND_ENGINES] = { engines_valid, "native, docker or both, separated by a comma" },
+                [KIND_DOCKER] = { docker_host_valid, "unix:///PATH, of at most 107 bytes, or tcp://HOST:PORT" },
                 [KIND_PROXIES] = { proxies_valid, "none, or addresses and CIDRs separated by commas" },
         };
 
@@ -566,8 +608,9 @@ static int key_set(const struct key *k, struct config *c, const char *value, str
 
 bool config_is_list(size_t i)
 {
-        return i < ARRAY_LEN(keys) && (keys[i].kind == KIND_LISTEN || keys[i].kind == KIND_PROXIES ||
-                                       keys[i].kind == KIND_HOSTS || keys[i].kind == KIND_MIRRORS);
+        return i < ARRAY_LEN(keys) &&
+               (keys[i].kind == KIND_LISTEN || keys[i].kind == KIND_PROXIES || keys[i].kind == KIND_HOSTS ||
+                keys[i].kind == KIND_MIRRORS || keys[i].kind == KIND_ENGINES);
 }
 
 bool config_is_section(const char *name)
@@ -619,8 +662,25 @@ static int unknown_key(const char *name, struct err *err)
         return err_set(err, ENOENT, "%s: unknown key", name);
 }
 
+/* What people write for one engine, and what flags have for a point. */
+static const char *key_of_alias(const char *name)
+{
+        static const struct {
+                const char *alias, *name;
+        } aliases[] = {
+                { "engine", "engines" },
+                { "docker_host", "docker.host" },
+        };
+
+        for (size_t i = 0; i < ARRAY_LEN(aliases); i++)
+                if (str_eq(aliases[i].alias, name))
+                        return aliases[i].name;
+        return name;
+}
+
 int config_key_find(const char *name, struct err *err)
 {
+        name = key_of_alias(name);
         for (size_t i = 0; i < ARRAY_LEN(keys); i++)
                 if (str_eq(keys[i].name, name))
                         return (int)i;
@@ -701,6 +761,13 @@ enum log_level config_log_level(const struct config *c)
         return LOG_LEVEL_INFO;
 }
 
+bool config_has_engine(const struct config *c, const char *name)
+{
+        const char *at = strstr(c->engines, name);
+
+        return at && (at == c->engines || at[-1] == ',');
+}
+
 /* ── the whole ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static bool is_below(const char *path, const char *parent)
@@ -708,6 +775,34 @@ static bool is_below(const char *path, const char *parent)
         size_t n = strlen(parent);
 
         return strncmp(path, parent, n) == 0 && (path[n] == '\0' || path[n] == '/');
+}
+
+static bool is_loopback(const char *host)
+{
+        return str_eq(host, "localhost") || str_starts(host, "localhost:") || str_starts(host, "127.") ||
+               str_starts(host, "[::1]");
+}
+
+/* As the engine takes it (engine_docker_host_check()), which this program does not link. */
+static int check_docker(const struct config *c, struct err *err)
+{
+        bool tcp = str_starts(c->docker.host, "tcp://"), cert = !str_eq(c->docker.tls_cert, "none");
+
+        if (!config_has_engine(c, "docker"))
+                return 0;
+        if (cert != !str_eq(c->docker.tls_key, "none"))
+                return err_set(err, EINVAL, "docker.tls.cert, docker.tls.key: both or none");
+        if (!cert && !str_eq(c->docker.tls_ca, "none"))
+                return err_set(err, EINVAL, "docker.tls.ca: needs docker.tls.cert and docker.tls.key");
+        if (!tcp && cert)
+                return err_set(err, EINVAL, "docker.tls: certificates are for tcp://, docker.host is %s",
+                               c->docker.host);
+        if (tcp && !cert && !is_loopback(c->docker.host + strlen("tcp://")))
+                return err_set(err, EINVAL,
+                               "docker.host: %s without certificates: whoever reaches it is root there; set "
+                               "docker.tls.cert and docker.tls.key",
+                               c->docker.host);
+        return 0;
 }
 
 int config_check(const struct config *c, struct err *err)
@@ -738,5 +833,5 @@ int config_check(const struct config *c, struct err *err)
                 return err_set(err, EINVAL, "net_user: must be another user than user, '%s'", c->user);
         if (str_eq(c->dns_user, c->user) || str_eq(c->dns_user, c->net_user))
                 return err_set(err, EINVAL, "dns_user: must be another user than user and net_user, '%s'", c->dns_user);
-        return 0;
+        return check_docker(c, err);
 }

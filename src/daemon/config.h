@@ -22,9 +22,15 @@ struct config {
         char dns_user[32];           /* mayfly-dns */
         char group[32];              /* who may open the socket: mayfly */
         char log_level[8];           /* error warn info debug */
-        char listen[512];            /* addresses beside the unix socket (listen.h), by commas; "none" */
-        char trusted_proxies[512];   /* addresses and CIDRs, by commas; "none" */
-        bool proxy_protocol;         /* on the network's listeners, from trusted proxies */
+        char engines[32];            /* native, docker, by commas; the first is the default */
+        struct {
+                char host[300];                                /* unix:///PATH or tcp://HOST[:PORT] */
+                char tls_ca[108], tls_cert[108], tls_key[108]; /* PEM files; "none" */
+                uint32_t prewarm;
+        } docker;
+        char listen[512];          /* addresses beside the unix socket (listen.h), by commas; "none" */
+        char trusted_proxies[512]; /* addresses and CIDRs, by commas; "none" */
+        bool proxy_protocol;       /* on the network's listeners, from trusted proxies */
         bool ecs_original_limits;
         char tls_cert[108], tls_key[108]; /* PEM files; "none": our own in <data>/state/tls */
         uint32_t id_base, slots;          /* ids.base 2013265920, ids.slots 512 */
@@ -72,6 +78,7 @@ int config_read_yaml(struct config *c, const char *text, size_t len, const char 
 int config_set(struct config *c, const char *key, const char *value, struct err *err);
 int config_check(const struct config *c, struct err *err); /* what only the whole can tell */
 enum log_level config_log_level(const struct config *c);
+bool config_has_engine(const struct config *c, const char *name);
 
 /* argv of serve, without the program's name: --config FILE, --check, every key. *ret_check: validate only. Reads the file;
  * without --config the default path if it is there. -EINVAL with a text for the user; 1 after --help was printed. */

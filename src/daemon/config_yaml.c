@@ -1,4 +1,4 @@
-/* The file's side of the configuration: scalars in mappings one section deep, and nothing else of YAML. libyaml's events
+/* The file's side of the configuration: scalars in mappings of sections, and nothing else of YAML. libyaml's events
  * are read one by one, so that what is refused never grows in memory. */
 #include "base/str.h"
 #include "daemon/config.h"
@@ -8,7 +8,7 @@
 #include <yaml.h>
 
 #define KEY_LEN_MAX 80
-#define KEYS_MAX 64
+#define KEYS_MAX 128
 
 struct reader {
         yaml_parser_t parser;
@@ -195,13 +195,13 @@ static int read_value(struct reader *r, const char *section, const char *key, si
         rc = next_event(r, &e, err);
         if (rc < 0)
                 return rc;
-        if (!*section && config_key_find(full, NULL) < 0 &&
+        if ((!*section || config_is_section(full)) && config_key_find(full, NULL) < 0 &&
             (e.type == YAML_MAPPING_START_EVENT || (e.type == YAML_SCALAR_EVENT && is_null(&e)))) {
-                rc = enter_section(r, key, line, err);
+                rc = enter_section(r, full, line, err);
                 if (rc == 0 && e.type == YAML_MAPPING_START_EVENT)
-                        rc = read_mapping(r, key, err);
-        } else if (!*section && config_is_section(key)) {
-                rc = fault(r, line, err, "%s: takes keys of its own, not a value", key);
+                        rc = read_mapping(r, full, err);
+        } else if (config_is_section(full)) {
+                rc = fault(r, line, err, "%s: takes keys of its own, not a value", full);
         } else {
                 rc = set_value(r, full, line, &e, err);
         }
@@ -223,7 +223,7 @@ static int copy_key(const struct reader *r, const yaml_event_t *e, char key[KEY_
         return 0;
 }
 
-/* Up to the end of a mapping whose start was read; recursion ends at one section. */
+/* Up to the end of a mapping whose start was read; recursion ends where no section has that name. */
 static int read_mapping(struct reader *r, const char *section, struct err *err)
 {
         for (;;) {

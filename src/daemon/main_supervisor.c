@@ -1,5 +1,6 @@
 /* mayfly-supervisor: what `mayfly serve` becomes. Root, without a socket and without input: it prepares directories, starts
- * the launcher, netd and the daemon, restarts what dies and stops all in order. With --prepare it only makes what the
+ * the launcher, netd and the daemon, or the daemon alone where no engine needs the others, restarts what dies and stops all in
+ * order. With --prepare it only makes what the
  * processes need, for service managers that start them themselves. */
 #include "base/fd.h"
 #include "base/log.h"
@@ -30,6 +31,7 @@ struct plan {
         struct sockets sockets;
         struct locks locks;
         bool made_run;
+        bool native;                             /* an engine needs launcher and netd */
         char **launcher, **net, **dns, **daemon; /* arguments */
 };
 
@@ -165,9 +167,9 @@ static int prepare_only(struct plan *p, struct err *err)
         int r;
 
         r = prepare(p, err);
-        if (r == 0)
+        if (r == 0 && p->native)
                 r = prepare_ceiling(&p->config, &p->users, err);
-        if (r == 0)
+        if (r == 0 && p->native)
                 r = prepare_netd_env(&p->config, &p->users, err);
         return r;
 }
@@ -196,14 +198,10 @@ static void announce(void *data)
         startup_forget();
 }
 
-static int supervise(struct plan *p, struct err *err)
+/* Stopped from the end: the daemon, then the launcher with its containers, then the network under them. */
+static int add_children(struct supervisor *s, const struct plan *p, struct err *err)
 {
-        struct child_spec specs[] = {
-                { .name = "mayfly-launcher",
-                  .argv = p->launcher,
-                  .fds = { p->sockets.launcher },
-                  .stop_ms = 15000,
-                  .death_signal = SIGTERM },
+        const struct child_spec natives[] = {
                 { .name = "mayfly-netd",
                   .argv = p->net,
                   .fds = { p->sockets.net },
@@ -211,26 +209,40 @@ static int supervise(struct plan *p, struct err *err)
                   .death_signal = SIGTERM },
                 /* It binds its port and becomes its user by itself, under a service manager, too. */
                 { .name = "mayfly-dns", .argv = p->dns, .stop_ms = 2000, .death_signal = SIGTERM },
-                { .name = "mayflyd",
-                  .argv = p->daemon,
-                  .fds = { p->sockets.api },
-                  .stop_ms = 20000,
-                  .ready_pipe = true,
-                  .reload = true,
-                  .drop = true,
-                  .uid = p->users.uid,
-                  .gid = p->users.gid,
-                  .group = p->users.api_gid,
-                  .death_signal = SIGKILL },
+                { .name = "mayfly-launcher",
+                  .argv = p->launcher,
+                  .fds = { p->sockets.launcher },
+                  .stop_ms = 15000,
+                  .death_signal = SIGTERM },
         };
-        /* Stopped from the end: the daemon, then the launcher with its containers, then the network under them. */
-        static const size_t order[] = { 1, 2, 0, 3 };
-        struct child_spec *daemon = &specs[ARRAY_LEN(specs) - 1];
+        struct child_spec daemon = {
+                .name = "mayflyd",
+                .argv = p->daemon,
+                .fds = { p->sockets.api },
+                .stop_ms = 20000,
+                .ready_pipe = true,
+                .reload = true,
+                .drop = true,
+                .uid = p->users.uid,
+                .gid = p->users.gid,
+                .groups = { p->users.api_gid, p->users.docker_gid },
+                .n_groups = p->users.has_docker_gid ? 2 : 1,
+                .death_signal = SIGKILL,
+        };
+        int r = 0;
+
+        for (size_t i = 0; i < p->sockets.n_tcp; i++)
+                daemon.fds[1 + i] = p->sockets.tcp[i];
+        for (size_t i = 0; p->native && i < ARRAY_LEN(natives) && r == 0; i++)
+                r = supervisor_add(s, &natives[i], err);
+        return r == 0 ? supervisor_add(s, &daemon, err) : r;
+}
+
+static int supervise(struct plan *p, struct err *err)
+{
         struct supervisor s;
         int r;
 
-        for (size_t i = 0; i < p->sockets.n_tcp; i++)
-                daemon->fds[1 + i] = p->sockets.tcp[i];
         r = supervisor_init(&s, err);
         if (r < 0)
                 return r;
@@ -238,8 +250,7 @@ static int supervise(struct plan *p, struct err *err)
         s.pids_note = p->made_run ? RUN_IS_OURS : NULL;
         s.ready = announce;
         s.data = p;
-        for (size_t i = 0; i < ARRAY_LEN(order) && r == 0; i++)
-                r = supervisor_add(&s, &specs[order[i]], err);
+        r = add_children(&s, p, err);
         if (r == 0)
                 r = supervisor_run(&s, err);
         supervisor_done(&s);
@@ -259,15 +270,15 @@ static int serve(struct plan *p, struct err *err)
                 return r;
         }
         r = take_over(p, err);
-        if (r == 0)
+        if (r == 0 && p->native)
                 r = prepare_ceiling(&p->config, &p->users, err);
         if (r == 0)
                 r = prepare_sockets(&p->config, &p->users, &p->sockets, err);
-        if (r == 0)
+        if (r == 0 && p->native)
                 r = plan_launcher(p, err);
-        if (r == 0)
+        if (r == 0 && p->native)
                 r = plan_net(p, err);
-        if (r == 0)
+        if (r == 0 && p->native)
                 r = plan_dns(p, err);
         if (r == 0)
                 r = plan_daemon(p, err);
@@ -299,6 +310,7 @@ int main(int argc, char **argv)
         }
         if (r == 0) {
                 log_set_level(config_log_level(&p.config));
+                p.native = config_has_engine(&p.config, "native");
                 r = only_prepare ? prepare_only(&p, &err) : serve(&p, &err);
         }
         plan_done(&p);

@@ -6,9 +6,9 @@
 #include "base/str.h"
 #include "base/time.h"
 #include "daemon/builtin.h"
+#include "daemon/engines.h"
 #include "daemon/notify.h"
 #include "daemon/serve.h"
-#include "engine/native/native.h"
 #include "history/history.h"
 #include "image/prune.h"
 #include "image/store.h"
@@ -22,7 +22,9 @@
 #define DRAIN_NS (5 * NS_PER_S)
 #define CANCEL_NS (5 * NS_PER_S)
 #define DRAIN_LOOK_NS (20 * NS_PER_MS)
-/* How long the start waits for all of the engine, so that the first who asks for its health finds it well. */
+/* How long the start waits for an engine that does not answer, when there is another one or it is not ours to start. */
+#define ENGINE_ANSWER_NS (10 * NS_PER_S)
+/* How long the start waits for all of the engines, so that the first who asks for its health finds it well. */
 #define ENGINE_NS (2 * NS_PER_S)
 #define ENGINE_LOOK_NS (2 * NS_PER_MS)
 
@@ -36,7 +38,7 @@ struct node {
 
         struct loop *loop;
         struct history *history;
-        struct engine *engine;
+        struct engines engines;
         struct image_store *store;
         struct registries *registries;
         struct image_pulls *pulls;
@@ -142,7 +144,8 @@ static int serve(struct node *n, struct err *err)
                 .store = n->store,
                 .pulls = n->pulls,
                 .history = n->history,
-                .engine = n->engine,
+                .engines = n->engines.all,
+                .n_engines = n->engines.n,
                 .health_image = BUILTIN_HEALTH_REF,
         };
 
@@ -159,7 +162,8 @@ static void serve_now(struct node *n)
                 fail(n, &why);
                 return;
         }
-        if (image_store_sweep(n->store, swept, n, &why) < 0)
+        /* Without the native engine nothing is unpacked. */
+        if (n->engines.native && image_store_sweep(n->store, swept, n, &why) < 0)
                 log_warn("sweep images: %s", why.text);
         node_move(n, NODE_SERVING);
         log_info("serving on %s/mayfly.sock, %zu tasks taken over", n->config->run, tasks_live(n->tasks));
@@ -170,13 +174,21 @@ static void serve_now(struct node *n)
         startup_forget();
 }
 
-/* With a part of its engine missing for longer, a node serves, and health says what is wrong. */
+static bool engines_are_well(const struct node *n)
+{
+        for (size_t i = 0; i < n->engines.n; i++)
+                if (n->engines.all[i]->ops->check(n->engines.all[i], NULL) < 0)
+                        return false;
+        return true;
+}
+
+/* With a part of its engines missing for longer, a node serves, and health says what is wrong. */
 static void engine_look(struct loop_timer *timer, void *data)
 {
         struct node *n = data;
         uint64_t now = time_mono_ns();
 
-        if (n->engine->ops->check(n->engine, NULL) == 0 || now >= n->engine_until_ns ||
+        if (engines_are_well(n) || now >= n->engine_until_ns ||
             loop_timer_set(n->loop, timer, now + ENGINE_LOOK_NS, engine_look, n) < 0)
                 serve_now(n);
 }
@@ -206,17 +218,13 @@ static void adopted(int r, const struct err *err, void *data)
                 fail(n, &why);
                 return;
         }
+        if (!n->engines.native) {
+                builtin_done(0, NULL, n);
+                return;
+        }
         r = builtin_install(n->store, builtin_done, n, &why);
         if (r < 0)
                 builtin_done(r, &why, n);
-}
-
-static enum engine_network network_of(const char *mode)
-{
-        for (int i = ENGINE_NET_NONE; i <= ENGINE_NET_INTERNET; i++)
-                if (str_eq(mode, engine_network_name((enum engine_network)i)))
-                        return (enum engine_network)i;
-        return ENGINE_NET_NAT;
 }
 
 static int open_history(struct node *n, struct err *err)
@@ -232,22 +240,6 @@ static int open_history(struct node *n, struct err *err)
         if (!path)
                 return err_oom(err);
         return history_open(n->loop, &config, &n->history, err);
-}
-
-static int open_engine(struct node *n, struct err *err)
-{
-        auto_free char *launcher = str_printf("%s/launcher.sock", n->config->run);
-        auto_free char *netd = str_printf("%s/netd.sock", n->config->run);
-        const struct engine_native_config config = {
-                .launcher_path = launcher,
-                .netd_path = netd,
-                .network = network_of(n->config->network.mode),
-                .stock = MAX(n->config->network.stock / 2, 1), /* netd keeps the rest ready */
-        };
-
-        if (!launcher || !netd)
-                return err_oom(err);
-        return engine_native_new(n->loop, &config, &n->engine, err);
 }
 
 /* Those that wait for their start have an image, too. */
@@ -276,7 +268,7 @@ static int images_in_use(void *data, struct map *digests)
 static int open_images(struct node *n, struct err *err)
 {
         auto_free char *dir = str_printf("%s/state/images", n->config->data);
-        auto_free char *trees = str_printf("%s/store", n->config->data);
+        auto_free char *trees = n->engines.native ? str_printf("%s/store", n->config->data) : NULL;
         const struct image_store_config config = {
                 .dir = dir,
                 .trees_dir = trees,
@@ -289,11 +281,9 @@ static int open_images(struct node *n, struct err *err)
         };
         int r;
 
-        if (!dir || !trees)
+        if (!dir || (n->engines.native && !trees))
                 return err_oom(err);
-        r = image_store_open(n->loop, &config, engine_native_workers(n->engine), &n->store, err);
-        if (r == 0)
-                engine_native_set_store(n->engine, n->store);
+        r = image_store_open(n->loop, &config, engines_workers(&n->engines), &n->store, err);
         if (r == 0)
                 image_store_set_users(n->store, images_in_use, n);
         return r;
@@ -328,9 +318,7 @@ static int open_pulls(struct node *n, struct err *err)
         pulls.registries = n->registries;
         if (r == 0)
                 r = image_pulls_new(n->loop, &pulls, &n->pulls, err);
-        if (r == 0)
-                engine_native_set_pulls(n->engine, n->pulls);
-        return r;
+        return r == 0 ? engines_join(&n->engines, n->store, n->pulls, err) : r;
 }
 
 static int make_tasks(struct node *n, struct err *err)
@@ -340,15 +328,18 @@ static int make_tasks(struct node *n, struct err *err)
                 .max_queued = n->config->tasks.max_queued,
                 .overcommit = n->config->tasks.overcommit,
                 .reserve = n->config->tasks.reserve,
-                .network = network_of(n->config->network.mode),
+                .network = engines_network(n->config),
                 .seal = n->serve.seal,
                 .max_kept = n->config->history.max_waiting,
                 .max_running_owner = n->config->limits.key_running,
                 .max_queued_owner = n->config->limits.key_queued,
                 .keys = n->serve.keys,
+                .more_engines = n->engines.all + 1,
+                .n_more_engines = n->engines.n - 1,
+                .engines_wait_ns = n->engines.docker ? ENGINE_ANSWER_NS : 0,
         };
 
-        return tasks_new(n->loop, n->engine, n->history, &config, &n->tasks, err);
+        return tasks_new(n->loop, n->engines.all[0], n->history, &config, &n->tasks, err);
 }
 
 static int wire(struct node *n, struct err *err)
@@ -366,7 +357,7 @@ static int wire(struct node *n, struct err *err)
         if (r == 0)
                 r = open_history(n, err);
         if (r == 0)
-                r = open_engine(n, err);
+                r = engines_open(&n->engines, n->loop, n->config, err);
         if (r == 0)
                 r = open_images(n, err);
         if (r == 0)
@@ -429,8 +420,7 @@ void node_free(struct node *n)
         registries_free(n->registries);
         if (n->store)
                 image_store_close(n->store);
-        if (n->engine)
-                n->engine->ops->free(n->engine);
+        engines_close(&n->engines);
         if (n->history)
                 history_close(n->history);
         serve_done(&n->serve);

@@ -59,6 +59,53 @@ static int group_find(const char *name, gid_t *ret, struct err *err)
         return 0;
 }
 
+/* Of those that the native engine needs. */
+static int native_users_find(const struct config *config, struct users *u, struct err *err)
+{
+        int r;
+
+        r = user_find("net_user", config->net_user, &u->net_uid, &u->net_gid, err);
+        if (r == 0)
+                r = user_find("dns_user", config->dns_user, &u->dns_uid, &u->dns_gid, err);
+        if (r == 0 && u->uid == u->net_uid)
+                r = err_set(err, EINVAL, "user and net_user have the same uid %u", u->uid);
+        if (r == 0 && (u->uid == u->dns_uid || u->net_uid == u->dns_uid))
+                r = err_set(err, EINVAL, "dns_user has the uid %u of another one", u->dns_uid);
+        return r;
+}
+
+/* Docker makes its socket when it starts, with the group that this one has by then. */
+static int docker_group_by_name(gid_t *ret)
+{
+        struct group gr, *found = NULL;
+        char buf[LOOKUP_MAX];
+
+        (void)getgrnam_r("docker", &gr, buf, sizeof(buf), &found);
+        if (!found || found->gr_gid == 0)
+                return 0;
+        *ret = found->gr_gid;
+        return 1;
+}
+
+int docker_group_find(const char *path, uid_t uid, gid_t *ret, struct err *err)
+{
+        struct stat st;
+
+        if (stat(path, &st) < 0)
+                return docker_group_by_name(ret);
+        if ((st.st_mode & 06) == 06 || st.st_uid == uid)
+                return 0;
+        if ((st.st_mode & 060) != 060 || st.st_gid == 0)
+                return err_set(
+                        err, EPERM,
+                        "docker.host: only root may use '%s', and mayflyd is not root: give the socket a group of "
+                        "its own (dockerd --group docker; for Podman SocketGroup= and SocketMode=0660 of "
+                        "podman.socket)",
+                        path);
+        *ret = st.st_gid;
+        return 1;
+}
+
 int users_find(const struct config *config, struct users *ret, struct err *err)
 {
         struct users u = { .uid = 0 };
@@ -66,18 +113,16 @@ int users_find(const struct config *config, struct users *ret, struct err *err)
 
         r = user_find("user", config->user, &u.uid, &u.gid, err);
         if (r == 0)
-                r = user_find("net_user", config->net_user, &u.net_uid, &u.net_gid, err);
-        if (r == 0)
-                r = user_find("dns_user", config->dns_user, &u.dns_uid, &u.dns_gid, err);
-        if (r == 0)
                 r = group_find(config->group, &u.api_gid, err);
-        if (r == 0 && u.uid == u.net_uid)
-                r = err_set(err, EINVAL, "user and net_user have the same uid %u", u.uid);
-        if (r == 0 && (u.uid == u.dns_uid || u.net_uid == u.dns_uid))
-                r = err_set(err, EINVAL, "dns_user has the uid %u of another one", u.dns_uid);
-        if (r == 0)
-                *ret = u;
-        return r;
+        if (r == 0 && config_has_engine(config, "native"))
+                r = native_users_find(config, &u, err);
+        if (r == 0 && config_has_engine(config, "docker") && str_starts(config->docker.host, "unix://"))
+                r = docker_group_find(config->docker.host + strlen("unix://"), u.uid, &u.docker_gid, err);
+        if (r < 0)
+                return r;
+        u.has_docker_gid = r > 0;
+        *ret = u;
+        return 0;
 }
 
 /* ── directories ─────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -147,17 +192,18 @@ static int make_below(int dirfd, const char *parent, const char *name, mode_t mo
 
 int prepare_dirs(const struct config *config, const struct users *users, bool *ret_made_run, struct err *err)
 {
+        bool native = config_has_engine(config, "native");
         auto_fd data = -EBADF, run = -EBADF;
         int r;
 
         r = open_own_dir(config->data, NULL, &data, err);
-        if (r == 0)
+        if (r == 0 && native)
                 r = make_below(data, config->data, "store", 0700, 0, 0, err);
         if (r == 0)
                 r = make_below(data, config->data, "state", 0700, users->uid, users->gid, err);
         if (r == 0)
                 r = open_own_dir(config->run, ret_made_run, &run, err);
-        if (r == 0)
+        if (r == 0 && native)
                 r = make_below(run, config->run, "netd", 0700, users->net_uid, users->net_gid, err);
         return r;
 }
@@ -320,11 +366,14 @@ static int bind_tcp(const struct config *config, struct sockets *s, struct err *
 int prepare_sockets(const struct config *config, const struct users *users, struct sockets *ret, struct err *err)
 {
         struct sockets s = SOCKETS_INIT;
-        int r;
+        int r = 0;
 
-        r = bind_in_run(config, "launcher.sock", SOCK_SEQPACKET, users->uid, users->gid, 0600, &s.launcher, err);
-        if (r == 0)
-                r = bind_in_run(config, "netd.sock", SOCK_SEQPACKET, users->uid, users->gid, 0600, &s.net, err);
+        if (config_has_engine(config, "native")) {
+                r = bind_in_run(config, "launcher.sock", SOCK_SEQPACKET, users->uid, users->gid, 0600, &s.launcher,
+                                err);
+                if (r == 0)
+                        r = bind_in_run(config, "netd.sock", SOCK_SEQPACKET, users->uid, users->gid, 0600, &s.net, err);
+        }
         if (r == 0)
                 r = bind_in_run(config, "mayfly.sock", SOCK_STREAM, users->uid, users->api_gid, 0660, &s.api, err);
         if (r == 0)

@@ -13,13 +13,16 @@ struct users {
         uid_t uid, net_uid, dns_uid;
         gid_t gid, net_gid, dns_gid;
         gid_t api_gid; /* of the API's socket */
+        gid_t docker_gid;
+        bool has_docker_gid; /* mayflyd needs that group to reach Docker's socket */
 };
 
-/* Looks the configuration's users and group up. -ENOENT: one is missing, the text says how to make it. */
+/* Looks up the configuration's users and groups, as far as its engines need them. -ENOENT: one is missing, the text says how to
+ * make it. -EPERM: only root may use Docker's socket. */
 int users_find(const struct config *config, struct users *ret, struct err *err);
 
 struct sockets {
-        int api, launcher, net; /* listening */
+        int api, launcher, net; /* listening; launcher and net: of the native engine only */
         int tcp[LISTEN_MAX];    /* of the API, in the configuration's order */
         size_t n_tcp;
 };
@@ -28,6 +31,10 @@ struct sockets {
                 .api = -EBADF, .launcher = -EBADF, .net = -EBADF                                                       \
         }
 void sockets_done(struct sockets *s); /* closes */
+
+/* The group that Docker's socket at `path` is open to: 1 with *ret; 0: `uid` needs none, or nothing is known because the socket
+ * is not there yet; -EPERM: the text says what to do. */
+int docker_group_find(const char *path, uid_t uid, gid_t *ret, struct err *err);
 
 /* Data and run directories with their owners. *ret_made_run: the run directory was not there before. */
 int prepare_dirs(const struct config *config, const struct users *users, bool *ret_made_run, struct err *err);

@@ -78,7 +78,7 @@ static int drop_privileges(const struct child_spec *spec)
         for (unsigned long cap = 0; prctl(PR_CAPBSET_READ, cap) >= 0; cap++)
                 if (prctl(PR_CAPBSET_DROP, cap) < 0)
                         return -1;
-        if (setgroups(1, &spec->group) < 0 || setresgid(spec->gid, spec->gid, spec->gid) < 0 ||
+        if (setgroups(spec->n_groups, spec->groups) < 0 || setresgid(spec->gid, spec->gid, spec->gid) < 0 ||
             setresuid(spec->uid, spec->uid, spec->uid) < 0 || drop_capabilities() < 0)
                 return -1;
         return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);

@@ -29,7 +29,8 @@ struct child_spec {
         bool ready_pipe;             /* one more descriptor: it writes a line to it once it serves */
         bool drop;                   /* to these ids, without capabilities, with no_new_privs */
         uid_t uid;
-        gid_t gid, group; /* group: the only supplementary one */
+        gid_t gid, groups[2]; /* groups: the only supplementary ones */
+        size_t n_groups;
         int death_signal; /* what it gets when the supervisor dies */
         unsigned stop_ms; /* between SIGTERM and SIGKILL */
 };

@@ -46,6 +46,11 @@ static void test_every_key(void **state)
                                    "net_user: bob\n"
                                    "group: carol\n"
                                    "log_level: debug\n"
+                                   "engines: [docker, native]\n"
+                                   "docker:\n"
+                                   "  host: tcp://docker.example:2376\n"
+                                   "  tls: {ca: /etc/d/ca.pem, cert: /etc/d/cert.pem, key: /etc/d/key.pem}\n"
+                                   "  prewarm: 4\n"
                                    "listen: [\"tcp://127.0.0.1:80\", \"https://[::]:6293\"]\n"
                                    "trusted_proxies:\n- 10.0.0.1\n- fd00::/8\n"
                                    "proxy_protocol: true\n"
@@ -78,6 +83,12 @@ static void test_every_key(void **state)
         assert_string_equal(c.net_user, "bob");
         assert_string_equal(c.group, "carol");
         assert_string_equal(c.log_level, "debug");
+        assert_string_equal(c.engines, "docker,native");
+        assert_string_equal(c.docker.host, "tcp://docker.example:2376");
+        assert_string_equal(c.docker.tls_ca, "/etc/d/ca.pem");
+        assert_string_equal(c.docker.tls_cert, "/etc/d/cert.pem");
+        assert_string_equal(c.docker.tls_key, "/etc/d/key.pem");
+        assert_int_equal(c.docker.prewarm, 4);
         assert_string_equal(c.listen, "tcp://127.0.0.1:80,https://[::]:6293");
         assert_string_equal(c.trusted_proxies, "10.0.0.1,fd00::/8");
         assert_true(c.proxy_protocol);
@@ -319,9 +330,78 @@ static void test_args_there_and_back(void **state)
         strv_free(args);
 }
 
+static void test_engines(void **state)
+{
+        struct err err = ERR_INIT;
+        struct config c;
+
+        (void)state;
+        assert_int_equal(read_yaml(&c, "engine: docker\ndocker:\n  host: unix:///run/d.sock\n", &err), 0);
+        assert_string_equal(c.engines, "docker");
+        assert_true(config_has_engine(&c, "docker"));
+        assert_false(config_has_engine(&c, "native"));
+        assert_int_equal(config_check(&c, &err), 0);
+        assert_int_equal(config_set(&c, "docker_host", "unix:///other.sock", &err), 0);
+        assert_string_equal(c.docker.host, "unix:///other.sock");
+        assert_fault("engine: docker\nengines: [native]\n", "mayfly.yaml:2: engines: set twice, first in line 1");
+        assert_fault("\nengines: [native, native]\n",
+                     "mayfly.yaml:2: engines: 'native,native' is not native, docker or both, separated by a comma");
+        assert_fault("engines: []\n",
+                     "mayfly.yaml:1: engines: 'none' is not native, docker or both, separated by a comma");
+        assert_fault("engines: [podman]\n",
+                     "mayfly.yaml:1: engines: 'podman' is not native, docker or both, separated by a comma");
+        assert_fault("docker:\n  host: /run/d.sock\n",
+                     "mayfly.yaml:2: docker.host: '/run/d.sock' is not unix:///PATH, of at most 107 bytes, or "
+                     "tcp://HOST:PORT");
+        assert_fault("docker:\n  tls:\n    ca: none\n  tls:\n    key: none\n",
+                     "mayfly.yaml:4: docker.tls: appears twice, first in line 2");
+        assert_fault("docker:\n  tls: yes\n", "mayfly.yaml:2: docker.tls: takes keys of its own, not a value");
+        assert_fault("docker:\n  tls:\n    pem: /x\n",
+                     "mayfly.yaml:3: docker.tls.pem: unknown key (did you mean docker.tls.key?)");
+}
+
+static void assert_docker(const char *host, const char *ca, const char *cert, const char *key, const char *expected)
+{
+        struct err err = ERR_INIT;
+        struct config c;
+
+        config_default(&c);
+        assert_int_equal(config_set(&c, "engine", "docker", &err), 0);
+        assert_int_equal(config_set(&c, "docker.host", host, &err), 0);
+        assert_int_equal(config_set(&c, "docker.tls.ca", ca, &err), 0);
+        assert_int_equal(config_set(&c, "docker.tls.cert", cert, &err), 0);
+        assert_int_equal(config_set(&c, "docker.tls.key", key, &err), 0);
+        if (!expected) {
+                assert_int_equal(config_check(&c, &err), 0);
+                return;
+        }
+        assert_int_equal(config_check(&c, &err), -EINVAL);
+        assert_string_equal(err.text, expected);
+}
+
+static void test_docker_certificates(void **state)
+{
+        (void)state;
+        assert_docker("tcp://far:2376", "none", "/c", "/k", NULL);
+        assert_docker("tcp://far:2376", "/a", "/c", "/k", NULL);
+        assert_docker("tcp://127.0.0.1:2375", "none", "none", "none", NULL);
+        assert_docker("tcp://far:2375", "none", "none", "none",
+                      "docker.host: tcp://far:2375 without certificates: whoever reaches it is root there; set "
+                      "docker.tls.cert and docker.tls.key");
+        assert_docker("tcp://localhost.far", "none", "none", "none",
+                      "docker.host: tcp://localhost.far without certificates: whoever reaches it is root there; set "
+                      "docker.tls.cert and docker.tls.key");
+        assert_docker("tcp://far:2376", "none", "/c", "none", "docker.tls.cert, docker.tls.key: both or none");
+        assert_docker("tcp://far:2376", "/a", "none", "none",
+                      "docker.tls.ca: needs docker.tls.cert and docker.tls.key");
+        assert_docker("unix:///d", "none", "/c", "/k",
+                      "docker.tls: certificates are for tcp://, docker.host is unix:///d");
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
+                cmocka_unit_test(test_engines),       cmocka_unit_test(test_docker_certificates),
                 cmocka_unit_test(test_defaults_pass), cmocka_unit_test(test_every_key),
                 cmocka_unit_test(test_empty_files),   cmocka_unit_test(test_faults_name_their_line),
                 cmocka_unit_test(test_values),        cmocka_unit_test(test_the_whole),

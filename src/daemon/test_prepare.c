@@ -209,15 +209,74 @@ static void test_users(void **state)
         assert_int_equal(users_find(&f->config, &users, &err), -EINVAL);
 }
 
+/* The engine Docker alone needs neither launcher nor netd, nor their users. */
+static void test_docker_alone(void **state)
+{
+        struct sockets sockets = SOCKETS_INIT;
+        struct fixture *f = *state;
+        struct err err = ERR_INIT;
+        struct users users;
+        char path[200];
+        bool made;
+
+        (void)snprintf(f->config.engines, sizeof(f->config.engines), "docker");
+        (void)snprintf(f->config.docker.host, sizeof(f->config.docker.host), "tcp://127.0.0.1:2375");
+        (void)snprintf(f->config.user, sizeof(f->config.user), "daemon");
+        (void)snprintf(f->config.group, sizeof(f->config.group), "daemon");
+        (void)snprintf(f->config.net_user, sizeof(f->config.net_user), "no-such-user-here");
+        assert_int_equal(users_find(&f->config, &users, &err), 0);
+        assert_false(users.has_docker_gid);
+        assert_int_equal(prepare_dirs(&f->config, &f->users, &made, &err), 0);
+        assert_int_equal(prepare_sockets(&f->config, &f->users, &sockets, &err), 0);
+        assert_true(sockets.api >= 0);
+        assert_true(sockets.launcher < 0 && sockets.net < 0);
+        sockets_done(&sockets);
+        (void)snprintf(path, sizeof(path), "%s/launcher.sock", f->config.run);
+        assert_int_equal(access(path, F_OK), -1);
+        (void)snprintf(path, sizeof(path), "%s/store", f->config.data);
+        assert_int_equal(access(path, F_OK), -1);
+}
+
+/* mayflyd gets the socket's group, and never root's. */
+static void test_docker_group(void **state)
+{
+        struct fixture *f = *state;
+        struct err err = ERR_INIT;
+        auto_fd fd = -EBADF;
+        char path[200];
+        gid_t gid = 0;
+
+        (void)snprintf(path, sizeof(path), "%s-socket", f->config.data);
+        fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+        assert_true(fd >= 0);
+        assert_int_equal(fchown(fd, 0, 4321), 0);
+        assert_int_equal(fchmod(fd, 0660), 0);
+        assert_int_equal(docker_group_find(path, 1000, &gid, &err), 1);
+        assert_int_equal(gid, 4321);
+        assert_int_equal(fchmod(fd, 0640), 0);
+        assert_int_equal(docker_group_find(path, 1000, &gid, &err), -EPERM);
+        assert_non_null(strstr(err.text, "dockerd --group docker"));
+        assert_int_equal(fchown(fd, 0, 0), 0);
+        assert_int_equal(fchmod(fd, 0660), 0);
+        assert_int_equal(docker_group_find(path, 1000, &gid, &err), -EPERM);
+        assert_int_equal(fchmod(fd, 0666), 0);
+        assert_int_equal(docker_group_find(path, 1000, &gid, &err), 0);
+        assert_int_equal(fchmod(fd, 0600), 0);
+        assert_int_equal(fchown(fd, 1000, 0), 0);
+        assert_int_equal(docker_group_find(path, 1000, &gid, &err), 0);
+        assert_int_equal(unlink(path), 0);
+}
+
 #define CASE(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                CASE(test_dirs),    CASE(test_dirs_of_others_are_refused),
-                CASE(test_ceiling), CASE(test_netd_env),
-                CASE(test_sockets), CASE(test_one_instance),
-                CASE(test_users),
+                CASE(test_dirs),         CASE(test_dirs_of_others_are_refused),
+                CASE(test_ceiling),      CASE(test_netd_env),
+                CASE(test_sockets),      CASE(test_one_instance),
+                CASE(test_users),        CASE(test_docker_alone),
+                CASE(test_docker_group),
         };
 
         return cmocka_run_group_tests_name("daemon/prepare", tests, NULL, NULL);

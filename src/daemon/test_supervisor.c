@@ -239,7 +239,8 @@ static void test_drops_privileges(void **state)
                                            .drop = true,
                                            .uid = 65534,
                                            .gid = 65534,
-                                           .group = 1234,
+                                           .groups = { 1234 },
+                                           .n_groups = 1,
                                            .death_signal = SIGKILL };
                 struct supervisor s;
 

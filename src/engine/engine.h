@@ -170,6 +170,14 @@ typedef void (*engine_stats_fn)(int r, const struct engine_stats *stats, const s
 typedef void (*engine_found_fn)(struct engine_container *c, const char *id, const void *record, size_t record_len,
                                 void *data);
 
+/* What an engine that is not ours says of itself, "" where it has not yet; and what weakens or hinders tasks on its host, a
+ * sentence each, with what to do. Peek: until the loop turns. */
+struct engine_about {
+        const char *product, *version, *api; /* "Docker", "20.10.24", "1.41" */
+        const char *const *findings;
+        size_t n_findings;
+};
+
 struct engine_ops {
         const char *name; /* "native", "docker" */
         uint32_t features;
@@ -245,6 +253,7 @@ struct engine_ops {
         /* What hinders tasks although all of ours works (another firewall), in a sentence for people; NULL: nothing that is
          * known. Peek: until the loop turns. May be NULL where an engine has nothing to tell. */
         const char *(*notice)(const struct engine *e);
+        void (*about)(const struct engine *e, struct engine_about *ret); /* NULL: the engine is ours, all is known */
         /* Leaves containers as they are. Not from within a callback of the loop, which it may turn. */
         void (*free)(struct engine *e);
 };

@@ -261,7 +261,7 @@ static void ecs_health_run(struct call *c)
         if (quick && !str_eq(quick, "true") && !str_eq(quick, "false"))
                 call_problem(c, 400, "bad_request", "quick: not true or false");
         else
-                health_check(c, quick && str_eq(quick, "false"), on_health);
+                health_check(c, NULL, quick && str_eq(quick, "false"), on_health);
 }
 
 /* ── errors, limits ──────────────────────────────────────────────────────────────────────────────────────────────── */

@@ -255,6 +255,7 @@ static const struct engine_ops docker_ops = {
         .signal = docker_container_signal,
         .stats = docker_container_stats,
         .pause = docker_container_pause,
+        .about = docker_about,
         .copy_out = docker_container_copy_out,
         .update_record = docker_container_update_record,
         .remove = docker_container_remove,

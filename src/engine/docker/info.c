@@ -200,6 +200,18 @@ void engine_docker_about(const struct engine *e, struct engine_docker_about *ret
         };
 }
 
+void docker_about(const struct engine *e, struct engine_about *ret)
+{
+        struct engine_docker_about about;
+
+        engine_docker_about(e, &about);
+        *ret = (struct engine_about){ .product = about.product,
+                                      .version = about.version,
+                                      .api = about.api,
+                                      .findings = about.findings,
+                                      .n_findings = about.n_findings };
+}
+
 void engine_docker_watch(struct engine *e, void (*fn)(struct engine *e, void *data), void *data)
 {
         struct docker *d = CONTAINER_OF(e, struct docker, engine);

@@ -170,6 +170,7 @@ int docker_version_read(struct docker *d, const char *text, size_t len, struct e
 int docker_info_begin(struct docker *d, struct err *err);                                  /* docker_known() follows */
 int docker_info_read(struct docker *d, const char *text, size_t len, struct err *err);     /* of GET /info */
 void docker_info_done(struct docker *d);
+void docker_about(const struct engine *e, struct engine_about *ret);
 void docker_known(struct docker *d, int r, const struct err *err); /* Docker answers, and what it is, is known; or not */
 void docker_delete(struct docker *d, const char *name, bool unsure); /* until it is gone */
 int docker_ensure_image(struct engine *e, const struct engine_image_request *request, engine_image_fn fn, void *data,
