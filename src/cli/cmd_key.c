@@ -54,36 +54,13 @@ static int set_time(const char *value, void *data, struct err *err)
         return r < 0 ? r : set_above_zero(*(int64_t *)data, value, err);
 }
 
-/* Days and weeks, too, which Go's durations lack. */
-static int parse_span(const char *value, int64_t *ret_ns)
-{
-        static const struct {
-                char unit;
-                int64_t hours;
-        } units[] = { { 'd', 24 }, { 'w', 24 * 7 }, { 'y', INT64_C(24) * 365 } };
-        size_t len = strlen(value);
-        char digits[16];
-        uint32_t n;
-
-        for (size_t i = 0; i < ARRAY_LEN(units); i++) {
-                if (len < 2 || len >= sizeof(digits) || value[len - 1] != units[i].unit)
-                        continue;
-                (void)snprintf(digits, sizeof(digits), "%.*s", (int)len - 1, value);
-                if (parse_u32(digits, &n) < 0 || n > 100 * 365)
-                        return -EINVAL;
-                *ret_ns = n * units[i].hours * 3600 * (int64_t)NS_PER_S;
-                return *ret_ns / units[i].hours / 3600 / (int64_t)NS_PER_S == n ? 0 : -ERANGE;
-        }
-        return time_parse_duration(value, ret_ns);
-}
-
 static int set_expires(const char *value, void *data, struct err *err)
 {
         uint64_t ms;
         int64_t ns;
 
         if (cli_parse_time(value, &ms) < 0) {
-                if (parse_span(value, &ns) < 0 || ns <= 0)
+                if (cli_parse_span(value, &ns) < 0 || ns <= 0)
                         return err_set(err, EINVAL,
                                        "'%s' is neither a duration, as 24h or 30d, nor a time, as "
                                        "2026-01-01T00:00:00Z",

@@ -96,6 +96,26 @@ static const struct cli_option inspect_options[] = {
 static const struct cli_option images_options[] = {
         FLAG("quiet", 'q', "digests only"),
         FLAG("no-trunc", 0, "whole digests"),
+        OF_WORDS("filter", 'f', "NAME=VALUE",
+                 "only those: dangling=, pinned=, broken= (true or false), reference=PATTERN, source=, unused-for=7d",
+                 "dangling=true dangling=false pinned=true pinned=false broken=true reference= source=pull source=load "
+                 "source=import unused-for="),
+        FLAG("verify", 0, "read all of the store, and check every blob, layer and tree"),
+        FLAG("repair", 0, "with --verify: unpack again what is damaged, mark what cannot be"),
+        END,
+};
+
+static const struct cli_option history_options[] = {
+        FLAG("no-trunc", 0, "whole digests and commands"),
+        END,
+};
+
+static const struct cli_option prune_options[] = {
+        FLAG("yes", 'y', "remove them; without it they are only shown"),
+        FLAG("all", 'a', "images with a name, too"),
+        FLAG("dangling", 0, "images without a name (the default where nothing else is asked)"),
+        VALUE("unused-for", 0, "DURATION", "images that no task was started from for so long: 12h, 7d"),
+        VALUE("keep-bytes", 0, "SIZE", "the least recently used ones, until images take no more than this"),
         END,
 };
 
@@ -303,12 +323,65 @@ const struct cli_command cli_commands[] = {
                 .name = "images",
                 .args = "",
                 .summary = "list images",
-                .description = "Lists the images that are on the server.",
+                .description = "Lists the images that are on the server: also those without a name, which a newer image "
+                               "of the same name has taken, as <none>. With --verify it reads and hashes all blobs, "
+                               "unpacks each layer once more beside what is there, and compares the two.",
                 .options = images_options,
                 .exits = usual_exits,
                 .examples = "mayfly images\n"
                             "mayfly images -q\n"
-                            "mayfly images --json\n",
+                            "mayfly images --json\n"
+                            "mayfly images --filter dangling=true\n"
+                            "mayfly images --verify --repair\n",
+                .failed = CLI_FAILED,
+        },
+        {
+                .name = "history",
+                .args = "IMAGE",
+                .summary = "show how an image was made",
+                .description = "Lists the steps that its configuration tells of, the last one first, with the sizes of "
+                               "layers as they are stored.",
+                .options = history_options,
+                .exits = usual_exits,
+                .examples = "mayfly history --no-trunc busybox:demo\n",
+                .complete = CLI_COMPLETE_IMAGE,
+                .failed = CLI_FAILED,
+        },
+        {
+                .name = "tag",
+                .args = "IMAGE NAME:TAG",
+                .summary = "give an image one more name",
+                .description = "The name then means this image and no other. Who may use the new name's repository may "
+                               "use the image by it.",
+                .options = no_options,
+                .exits = usual_exits,
+                .examples = "mayfly tag busybox:demo tools:1\n",
+                .complete = CLI_COMPLETE_IMAGE,
+                .complete_rest = CLI_COMPLETE_IMAGE,
+                .failed = CLI_FAILED,
+        },
+        {
+                .name = "pin",
+                .args = "IMAGE...",
+                .summary = "keep images from collection and removal",
+                .description = "A pinned image stays, however full the disk is and however long nobody uses it.",
+                .options = no_options,
+                .exits = usual_exits,
+                .examples = "mayfly pin busybox:demo\n",
+                .complete = CLI_COMPLETE_IMAGE,
+                .complete_rest = CLI_COMPLETE_IMAGE,
+                .failed = CLI_FAILED,
+        },
+        {
+                .name = "unpin",
+                .args = "IMAGE...",
+                .summary = "undo mayfly pin",
+                .description = "The images may be removed again, by hand and by collection.",
+                .options = no_options,
+                .exits = usual_exits,
+                .examples = "mayfly unpin busybox:demo\n",
+                .complete = CLI_COMPLETE_IMAGE,
+                .complete_rest = CLI_COMPLETE_IMAGE,
                 .failed = CLI_FAILED,
         },
         {
@@ -359,6 +432,19 @@ const struct cli_command cli_commands[] = {
                 .examples = "mayfly rmi busybox:demo\n",
                 .complete = CLI_COMPLETE_IMAGE,
                 .complete_rest = CLI_COMPLETE_IMAGE,
+                .failed = CLI_FAILED,
+        },
+        {
+                .name = "prune",
+                .args = "",
+                .summary = "remove images that nobody needs",
+                .description = "Shows what would go, and how many bytes come back; --yes removes it. Never an image "
+                               "that a task uses, that is pinned, or that has just come.",
+                .options = prune_options,
+                .exits = usual_exits,
+                .examples = "mayfly prune\n"
+                            "mayfly prune --unused-for 7d --yes\n"
+                            "mayfly prune --keep-bytes 10GB\n",
                 .failed = CLI_FAILED,
         },
         {

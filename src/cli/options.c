@@ -62,6 +62,39 @@ int cli_set_duration(const char *value, void *data, struct err *err)
         return 0;
 }
 
+/* Days and weeks, too, which Go's durations lack. */
+int cli_parse_span(const char *value, int64_t *ret_ns)
+{
+        static const struct {
+                char unit;
+                int64_t hours;
+        } units[] = { { 'd', 24 }, { 'w', 24 * 7 }, { 'y', INT64_C(24) * 365 } };
+        size_t len = strlen(value);
+        char digits[16];
+        uint32_t n;
+
+        for (size_t i = 0; i < ARRAY_LEN(units); i++) {
+                if (len < 2 || len >= sizeof(digits) || value[len - 1] != units[i].unit)
+                        continue;
+                (void)snprintf(digits, sizeof(digits), "%.*s", (int)len - 1, value);
+                if (parse_u32(digits, &n) < 0 || n > 100 * 365)
+                        return -EINVAL;
+                *ret_ns = n * units[i].hours * 3600 * (int64_t)NS_PER_S;
+                return *ret_ns / units[i].hours / 3600 / (int64_t)NS_PER_S == n ? 0 : -ERANGE;
+        }
+        return time_parse_duration(value, ret_ns);
+}
+
+int cli_set_span(const char *value, void *data, struct err *err)
+{
+        int64_t ns;
+
+        if (cli_parse_span(value, &ns) < 0 || ns < 0)
+                return err_set(err, EINVAL, "'%s' is not a duration, as 12h or 7d", value);
+        *(int64_t *)data = ns;
+        return 0;
+}
+
 /* Go's ParseInt with base 0 takes 0x1f, 0o17, 017 and 0b11, too. */
 int cli_set_number(const char *value, void *data, struct err *err)
 {
