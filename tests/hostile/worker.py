@@ -1,18 +1,21 @@
 #!/usr/bin/env python3
 """mayfly-worker against hostile layers and against umoci, without the daemon. Needs root.
 
-    worker.py [--per-family N]       MAYFLY_BUILD: where mayfly-worker is; MAYFLY_LONG: 50 of each family
+    worker.py [--per-family N] [--images N]     MAYFLY_BUILD: where mayfly-worker is; MAYFLY_LONG: more images
 
-The worker runs here without its confinement, in a directory below which nothing else of this machine's lies: so what holds
-here holds by the worker's own care, and the launcher's confinement comes on top.
+The worker runs here without its confinement: what holds here holds by the worker's own care, and the launcher's confinement comes
+on top. Around the directory of each layer lies a tree of what the layers aim at; every name, attribute, time and byte of it is
+compared after each of them, and what of the host they aim at after each family.
 """
 import argparse
+import fcntl
 import hashlib
 import itertools
 import json
 import os
 import random
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -26,13 +29,23 @@ WORKER = os.path.join(BUILD, "mayfly-worker")
 MAX_BYTES, MAX_ENTRIES = 256 << 20, 100000
 
 
+HOST = ("/", "/etc", "/root", "/bin", "/tmp")
+
+
 def run(args, fds):
-    def before_exec():
-        aside = {n: os.dup2(fd, 200 + n) for n, fd in fds.items()}
-        for n in fds:
-            os.dup2(aside[n], n, inheritable=True)
-    return subprocess.run([WORKER, *args], preexec_fn=before_exec, close_fds=False, timeout=300,
-                          stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+    """fds: what the worker shall have, by number. Its exit code; 128 + n where a signal ended it."""
+    aside = {n: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 300) for n, fd in fds.items()}
+    actions = [(os.POSIX_SPAWN_OPEN, n, "/dev/null", os.O_RDWR, 0) for n in range(3)]
+    actions += [(os.POSIX_SPAWN_DUP2, fd, n) for n, fd in aside.items()]
+    try:
+        pid = os.posix_spawn(WORKER, [WORKER, *args], {}, file_actions=actions)
+    finally:
+        for fd in aside.values():
+            os.close(fd)
+    signal.alarm(300)   # ends this script: a layer that hangs the worker is a fault
+    status = os.waitpid(pid, 0)[1]
+    signal.alarm(0)
+    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
 def work(args, fds):
@@ -98,16 +111,50 @@ def what(root, path):
         return "file:" + f.read(1000)
 
 
-def snapshot(path):
-    out = []
+def snapshot(path, leave_out=()):
+    """A hash over all of a tree: names, attributes, times of change, links and contents."""
+    h = hashlib.sha256()
     for base, dirs, files in os.walk(path):
-        dirs.sort()
-        st = os.lstat(base)
-        out.append((base, st.st_mode, st.st_mtime_ns))
-        for name in sorted(files):
-            st = os.lstat(os.path.join(base, name))
-            out.append((name, st.st_mode, st.st_size, st.st_mtime_ns, st.st_nlink))
-    return out
+        dirs[:] = sorted(d for d in dirs if os.path.join(base, d) not in leave_out)
+        for name in ["", *dirs, *sorted(files)]:
+            full = os.path.join(base, name) if name else base
+            st = os.lstat(full)
+            # The directory in which the layers' own come and go is left out, but for what is in it.
+            times = (st.st_mtime_ns, st.st_ctime_ns, st.st_nlink) if full not in (os.path.dirname(x) for x in leave_out) else ()
+            h.update(repr((full, st.st_mode, st.st_uid, st.st_gid, st.st_ino, st.st_rdev, *times)).encode())
+            if stat.S_ISLNK(st.st_mode):
+                h.update(os.readlink(full).encode())
+            elif stat.S_ISREG(st.st_mode):
+                with open(full, "rb") as f:
+                    h.update(f.read())
+    return h.hexdigest()
+
+
+def host():
+    """Of the host: the files of accounts, and what is in the directories that layers aim at, but for others' temporary files."""
+    known = {}
+    for path in ("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/hosts", "/etc/resolv.conf", "/bin/sh"):
+        if os.path.exists(path):
+            with open(path, "rb") as f:
+                known[path] = (hashlib.sha256(f.read()).hexdigest(), os.stat(path).st_mode, os.stat(path).st_nlink)
+    for path in HOST:
+        known[path] = sorted(n for n in os.listdir(path) if path != "/tmp" or n in ("x", "planted", "secret"))
+    return known
+
+
+def surroundings(top):
+    """The way down to the layers, and at each level of it what a layer that gets out might meet: the directory for layers."""
+    at = top
+    for level in ("around", "data", "store", "layers"):
+        at = f"{at}/{level}"
+        os.makedirs(at + "/etc")
+        os.makedirs(at + make_hostile.CANARY)
+        for name in ("secret", "x", "y", "fine", "etc/passwd", "etc/shadow", make_hostile.CANARY[1:] + "/secret"):
+            with open(f"{at}/{name}", "w") as f:
+                f.write(level)
+        os.symlink("secret", at + "/link")
+        os.mkfifo(at + "/pipe")
+    return at
 
 
 def describe(root, times):
@@ -163,26 +210,36 @@ def hostile(tmp, per_family):
         f.write("secret")
     out = tmp + "/archives"
     expect = make_hostile.make(out, per_family)
-    before = snapshot(canary)
-    bad = 0
+    layers = surroundings(tmp)
+    work_dir = layers + "/0"
+
+    def around():
+        return snapshot(tmp + "/around", {work_dir}), snapshot(canary)
+    before, host_before = around(), host()
+    bad = families = cases = 0
     for family in make_hostile.FAMILIES:
         faults, n = [], 0
-        for i, case in enumerate(c for c in expect if c["family"] == family and "layers" in c):
-            work_dir = f"{tmp}/{family}-{i}"
+        for case in (c for c in expect if c["family"] == family and "layers" in c):
             os.makedirs(work_dir)
             fault = check_case(out, case, work_dir)
-            if snapshot(canary) != before:
-                fault = "touched the canary"
+            if around() != before:
+                fault = "wrote outside of its directory"
+                before = around()
             if fault:
                 faults.append(f"{case['name']}: {fault}")
             shutil.rmtree(work_dir)
             n += 1
         if n == 0:
             continue
+        if host() != host_before:
+            faults.append("changed the host")
         bad += bool(faults)
+        families, cases = families + 1, cases + n
         print(f"not ok - hostile {family}: {'; '.join(faults[:5])}" if faults else f"ok - hostile {family} ({n})")
     shutil.rmtree(canary)
-    return bad
+    enough = families >= 20 and (cases >= 1000 or per_family < 50)
+    print(f"{'ok' if enough else 'not ok'} - hostile layers: {cases} of {families} families")
+    return bad + (not enough)
 
 
 def layouts(tmp, corpora):
@@ -262,7 +319,8 @@ def write_layout(to, layers):
 
 
 def random_layers(seed):
-    """One to five layers that add, replace, remove and link what the ones before them have."""
+    """One to five layers that add, replace, remove and link what the ones before them have, also by ways that lead through
+    symbolic links of lower layers, as `lib/foo` over `lib -> usr/lib` does."""
     rng, m = random.Random(seed), make_hostile
     there = {"": "dir"}     # what the image has after the layers so far
 
@@ -270,8 +328,8 @@ def random_layers(seed):
         for p in [p for p in there if p == path or p.startswith(path + "/")]:
             del there[p]
 
-    layers = []
-    for _ in range(rng.randint(1, 5)):
+    layers, ways = [], {}
+    for number in range(rng.randint(1, 5)):
         entries, touched, lower = [], {""}, dict(there)
 
         def parents(path):
@@ -326,6 +384,22 @@ def random_layers(seed):
                 entries.append(m.hardlink(path, rng.choice(sorted(own))))
             elif kind == "fifo":
                 entries.append(m.entry(path, "6", **more))
+        for link, target in sorted(ways.items()):
+            # Implied, as docker writes a layer whose parent lies below; now and then more than one level.
+            name = rng.choice(["new", "sub/new", "sub/b/new"]) + str(number)
+            entries.append(m.file(f"{link}/{name}", f"by {link} {number}", mode=rng.choice([0o644, 0o755]), uid=rng.randint(0, 9)))
+            if rng.random() < 0.3 and number > 1:
+                entries.append(m.file(f"{link}/.wh.own", ""))
+        if number == 0:
+            for link in rng.sample(["lib", "bin", "sbin", "var/run", "l/l"], rng.randint(0, 4)):
+                target = rng.choice(["usr/lib", "/usr/lib", "usr/../usr/lib", "usr/lib/deep/x"])
+                if "/" in link and not target.startswith("/"):
+                    target = "../" + target
+                ways[link] = target
+                entries.append(m.symlink(link, target))
+            if ways:
+                entries += [m.directory("usr/"), m.directory("usr/lib/", mode=0o2755, gid=3), m.file("usr/lib/own", "own"),
+                            m.directory("usr/lib/deep/"), m.directory("usr/lib/deep/x/")]
         layers.append(m.tar(*entries))
     return layers
 
@@ -335,6 +409,7 @@ def against_umoci(tmp, corpora, n_random):
     if not shutil.which("umoci"):
         print("skip - layers as umoci unpacks them: there is no umoci")
         return 0
+    benign = 0
     made = ((f"random {seed}", write_layout(f"{tmp}/random{seed}", random_layers(seed))) for seed in range(n_random))
     for what_, layout in itertools.chain([("own", make_layout(tmp))], layouts(tmp, corpora), made):
         layers = layers_of(layout)
@@ -347,6 +422,7 @@ def against_umoci(tmp, corpora, n_random):
         if p.returncode:
             continue
         compared += 1
+        benign += len(layers)
         os.makedirs(f"{tmp}/mine{compared}")
         code, report, root = apply(layers, f"{tmp}/mine{compared}")
         if code:
@@ -361,23 +437,39 @@ def against_umoci(tmp, corpora, n_random):
             print(f"not ok - {label}: {len(differing)} differ: {p}: {ours.get(p)} {theirs.get(p)}")
         else:
             print(f"ok - {label} ({len(ours)} files)")
+        shutil.rmtree(bundle)
+        shutil.rmtree(f"{tmp}/mine{compared}")
+    if benign < 100:
+        bad += 1
+        print(f"not ok - layers as umoci unpacks them: only {benign} layers could be compared")
     return bad
 
 
 def main():
     p = argparse.ArgumentParser()
-    p.add_argument("--per-family", type=int, default=50 if os.environ.get("MAYFLY_LONG") else 4)
+    p.add_argument("--per-family", type=int, default=50)
+    p.add_argument("--images", type=int, default=100 if os.environ.get("MAYFLY_LONG") else 30)
     a = p.parse_args()
     if os.geteuid() != 0 or not os.access(WORKER, os.X_OK):
         print(f"skip - hostile layers: needs root and {WORKER}")
         return 0
-    tmp = tempfile.mkdtemp(prefix="mayfly-hostile-")
+    tmp = tempfile.mkdtemp(prefix="mayfly-hostile-", dir=quick_directory())
     try:
         bad = hostile(tmp, a.per_family)
-        bad += against_umoci(tmp, os.environ.get("MAYFLY_CORPORA", "../shared/corpora"), 2 * a.per_family)
+        bad += against_umoci(tmp, os.environ.get("MAYFLY_CORPORA", "../shared/corpora"), a.images)
     finally:
         shutil.rmtree(tmp)
     return 1 if bad else 0
+
+
+def quick_directory():
+    """In memory, where nothing is waited for: the worker writes all to disk before it ends. None: it knows no user attributes."""
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as f:
+        try:
+            os.setxattr(f.name, "user.x", b"")
+        except OSError:
+            return None
+    return "/dev/shm"
 
 
 if __name__ == "__main__":

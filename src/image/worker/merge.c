@@ -300,6 +300,11 @@ static int merge_dir(struct merge *m, int from_dir, int to_dir, const char *name
         r = merge_entries(m, from, to, path, depth, err);
         if (r < 0)
                 return r;
+        /* What nobody described is as mkdir(2) makes it: below a directory with the set-group-ID bit it has that and its group. */
+        if (made && meta_implied(&m->meta, path) && (lower.st_mode & S_ISGID)) {
+                own.st_mode |= S_ISGID;
+                own.st_gid = lower.st_gid;
+        }
         r = made || !meta_implied(&m->meta, path) ? attr_copy(from, &own, to) : restore_times(to, &lower);
         return r < 0 ? fail(err, r, path) : 0;
 }

@@ -193,6 +193,11 @@ static int decode(struct stream *s, size_t *ret_len, struct err *err)
         return 0;
 }
 
+uint64_t stream_total(const struct stream *s)
+{
+        return s->out_total;
+}
+
 static int check_limits(struct stream *s, struct err *err)
 {
         if (s->out_total > s->options.max_bytes)

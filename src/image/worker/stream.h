@@ -36,6 +36,8 @@ const char *stream_compression_name(const struct stream *s); /* none, gzip, zstd
 /* The next bytes, valid until the next call; *ret_len 0 at the end. -EBADMSG, -EFBIG, -errno. */
 int stream_read(struct stream *s, const void **ret, size_t *ret_len, struct err *err);
 
+uint64_t stream_total(const struct stream *s); /* bytes that came out, or were passed over */
+
 /* Passes over at most n bytes without reading them; answers how many (0: read them instead). */
 uint64_t stream_skip(struct stream *s, uint64_t n);
 

@@ -16,7 +16,27 @@ struct tar {
         const void *first; /* what stream_read() gave before libarchive asked */
         size_t first_len;
         bool empty;
+        bool padded;       /* the stream ended within a block, which was filled up with zeros */
+        uint64_t data_end; /* of the last entry, in the stream; DATA_END_UNKNOWN */
 };
+
+#define BLOCK 512
+#define DATA_END_UNKNOWN UINT64_MAX
+
+/* The last block of an archive may lack its padding, and the blocks of zeros that end it: Go's archive/tar reads that (its
+ * tryReadFull() of the padding), umoci writes it. libarchive wants the padding, so it gets it here; that nothing else is
+ * missing is seen at the end, by check_end(). */
+static ssize_t fill_up(struct tar *t, const void **ret)
+{
+        static const char zeros[BLOCK];
+        size_t len = (size_t)(stream_total(t->stream) % BLOCK);
+
+        if (t->padded || len == 0)
+                return 0;
+        t->padded = true;
+        *ret = zeros;
+        return (ssize_t)(BLOCK - len);
+}
 
 static ssize_t on_read(struct archive *a, void *data, const void **ret)
 {
@@ -32,7 +52,7 @@ static ssize_t on_read(struct archive *a, void *data, const void **ret)
                 archive_set_error(a, t->err.num, "%s", t->err.text);
                 return -1;
         }
-        return (ssize_t)len;
+        return len > 0 ? (ssize_t)len : fill_up(t, ret);
 }
 
 static la_int64_t on_skip(struct archive *a, void *data, la_int64_t n)
@@ -158,6 +178,24 @@ static int check_ids(const struct tar_entry *e, struct err *err)
                        (long long)uid, (long long)gid, WORKER_ID_MAX);
 }
 
+/* What was filled up must be the padding of the last file, nothing of the file itself, nor of a header. */
+static int check_end(const struct tar *t, struct err *err)
+{
+        uint64_t total = stream_total(t->stream), missing = BLOCK - total % BLOCK;
+
+        if (!t->padded || (t->data_end <= total && total + missing - t->data_end < BLOCK))
+                return 0;
+        return err_set(err, EBADMSG, "bad tar archive: it is cut short");
+}
+
+/* Of links that have contents, and of sparse files, how much lies in the archive is known to libarchive alone. */
+static uint64_t data_end_of(const struct tar *t, const struct tar_entry *e)
+{
+        if (e->type == TAR_LINK || e->sparse)
+                return DATA_END_UNKNOWN;
+        return tar_offset(t) + e->size;
+}
+
 int tar_next(struct tar *t, bool ids, struct tar_entry *ret, struct err *err)
 {
         struct tar_entry e = { .target = NULL };
@@ -168,7 +206,7 @@ int tar_next(struct tar *t, bool ids, struct tar_entry *ret, struct err *err)
                 return 0;
         r = archive_read_next_header(t->archive, &e.raw);
         if (r == ARCHIVE_EOF)
-                return 0;
+                return check_end(t, err);
         if (r != ARCHIVE_OK && r != ARCHIVE_WARN)
                 return failed(t, err);
         /* ARCHIVE_WARN: a name that the C locale cannot hold; its bytes are there all the same. */
@@ -189,6 +227,7 @@ int tar_next(struct tar *t, bool ids, struct tar_entry *ret, struct err *err)
         e.mode = archive_entry_perm(e.raw) & 07777;
         e.size = e.type == TAR_FILE ? (uint64_t)archive_entry_size(e.raw) : 0;
         e.sparse = archive_entry_sparse_count(e.raw) > 0;
+        t->data_end = data_end_of(t, &e);
         e.mtime = (struct timespec){ .tv_sec = archive_entry_mtime(e.raw), .tv_nsec = archive_entry_mtime_nsec(e.raw) };
         if (e.mtime.tv_nsec < 0 || e.mtime.tv_nsec > 999999999)
                 e.mtime.tv_nsec = 0;

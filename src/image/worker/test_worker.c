@@ -494,6 +494,44 @@ static void test_index(void **state)
         assert_int_equal(worker_index(blob, plain, &plenty, &again, &err), -EBADMSG);
 }
 
+/* What Go's archive/tar takes for whole, by where it is cut: umoci's archives have neither padding nor end. */
+static void test_cut(void **state)
+{
+        static const struct {
+                size_t from, to;
+                bool whole;
+        } cuts[] = {
+                { 0, 0, true },       { 1, 511, false },     { 512, 512, true },   { 513, 1723, false },
+                { 1724, 2048, true }, { 2049, 2559, false }, { 2560, 2560, true }, { 2561, 3071, false },
+                { 3072, 3072, true }, { 3073, 3583, false }, { 3584, 3584, true },
+        };
+        struct fixture *f = *state;
+        auto_str a = STR_INIT;
+        char text[700];
+
+        NEEDS_ROOT();
+        memset(text, 'x', sizeof(text));
+        test_tar_other(&a, "d", '5', NULL);
+        test_tar_entry(&a, &(struct test_tar_entry){ .name = "f", .type = '0', .data = text, .len = sizeof(text) });
+        test_tar_other(&a, "l", '2', "f");
+        test_tar_end(&a);
+        for (size_t i = 0; i < ARRAY_LEN(cuts); i++) {
+                for (size_t len = cuts[i].from; len <= cuts[i].to; len++) {
+                        struct str part = { .data = a.data, .len = len };
+                        int r = unpack_with(f, &part, &plenty);
+
+                        if (r != (cuts[i].whole ? 0 : -EBADMSG))
+                                fail_msg("cut at %zu: %s", len, r < 0 ? f->err.text : "taken for whole");
+                        fd_close(f->layers[--f->n_layers]);
+                        if (r == 0 && len >= 1724) {
+                                auto_free char *path = str_printf("layer%u/root", f->next - 1);
+
+                                assert_int_equal(stat_of(f, path, "f").st_size, sizeof(text));
+                        }
+                }
+        }
+}
+
 static void test_clean(void **state)
 {
         static const struct {
@@ -588,6 +626,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_limits, setup, teardown),
                 cmocka_unit_test(test_stream),
                 cmocka_unit_test(test_index),
+                cmocka_unit_test_setup_teardown(test_cut, setup, teardown),
                 cmocka_unit_test(test_clean),
                 cmocka_unit_test_setup_teardown(test_meta, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_remove, setup, teardown),
