@@ -12,6 +12,7 @@ suite faults python3 tests/faults/faults.py
 suite faults/canary python3 tests/faults/canary.py
 suite network python3 tests/network/run.py
 suite images python3 tests/image/run.py
+suite images/save python3 tests/image/save.py
 suite registry python3 tests/registry/run.py
 suite api/tasks python3 tests/api/tasks.py
 suite api/live python3 tests/api/live.py

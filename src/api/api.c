@@ -37,6 +37,7 @@ static const struct route_handler handlers[ROUTES] = {
         [ROUTE_IMAGE_TAG] = { .run = images_tag_run },
         [ROUTE_IMAGE_PIN] = { .run = images_pin_run },
         [ROUTE_IMAGE_PRUNE] = { .run = images_prune_run },
+        [ROUTE_IMAGE_SAVE] = { .run = images_save_run },
         [ROUTE_IMAGE_LOAD] = { images_load_begin, images_body, images_body_run },
         [ROUTE_IMAGE_GET] = { .run = images_get_run },
         [ROUTE_IMAGE_DELETE] = { .run = images_delete_run },
@@ -340,6 +341,7 @@ static void on_gone(struct http_request *r, bool sent, void *data)
         logs_call_gone(c);
         upload_call_gone(c);
         pull_call_gone(c);
+        save_call_gone(c);
         health_call_gone(c);
         call_release(c);
 }
@@ -349,8 +351,10 @@ static void on_drained(struct http_request *r, void *data)
         struct call *c = http_data(r);
 
         (void)data;
-        if (c)
-                logs_call_drained(c);
+        if (!c)
+                return;
+        logs_call_drained(c);
+        save_call_drained(c);
 }
 
 static void on_bad(struct http_request *r, int status, const char *why, void *data)
@@ -380,7 +384,7 @@ static void on_revoked(const struct key *key, void *data)
         LIST_FOREACH(c, &a->calls, node) {
                 if (!c->http || !str_eq(c->who.key_id, key->id))
                         continue;
-                if (c->logs)
+                if (c->logs || c->saving)
                         http_stream_abort(c->http);
                 else if (c->task && c->route->op == OP_TASK_READ)
                         (void)call_is_still_allowed(c);

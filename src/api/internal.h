@@ -21,6 +21,7 @@
 struct call;
 struct logs;
 struct pulling;
+struct saving;
 struct stream;
 struct upload;
 
@@ -56,6 +57,7 @@ struct api {
         struct meters *ecs_meters; /* NULL: the original's limits are off */
         unsigned uploads;          /* archives that are coming or being read, and their bytes */
         uint64_t upload_bytes;
+        unsigned saves; /* archives that are being written */
         double log_tokens; /* lines of requests that may be logged now */
         uint64_t log_ns;
         unsigned log_left_out;
@@ -115,6 +117,7 @@ struct call {
         struct upload *upload;
         struct logs *logs;
         struct pulling *pulling;
+        struct saving *saving;
         struct task *task; /* waits for its end */
         void (*ended)(struct call *c, const struct wire_task *result);
         void (*found)(struct call *c, const struct history_record *record);
@@ -250,6 +253,9 @@ bool call_flag(struct call *c, const char *name, bool fallback, bool *ret);
 void images_pull_run(struct call *c);
 void images_pulls_run(struct call *c);
 void pull_call_gone(struct call *c);
+void images_save_run(struct call *c);
+void save_call_drained(struct call *c);
+void save_call_gone(struct call *c);
 
 void health_init(struct api *a);
 void health_done(struct api *a);

@@ -96,6 +96,16 @@ static const struct param image_prune_params[] = {
           .help = "the least recently used ones, until images take no more than this" },
         LAST_PARAM,
 };
+static const char *const save_formats[] = { "docker", "oci", NULL };
+static const struct param image_save_params[] = {
+        { .name = "ref",
+          .type = PARAM_TEXT,
+          .required = true,
+          .repeated = true,
+          .help = "an image, or a name whose tags go out all" },
+        { .name = "format", .type = PARAM_ENUM, .words = save_formats, .help = "docker by default, which is both" },
+        LAST_PARAM,
+};
 
 /* ── answers ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -151,6 +161,10 @@ static const struct answer task_stream_answers[] = {
 static const struct answer image_pull_answers[] = {
         { .status = 200, .media = JSON, .schema = "PullResult", .help = "the image is present" },
         { .status = 200, .media = "text/event-stream", .help = "events progress, then done or error" },
+        LAST_ANSWER,
+};
+static const struct answer image_save_answers[] = {
+        { .status = 200, .media = "application/x-tar", .help = "the archive; it is whole only where the answer is" },
         LAST_ANSWER,
 };
 static const struct answer openapi_answers[] = {
@@ -248,6 +262,9 @@ const struct route routes[ROUTES] = {
         [ROUTE_IMAGE_PRUNE] = { "POST", "/v1/images/prune", OP_IMAGE_CHANGE, .params = image_prune_params,
                                 .name = "pruneImages", .answers = image_prune_answers,
                                 .summary = "Removes images that nobody needs, or tells which would go." },
+        [ROUTE_IMAGE_SAVE] = { "GET", "/v1/images/save", OP_IMAGE_READ, .params = image_save_params,
+                               .name = "saveImages", .answers = image_save_answers, .problems = PROBLEMS(404),
+                               .summary = "Images as an archive, which load and `docker load` read." },
         [ROUTE_IMAGE_GET] = { "GET", "/v1/images/{+ref}", OP_IMAGE_READ, .name = "getImage",
                               .path_help = "a reference, or a digest", .answers = image_get_answers,
                               .problems = PROBLEMS(404), .summary = "One image, with its configuration." },

@@ -9,6 +9,7 @@
 #include "base/path.h"
 #include "http/client.h"
 #include "image/prune.h"
+#include "image/save.h"
 #include "state/db.h"
 #include "state/keys.h"
 
@@ -465,6 +466,49 @@ int image_store_remove(struct image_store *s, const char *ref, image_done_fn fn,
                 return store_call(s, -EBUSY, NULL, fn, data);
         return str_eq(ref, "busybox:demo") ? store_call(s, 0, NULL, fn, data)
                                            : err_set(err, ENOENT, "no image %s", ref);
+}
+
+/* An archive of so many bytes; of "broken:1" it is damaged near the end, of "damaged:1" at once. */
+#define SAVED_LEN 3000000
+struct image_save {
+        size_t left;
+        bool broken;
+};
+static atomic_int saves __attribute__((unused));
+
+int image_save_open(struct image_store *s, const char *const *refs, size_t n, enum image_save_format format,
+                    bool (*may)(const struct image *i, void *data), void *data, struct image_save **ret, struct err *err)
+{
+        bool broken = str_eq(refs[n - 1], "broken:1"), damaged = str_eq(refs[n - 1], "damaged:1");
+
+        (void)s;
+        (void)format;
+        if (!may(&image, data) || (!str_eq(refs[0], "busybox:demo") && !broken && !damaged))
+                return err_set(err, ENOENT, "there is no image '%s'", refs[0]);
+        *ret = calloc(1, sizeof(**ret));
+        (*ret)->left = damaged ? 0 : SAVED_LEN;
+        (*ret)->broken = broken || damaged;
+        atomic_fetch_add(&saves, 1);
+        return 0;
+}
+
+ssize_t image_save_read(struct image_save *w, void *buf, size_t len, struct err *err)
+{
+        len = MIN(len, w->left);
+        memset(buf, 's', len);
+        w->left -= len;
+        return len == 0 && w->broken ? err_set(err, EBADMSG, "blob is damaged") : (ssize_t)len;
+}
+
+void image_save_release(struct image_save *w)
+{
+        (void)w;
+}
+
+void image_save_close(struct image_save *w)
+{
+        free(w);
+        atomic_fetch_sub(&saves, 1);
 }
 
 /* ── the fixture: the loop in a thread, the client in the test's ───────────────────────────────────────────────────── */

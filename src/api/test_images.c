@@ -51,6 +51,37 @@ static void test_uploads(void **state)
         assert_problem(full, "no_space", 507);
 }
 
+static int save(struct fixture *f, const char *path, struct http_answer *answer)
+{
+        const struct http_client_request request = { .method = "GET", .path = path, .body_fd = -EBADF };
+
+        return http_client_do(f->client, &request, answer, NULL);
+}
+
+static void test_saves(void **state)
+{
+        struct fixture *f = *state;
+        auto_json none = get(f, "/v1/images/save?ref=none:1", 404);
+        auto_json nothing = get(f, "/v1/images/save", 400);
+        auto_json form = get(f, "/v1/images/save?ref=busybox:demo&format=zip", 400);
+        auto_json damaged = get(f, "/v1/images/save?ref=damaged:1", 500);
+        auto_answer answer = { .status = 0 }, cut = { .status = 0 };
+
+        assert_problem(none, "image_not_found", 404);
+        assert_problem(nothing, "bad_request", 400);
+        assert_problem(form, "bad_request", 400);
+        assert_problem(damaged, "internal", 500);
+        assert_int_equal(save(f, "/v1/images/save?ref=busybox:demo&ref=a:b&format=oci", &answer), 0);
+        assert_int_equal(answer.status, 200);
+        assert_string_equal(answer.content_type, "application/x-tar");
+        assert_int_equal(answer.body.len, SAVED_LEN);
+        /* What is damaged never looks whole. */
+        assert_true(save(f, "/v1/images/save?ref=broken:1", &cut) < 0);
+        for (int i = 0; i < 1000 && atomic_load(&saves) > 0; i++)
+                (void)usleep(10000);
+        assert_int_equal(atomic_load(&saves), 0);
+}
+
 static json_t *post(struct fixture *f, const char *path, int status)
 {
         return ask(f->client, "POST", path, NULL, NULL, NULL, status);
@@ -107,6 +138,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_tags_and_pins, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_prune, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_uploads, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_saves, setup, teardown),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

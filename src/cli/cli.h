@@ -25,8 +25,8 @@ struct cli {
 typedef int cli_main_fn(struct cli *cli, const struct cli_command *command, int argc, char **argv);
 
 cli_main_fn cmd_completion, cmd_complete, cmd_dial, cmd_help, cmd_history, cmd_images, cmd_import, cmd_inspect, cmd_key_create,
-        cmd_key_list, cmd_key_revoke, cmd_kill, cmd_load, cmd_logs, cmd_pin, cmd_prune, cmd_ps, cmd_pull, cmd_rmi, cmd_run, cmd_serve,
-        cmd_stop, cmd_tag, cmd_unpin, cmd_version, cmd_wait;
+        cmd_key_list, cmd_key_revoke, cmd_kill, cmd_load, cmd_logs, cmd_pin, cmd_prune, cmd_ps, cmd_pull, cmd_rmi, cmd_run, cmd_save,
+        cmd_serve, cmd_stop, cmd_tag, cmd_unpin, cmd_version, cmd_wait;
 
 /* The row of cli_commands that the words name, and how many of them (1 or 2) it took; NULL: there is none. */
 const struct cli_command *cli_find_command(int argc, char *const *argv, int *ret_words);
@@ -114,5 +114,6 @@ void cli_catch_signals(void);
 
 /* ── upload: upload.c ────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* POSTs a file ("-" is stdin) as a stream, with progress on a terminal. */
-int cli_upload(const struct cli *cli, const char *path, const char *file, struct http_answer *ret, struct err *err);
+/* POSTs a file ("-" is stdin) as a stream, with progress on a terminal unless quiet. */
+int cli_upload(const struct cli *cli, const char *path, const char *file, bool quiet, struct http_answer *ret,
+               struct err *err);

@@ -37,7 +37,7 @@ int cmd_import(struct cli *cli, const struct cli_command *command, int argc, cha
                 return r > 0 ? CLI_OK : cli_fail(command, &err);
         r = build_path(&path, argv[1], changes) < 0 ? err_oom(&err) : 0;
         if (r == 0)
-                r = cli_upload(cli, path.data, argv[0], &answer, &err);
+                r = cli_upload(cli, path.data, argv[0], false, &answer, &err);
         if (r == 0 && cli->json)
                 r = cli_print_answer(&answer, &err);
         else if (r == 0)

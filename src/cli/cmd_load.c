@@ -33,9 +33,10 @@ static void print_loaded(const struct http_answer *answer)
 int cmd_load(struct cli *cli, const struct cli_command *command, int argc, char **argv)
 {
         const char *file = "-";
+        bool quiet = false;
         const struct cli_binding options[] = {
                 { "input", cli_set_text, &file },
-                { "quiet", cli_set_nothing, NULL },
+                { "quiet", cli_set_true, &quiet },
         };
         auto_answer answer = { .status = 0 };
         struct err err = ERR_INIT;
@@ -46,7 +47,7 @@ int cmd_load(struct cli *cli, const struct cli_command *command, int argc, char 
                 r = err_set(&err, EINVAL, "one archive at a time (mayfly load FILE|-)");
         if (r != 0)
                 return r > 0 ? CLI_OK : cli_fail(command, &err);
-        r = cli_upload(cli, "/v1/images/load", argc ? argv[0] : file, &answer, &err);
+        r = cli_upload(cli, "/v1/images/load", argc ? argv[0] : file, quiet, &answer, &err);
         if (r == 0 && cli->json)
                 r = cli_print_answer(&answer, &err);
         else if (r == 0)

@@ -127,7 +127,15 @@ static const struct cli_option import_options[] = {
 
 static const struct cli_option load_options[] = {
         OF_FILE("input", 'i', "FILE", "the archive, as in docker load"),
-        FLAG("quiet", 'q', NULL),
+        FLAG("quiet", 'q', "no progress, only what was loaded"),
+        END,
+};
+
+static const struct cli_option save_options[] = {
+        OF_FILE("output", 'o', "FILE", "write there; it is complete, or not there (default: stdout)"),
+        OF_WORDS("format", 0, "WORD", "docker: also read by docker load (default); oci: an OCI image layout alone",
+                 "docker oci"),
+        FLAG("quiet", 'q', "no progress"),
         END,
 };
 
@@ -407,6 +415,23 @@ const struct cli_command cli_commands[] = {
                 .examples = "mayfly load image.tar\n"
                             "docker save busybox | mayfly load\n",
                 .complete = CLI_COMPLETE_FILE,
+                .failed = CLI_FAILED,
+        },
+        {
+                .name = "save",
+                .args = "IMAGE...",
+                .summary = "write images into an archive",
+                .description =
+                        "Writes images with their names into one archive, which mayfly load, docker load and other tools "
+                        "read; layers that several of them have are in it once. A name without a tag stands for all of "
+                        "its tags. What is removed meanwhile is still written.",
+                .options = save_options,
+                .exits = usual_exits,
+                .examples = "mayfly save -o busybox.tar busybox:demo\n"
+                            "mayfly save busybox:demo | gzip >busybox.tar.gz\n"
+                            "mayfly save --format oci -o layout.tar busybox:demo\n",
+                .complete = CLI_COMPLETE_IMAGE,
+                .complete_rest = CLI_COMPLETE_IMAGE,
                 .failed = CLI_FAILED,
         },
         {

@@ -30,6 +30,7 @@ static const struct {
         { "import", cmd_import },
         { "load", cmd_load },
         { "pull", cmd_pull },
+        { "save", cmd_save },
         { "rmi", cmd_rmi },
         { "prune", cmd_prune },
         { "key create", cmd_key_create },

@@ -60,7 +60,8 @@ static int open_file(const char *file, int *ret, struct err *err)
         return 0;
 }
 
-int cli_upload(const struct cli *cli, const char *path, const char *file, struct http_answer *ret, struct err *err)
+int cli_upload(const struct cli *cli, const char *path, const char *file, bool quiet, struct http_answer *ret,
+               struct err *err)
 {
         struct progress progress = { .started_ns = time_mono_ns() };
         struct http_client_request request = {
@@ -81,7 +82,7 @@ int cli_upload(const struct cli *cli, const char *path, const char *file, struct
         if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
                 progress.total = (uint64_t)st.st_size;
         request.body_fd = fd;
-        if (isatty(STDERR_FILENO) && !cli->json) {
+        if (isatty(STDERR_FILENO) && !quiet && !cli->json) {
                 request.progress = on_progress;
                 request.progress_data = &progress;
         }

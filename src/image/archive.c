@@ -22,24 +22,38 @@ struct entry {
         enum entry_type type;
         uint64_t offset, size;
         const char *target; /* borrowed from the report */
+        char *digest;       /* of the blob that it has become, or NULL */
 };
 
 struct archive {
         const struct image_layout *layout;
         json_t *report;
         struct entry *entries;
+        size_t n_entries;
         struct map *by_name; /* values: struct entry * */
         int fd;
         uint64_t fd_size;
         struct image_found_list found;
+        struct known *known; /* manifests of index.json, beside manifest.json */
+        size_t n_known;
+};
+
+struct known {
+        struct image_descriptor manifest;
+        struct image_manifest parts;
 };
 
 static void archive_done(struct archive *a)
 {
         json_decref(a->report);
+        for (size_t i = 0; i < a->n_entries; i++)
+                free(a->entries[i].digest);
         free(a->entries);
         map_free(a->by_name);
         image_found_done(&a->found);
+        for (size_t i = 0; i < a->n_known; i++)
+                image_manifest_done(&a->known[i].parts);
+        free(a->known);
 }
 
 void image_found_done(struct image_found_list *l)
@@ -109,6 +123,7 @@ static int open_archive(struct archive *a, const char *report, size_t len, int a
         json_array_foreach(list, i, v) {
                 int r = take_entry(a, v, &a->entries[i]);
 
+                a->n_entries = i + 1;
                 if (r < 0)
                         return r == -ENOMEM ? err_oom(err) : err_set(err, EIO, "the worker's report is wrong");
         }
@@ -148,14 +163,14 @@ static bool join(const char *name, const char *target, char out[PATH_LEN_MAX])
 }
 
 /* The file of a name, links followed within the archive: `docker save` once wrote a layer that it had already as one. */
-static const struct entry *find(const struct archive *a, const char *name)
+static struct entry *find(const struct archive *a, const char *name)
 {
         char path[PATH_LEN_MAX], next[PATH_LEN_MAX];
 
         if (!join("", name, path))
                 return NULL;
         for (int i = 0; i < LINKS_MAX; i++) {
-                const struct entry *e = map_find(a->by_name, path);
+                struct entry *e = map_find(a->by_name, path);
 
                 if (!e || e->type == ENTRY_DIR)
                         return NULL;
@@ -286,8 +301,6 @@ static int add_name(char ***names, const char *name)
         return strv_add(names, text);
 }
 
-/* ── docker save ──────────────────────────────────────────────────────────────────────────────────────────────────── */
-
 /* The name of a blob is its digest. Older names ("<hex>.json", "<hex>/layer.tar") are ids that docker does not check, and
  * that tools leave as they were when they change what lies behind them. */
 static void expected_digest(const char *name, char digest[IMAGE_DIGEST_MAX])
@@ -299,80 +312,25 @@ static void expected_digest(const char *name, char digest[IMAGE_DIGEST_MAX])
 
 static int put_file(const struct archive *a, const char *name, struct image_descriptor *d, struct err *err)
 {
-        const struct entry *e = find(a, name);
+        struct entry *e = find(a, name);
         char shown[STR_SHOWN_MAX];
         int r;
 
         if (!e)
                 return err_set(err, EBADMSG, "'%s' is not in the archive", str_show(name, shown));
         d->size = e->size;
+        /* Images share layers: each is copied once. */
+        if (e->digest && (!d->digest[0] || str_eq(d->digest, e->digest))) {
+                (void)snprintf(d->digest, sizeof(d->digest), "%s", e->digest);
+                return 0;
+        }
         r = image_layout_put(a->layout, a->fd, e->offset, e->size, d->digest, err);
-        return r < 0 ? err_wrap(err, "'%s'", str_show(name, shown)) : 0;
+        if (r < 0)
+                return err_wrap(err, "'%s'", str_show(name, shown));
+        free(e->digest);
+        e->digest = strdup(d->digest);
+        return e->digest ? 0 : err_oom(err);
 }
-
-static int put_saved_layers(const struct archive *a, char *const *names, struct image_manifest *m, struct err *err)
-{
-        size_t n = names ? strv_len(names) : 0;
-
-        m->layers = calloc(n + 1, sizeof(*m->layers));
-        if (!m->layers)
-                return err_oom(err);
-        for (size_t i = 0; i < n; i++) {
-                struct image_descriptor *d = &m->layers[m->n_layers++];
-                const struct entry *e = find(a, names[i]);
-                int r = 0;
-
-                expected_digest(names[i], d->digest);
-                if (e)
-                        r = image_layer_media(a->fd, e->offset, d->media_type, err);
-                if (r == 0)
-                        r = put_file(a, names[i], d, err);
-                if (r < 0)
-                        return r;
-        }
-        return 0;
-}
-
-static int read_saved(struct archive *a, const struct image_saved *s, struct err *err)
-{
-        auto_manifest m = { .layers = NULL };
-        struct image_descriptor d;
-        auto_strv names = NULL;
-        char shown[STR_SHOWN_MAX];
-        int r;
-
-        (void)snprintf(m.config.media_type, sizeof(m.config.media_type), "%s", MEDIA_OCI_CONFIG);
-        expected_digest(s->config, m.config.digest);
-        r = put_file(a, s->config, &m.config, err);
-        if (r == 0)
-                r = put_saved_layers(a, s->layers, &m, err);
-        if (r == 0)
-                r = image_manifest_store(a->layout, &m, &d, err);
-        for (char **t = s->tags; r == 0 && t && *t; t++) {
-                r = add_name(&names, *t);
-                if (r == -EINVAL)
-                        r = err_set(err, EBADMSG, "manifest.json: '%s' is no name of an image", str_show(*t, shown));
-                else if (r < 0)
-                        r = err_oom(err);
-        }
-        return r < 0 ? r : add_found(a, &d, TAKE_PTR(names), err);
-}
-
-static int read_docker(struct archive *a, struct err *err)
-{
-        auto_saved list = { .items = NULL };
-        auto_str text = STR_INIT;
-        int r;
-
-        r = read_file(a, "manifest.json", &text, err);
-        if (r == 0)
-                r = image_saved_parse(text.data, text.len, &list, err);
-        for (size_t i = 0; r == 0 && i < list.n; i++)
-                r = read_saved(a, &list.items[i], err);
-        return r;
-}
-
-/* ── OCI image layout ─────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static void blob_name(const char *digest, char out[128])
 {
@@ -408,6 +366,141 @@ static int read_blob(const struct archive *a, const struct image_descriptor *d, 
                 return err_set(err, EBADMSG, "blob %s is not what its descriptor says", d->digest);
         return 0;
 }
+
+/* ── docker save ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static int put_saved_layers(const struct archive *a, char *const *names, struct image_manifest *m, struct err *err)
+{
+        size_t n = names ? strv_len(names) : 0;
+
+        m->layers = calloc(n + 1, sizeof(*m->layers));
+        if (!m->layers)
+                return err_oom(err);
+        for (size_t i = 0; i < n; i++) {
+                struct image_descriptor *d = &m->layers[m->n_layers++];
+                const struct entry *e = find(a, names[i]);
+                int r = 0;
+
+                expected_digest(names[i], d->digest);
+                if (e)
+                        r = image_layer_media(a->fd, e->offset, d->media_type, err);
+                if (r == 0)
+                        r = put_file(a, names[i], d, err);
+                if (r < 0)
+                        return r;
+        }
+        return 0;
+}
+
+/* Today's archives of `docker save`, and ours, are layouts, too. There the image has its own manifest, which keeps its digest;
+ * only where it says the very same as manifest.json does it count. What cannot be read is not needed. */
+static void know(struct archive *a, const struct image_index_entry *e)
+{
+        struct known k = { .manifest = e->descriptor };
+        auto_str text = STR_INIT;
+
+        for (size_t i = 0; i < a->n_known; i++) {
+                if (str_eq(a->known[i].manifest.digest, k.manifest.digest))
+                        return;
+        }
+        if (a->n_known == IMAGE_SAVED_MAX || e->attestation || read_blob(a, &e->descriptor, &text, NULL) < 0)
+                return;
+        if (!k.manifest.media_type[0])
+                (void)snprintf(k.manifest.media_type, sizeof(k.manifest.media_type), "%s", MEDIA_OCI_MANIFEST);
+        if (image_manifest_parse(text.data, text.len, &k.parts, NULL) == 0)
+                a->known[a->n_known++] = k;
+}
+
+/* d: an index in index.json; NULL: that itself. */
+static void know_index(struct archive *a, const struct image_descriptor *d)
+{
+        auto_index x = { .entries = NULL };
+        auto_str text = STR_INIT;
+        int r = -ENOENT;
+
+        if (d)
+                r = read_blob(a, d, &text, NULL);
+        else if (find(a, "index.json"))
+                r = read_file(a, "index.json", &text, NULL);
+        if (r < 0 || image_index_parse(text.data, text.len, &x, NULL) < 0)
+                return;
+        for (size_t i = 0; i < x.n && a->n_known < IMAGE_SAVED_MAX; i++) {
+                if (!x.entries[i].nested)
+                        know(a, &x.entries[i]);
+                else if (!d)
+                        know_index(a, &x.entries[i].descriptor);
+        }
+}
+
+static bool same_blob(const struct image_descriptor *a, const struct image_descriptor *b)
+{
+        return a->size == b->size && str_eq(a->digest, b->digest);
+}
+
+static bool same_parts(const struct image_manifest *a, const struct image_manifest *b)
+{
+        bool same = a->n_layers == b->n_layers && same_blob(&a->config, &b->config);
+
+        for (size_t i = 0; same && i < a->n_layers; i++)
+                same = same_blob(&a->layers[i], &b->layers[i]);
+        return same;
+}
+
+static int store_saved(struct archive *a, const struct image_manifest *m, struct image_descriptor *ret, struct err *err)
+{
+        for (size_t i = 0; i < a->n_known; i++) {
+                if (!same_parts(&a->known[i].parts, m))
+                        continue;
+                *ret = a->known[i].manifest;
+                return put_blob(a, ret, err);
+        }
+        return image_manifest_store(a->layout, m, ret, err);
+}
+
+static int read_saved(struct archive *a, const struct image_saved *s, struct err *err)
+{
+        auto_manifest m = { .layers = NULL };
+        struct image_descriptor d;
+        auto_strv names = NULL;
+        char shown[STR_SHOWN_MAX];
+        int r;
+
+        (void)snprintf(m.config.media_type, sizeof(m.config.media_type), "%s", MEDIA_OCI_CONFIG);
+        expected_digest(s->config, m.config.digest);
+        r = put_file(a, s->config, &m.config, err);
+        if (r == 0)
+                r = put_saved_layers(a, s->layers, &m, err);
+        if (r == 0)
+                r = store_saved(a, &m, &d, err);
+        for (char **t = s->tags; r == 0 && t && *t; t++) {
+                r = add_name(&names, *t);
+                if (r == -EINVAL)
+                        r = err_set(err, EBADMSG, "manifest.json: '%s' is no name of an image", str_show(*t, shown));
+                else if (r < 0)
+                        r = err_oom(err);
+        }
+        return r < 0 ? r : add_found(a, &d, TAKE_PTR(names), err);
+}
+
+static int read_docker(struct archive *a, struct err *err)
+{
+        auto_saved list = { .items = NULL };
+        auto_str text = STR_INIT;
+        int r;
+
+        r = read_file(a, "manifest.json", &text, err);
+        if (r == 0)
+                r = image_saved_parse(text.data, text.len, &list, err);
+        a->known = calloc(IMAGE_SAVED_MAX, sizeof(*a->known));
+        if (!a->known)
+                return err_oom(err);
+        know_index(a, NULL);
+        for (size_t i = 0; r == 0 && i < list.n; i++)
+                r = read_saved(a, &list.items[i], err);
+        return r;
+}
+
+/* ── OCI image layout ─────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static int take_manifest(struct archive *a, const struct image_descriptor *d, char **names, struct err *err)
 {

@@ -486,6 +486,23 @@ static int want_blobs(struct map *blobs, const struct stored *image)
         return r;
 }
 
+/* What goes out in an archive just now. */
+static int want_held(struct map *blobs, const struct image_store *s)
+{
+        const struct image_hold *h;
+        const char *name;
+        void *value;
+        int r = 0;
+
+        LIST_FOREACH(h, &s->holds, node) {
+                size_t pos = 0;
+
+                while (r == 0 && h->blobs && map_next(h->blobs, &pos, &name, &value))
+                        r = want(blobs, name);
+        }
+        return r;
+}
+
 static int work_collect(struct op *op, struct err *err)
 {
         return image_layout_collect(&op->store->layout, op->layers, op->trees, err);
@@ -521,6 +538,8 @@ int step_collect_blobs(struct op *op)
                 if (r == 0)
                         r = want_list(op, &o->images);
         }
+        if (r == 0)
+                r = want_held(op->layers, s);
         if (r < 0)
                 return op_out_of_memory(op);
         r = op_work(op, work_collect);

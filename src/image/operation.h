@@ -65,6 +65,7 @@ void stored_list_done(struct stored_list *l);
 struct image_hold {
         struct list node;
         struct map *diff_ids, *pairs; /* hex; "blob diff_id" */
+        struct map *blobs;            /* hex; of an archive that goes out (save.h), which frees it; NULL: none */
 };
 
 struct image_room { /* who waits for it */

@@ -43,6 +43,7 @@ OTHERS = [
     ("POST", "/v1/images/load", b"no archive", (400, 400, 403, 403)),
     ("POST", "/v1/images/pull", {"image": IMAGE}, (200, 200, 403, 403)),  # there is no registry: what is present will do
     ("GET", "/v1/images/pulls", None, (200, 200, 200, 200)),
+    ("GET", "/v1/images/save?ref=" + IMAGE, None, (200, 200, 200, 200)),
     ("GET", "/v1/keys", None, (200, 403, 403, 403)),
     ("POST", "/v1/keys", {"role": "read"}, (201, 403, 403, 403)),
     ("GET", "/v1/keys/{key}", None, (200, 403, 403, 403)),

@@ -34,7 +34,12 @@ ELSEWHERE = {
     "MAYFLY_HOST=ssh://user@machine mayfly ps": "tests/cli/remote.sh",
     "MAYFLY_KEY_FILE=~/.mayfly-key mayfly --host https://machine:6293 --pin sha256//HASH ps": "tests/cli/remote.sh",
     "mayfly --host https://machine:6293 --pin sha256//HASH ps": "tests/cli/remote.sh",
-    "docker save busybox:1.36 | mayfly load": "tests/image, with archives of that form",
+    "docker save busybox:1.36 | mayfly load": "tests/image/save.py, group docker",
+    "mayfly save busybox:demo | docker load": "tests/image/save.py, group docker",
+    "mayfly save -o demo.tar busybox:demo": "tests/image/save.py, group command",
+    "skopeo copy docker-archive:demo.tar:busybox:demo docker://registry.example/busybox:demo": "tests/image/save.py, group skopeo",
+    "skopeo copy oci-archive:demo.tar:demo docker://registry.example/busybox:demo": "tests/image/save.py, group skopeo",
+    "podman load -i demo.tar": "tests/image/save.py, group podman",
     "docker export some-container | mayfly import - mine:1 --change 'CMD [\"sh\"]'": "docs/first-task.md, with tar",
     "sudo mayfly serve": "tools/test.sh starts the instance so",
 }
