@@ -151,6 +151,8 @@ void call_oom(struct call *c);
 void call_send(struct call *c, int status, const char *type, struct str *text);
 
 const char *call_query(const struct call *c, const char *name);
+/* A parameter that is a time of RFC 3339, or seconds since 1970; unchanged where there is none. False after having answered. */
+bool call_time(struct call *c, const char *name, uint64_t *ret_ms);
 
 /* 503 with Retry-After, where memory for bodies is short. */
 void call_busy(struct call *c);

@@ -64,6 +64,8 @@ static const struct param task_logs_params[] = {
           .min = 0,
           .max = 1L << 40,
           .help = "begin so many bytes before the end" },
+        { .name = "since", .type = PARAM_TIME, .help = "only what came then or later" },
+        { .name = "until", .type = PARAM_TIME, .help = "only what came until then" },
         LAST_PARAM,
 };
 static const struct param image_import_params[] = {

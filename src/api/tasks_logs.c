@@ -3,13 +3,17 @@
  *
  *     id: 6.0
  *     event: stdout
- *     data: {"stream":"stdout","offset":0,"encoding":"utf-8","data":"hello\n"}
+ *     data: {"stream":"stdout","offset":0,"time":"2026-01-01T00:00:00.000Z","encoding":"utf-8","data":"hello\n"}
+ *
+ * An event's output came all at its time, to what the marks of history/times.h tell.
  *
  * The last event is `end`. A slow client never slows the task: it reads what is kept, at its own pace. */
 
 #include "api/internal.h"
 #include "api/text.h"
+#include "base/log.h"
 #include "base/time.h"
+#include "history/times.h"
 #include "wire/stream.h"
 
 #include <errno.h>
@@ -27,7 +31,11 @@ struct logs {
         uint64_t at[2];     /* offset of what comes next */
         struct str rest[2]; /* of an ended task: what is left from `base` on */
         uint64_t base[2];
-        bool ended; /* rest is complete, and `end` to be told after it */
+        struct times times[2];       /* of an ended task */
+        uint64_t finished_ms;        /* when what no mark reaches came; 0: it comes now */
+        uint64_t since_ms, until_ms; /* 0: none */
+        bool past[2];                /* what comes of it is behind until_ms */
+        bool ended;                  /* rest is complete, and `end` to be told after it */
         bool told, closed;
         struct wire_log_event end;
 };
@@ -38,6 +46,8 @@ static void logs_free(struct logs *l)
                 task_unfollow(l->task, l);
         str_done(&l->rest[0]);
         str_done(&l->rest[1]);
+        times_done(&l->times[0]);
+        times_done(&l->times[1]);
         free(l);
 }
 
@@ -70,21 +80,45 @@ static ssize_t read_piece(struct logs *l, int stream, char *buf, size_t len)
         return (ssize_t)len;
 }
 
-/* 1: something was written; 0: nothing is there; -errno. */
+/* When what comes next of a stream came, and how much of it came then. */
+static uint64_t time_of(const struct logs *l, int stream, size_t *ret_len)
+{
+        const struct times *t = l->task ? task_times(l->task, stream ? ENGINE_STDERR : ENGINE_STDOUT)
+                                        : &l->times[stream];
+        uint64_t end, ms = times_find(t, l->at[stream], l->finished_ms ? l->finished_ms : time_real_ms(), &end);
+
+        *ret_len = (size_t)MIN(*ret_len, end - l->at[stream]);
+        return ms;
+}
+
+/* 1: something was written, or left out for its time; 0: nothing is there; -errno. */
 static int write_piece(struct logs *l, int stream)
 {
         static const char *const names[] = { "stdout", "stderr" };
         char buf[LOGS_PIECE];
         struct wire_log_event e = { .stream = stream, .offset = l->at[stream], .data = buf, .exit_code = -1 };
+        uint64_t ms;
         ssize_t n;
         int r;
 
-        if (!l->wanted[stream])
+        if (!l->wanted[stream] || l->past[stream])
                 return 0;
         n = read_piece(l, stream, buf, sizeof(buf));
         if (n <= 0)
                 return (int)n;
-        e.len = wire_text_cut(buf, (size_t)n);
+        e.len = (size_t)n;
+        ms = time_of(l, stream, &e.len);
+        if (l->until_ms > 0 && ms > l->until_ms) {
+                l->past[stream] = true;
+                return 0;
+        }
+        if (ms < l->since_ms) {
+                l->at[stream] += e.len;
+                return 1;
+        }
+        if (e.len == (size_t)n)
+                e.len = wire_text_cut(buf, (size_t)n);
+        time_rfc3339(ms, e.time);
         l->at[stream] += e.len;
         r = write_event(l, names[stream], &e);
         if (r < 0)
@@ -108,6 +142,14 @@ static void cut_short(struct logs *l)
         http_stream_abort(l->call->http);
 }
 
+static void note_end(struct logs *l, const char *status, const char *reason, int exit_code, bool truncated)
+{
+        l->ended = true;
+        l->end = (struct wire_log_event){ .end = true, .exit_code = exit_code, .truncated = truncated };
+        (void)snprintf(l->end.status, sizeof(l->end.status), "%s", status);
+        (void)snprintf(l->end.reason, sizeof(l->end.reason), "%s", reason ? reason : "");
+}
+
 /* Writes what fits; the rest follows when the client has read. */
 static void pump(struct logs *l, bool follow)
 {
@@ -124,6 +166,9 @@ static void pump(struct logs *l, bool follow)
                 cut_short(l);
                 return;
         }
+        /* Of a task that runs on, that was all. */
+        if (!l->ended && l->until_ms > 0 && time_real_ms() > l->until_ms)
+                note_end(l, wire_status_names[WIRE_RUNNING], NULL, -1, false);
         if (l->ended && !l->told) {
                 r = write_event(l, "end", &l->end);
                 if (r == -EAGAIN)
@@ -145,6 +190,8 @@ void logs_call_drained(struct call *c)
                 pump(c->logs, follows(c));
 }
 
+static void set_beat(struct logs *l);
+
 static void on_beat(struct loop_timer *timer, void *data)
 {
         struct logs *l = data;
@@ -156,18 +203,21 @@ static void on_beat(struct loop_timer *timer, void *data)
         }
         if (http_stream_pending(l->call->http) == 0)
                 (void)http_stream_write(l->call->http, ":\n\n", 3);
-        (void)loop_timer_set(l->call->api->loop, &l->call->timer, time_mono_ns() + LOGS_BEAT_NS, on_beat, l);
+        set_beat(l);
+        pump(l, true);
+}
+
+/* Soon enough for the end of what is wanted, too. */
+static void set_beat(struct logs *l)
+{
+        uint64_t now = time_real_ms(), wait = LOGS_BEAT_NS;
+
+        if (l->until_ms > 0)
+                wait = MIN(wait, (l->until_ms > now ? l->until_ms - now : 0) * NS_PER_MS + NS_PER_MS);
+        (void)loop_timer_set(l->call->api->loop, &l->call->timer, time_mono_ns() + wait, on_beat, l);
 }
 
 /* ── the task ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-static void note_end(struct logs *l, const char *status, const char *reason, int exit_code, bool truncated)
-{
-        l->ended = true;
-        l->end = (struct wire_log_event){ .end = true, .exit_code = exit_code, .truncated = truncated };
-        (void)snprintf(l->end.status, sizeof(l->end.status), "%s", status);
-        (void)snprintf(l->end.reason, sizeof(l->end.reason), "%s", reason ? reason : "");
-}
 
 /* The task goes: what the client has not read yet is kept for it. */
 static int keep_rest(struct logs *l, struct task *t)
@@ -176,7 +226,8 @@ static int keep_rest(struct logs *l, struct task *t)
 
         for (int i = 0; i < 2 && r == 0; i++) {
                 l->base[i] = l->at[i];
-                if (l->wanted[i])
+                r = times_copy(task_times(t, i ? ENGINE_STDERR : ENGINE_STDOUT), &l->times[i]);
+                if (r == 0 && l->wanted[i])
                         r = task_read_all(l->call, t, i ? ENGINE_STDERR : ENGINE_STDOUT, l->at[i], &l->rest[i]);
         }
         return r;
@@ -189,6 +240,7 @@ static void on_more(struct task *t, bool ended, void *data)
 
         if (ended) {
                 task_describe(t, &now);
+                l->finished_ms = now.finished_ms;
                 note_end(l, wire_status_names[now.status], wire_reason_names[now.reason], now.exit_code, now.truncated);
                 if (keep_rest(l, t) < 0) {
                         l->task = NULL;
@@ -228,7 +280,7 @@ static uint64_t start_at(const struct call *c, int stream, uint64_t kept)
 static bool check_params(struct call *c)
 {
         const char *stream = call_query(c, "stream"), *follow = call_query(c, "follow"), *tail = call_query(c, "tail");
-        uint64_t bytes;
+        uint64_t bytes, ms;
 
         if (stream && !str_eq(stream, "stdout") && !str_eq(stream, "stderr") && !str_eq(stream, "both"))
                 call_problem(c, 400, "bad_request", "stream: not stdout, stderr or both");
@@ -238,7 +290,7 @@ static bool check_params(struct call *c)
         else if (tail && parse_u64(tail, &bytes) < 0)
                 call_problem(c, 400, "bad_request", "tail: not a number of bytes");
         else
-                return true;
+                return call_time(c, "since", &ms) && call_time(c, "until", &ms);
         return false;
 }
 
@@ -252,6 +304,9 @@ static struct logs *logs_new(struct call *c)
                 return NULL;
         }
         l->call = c;
+        /* Checked already. */
+        (void)call_time(c, "since", &l->since_ms);
+        (void)call_time(c, "until", &l->until_ms);
         l->wanted[0] = !str_eq(stream, "stderr");
         l->wanted[1] = !str_eq(stream, "stdout");
         return l;
@@ -298,6 +353,9 @@ static void found_logs(struct call *c, const struct history_record *record)
                         return;
                 }
         }
+        if (times_read(record->times.data, record->times.len, l->times) < 0)
+                log_debug("task %s: the times of its output are damaged", record->id);
+        l->finished_ms = record->finished_ms;
         (void)json_read(record->document.data, record->document.len, &document, NULL);
         code = json_object_get(document, "exit_code");
         note_end(l, record->status, json_string_value(json_object_get(document, "reason")),
@@ -337,13 +395,14 @@ static void follow(struct call *c, struct task *t, struct logs *l)
         l->task = t;
         if (!logs_begin(c, l))
                 return;
-        (void)loop_timer_set(c->api->loop, &c->timer, time_mono_ns() + LOGS_BEAT_NS, on_beat, l);
+        set_beat(l);
         pump(l, true);
 }
 
 /* What is there now, and the end where that is known. */
 static void tell(struct call *c, struct task *t, struct logs *l, const struct wire_task *now)
 {
+        l->finished_ms = now->finished_ms;
         if (now->status >= WIRE_EXITED)
                 note_end(l, wire_status_names[now->status], wire_reason_names[now->reason], now->exit_code,
                          now->truncated);

@@ -321,8 +321,7 @@ static bool bad_parameter(struct call *c, const char *text)
         return false;
 }
 
-/* A time as RFC 3339, or seconds since 1970. */
-static bool read_time(struct call *c, const char *name, uint64_t *ret_ms)
+bool call_time(struct call *c, const char *name, uint64_t *ret_ms)
 {
         const char *value = call_query(c, name);
         uint64_t seconds;
@@ -383,7 +382,7 @@ static bool query_read(struct call *c, struct history_query *q)
         if (q->before && !id_valid(q->before))
                 return bad_parameter(c, "cursor: not one of a list's");
         q->limit = number;
-        return read_labels(c, q) && read_time(c, "since", &q->since_ms) && read_time(c, "until", &q->until_ms);
+        return read_labels(c, q) && call_time(c, "since", &q->since_ms) && call_time(c, "until", &q->until_ms);
 }
 
 static void on_list(int r, const struct str *text, const struct err *err, void *data)

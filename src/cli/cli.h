@@ -4,6 +4,7 @@
 
 #include "base/err.h"
 #include "base/str.h"
+#include "base/time.h"
 #include "cli/commands.h"
 #include "http/client.h"
 #include "json/json.h"
@@ -77,6 +78,8 @@ void cli_age(int64_t ns, char out[CLI_AGE_MAX]);
 /* The age of a time as the API writes it, with " ago"; "-" where it is none. */
 void cli_ago(const char *rfc3339, char out[CLI_AGE_MAX]);
 int cli_parse_time(const char *rfc3339, uint64_t *ret_ms); /* real time; -EINVAL */
+/* A time, or how long it is ago, as the API takes it. -EINVAL. */
+int cli_parse_when(const char *value, char out[TIME_RFC3339_MAX], struct err *err);
 
 /* ── help: help.c ────────────────────────────────────────────────────────────────────────────────────────────────── */
 

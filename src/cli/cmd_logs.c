@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -18,10 +19,13 @@
 
 struct logs {
         const struct cli *cli;
-        const char *id, *stream; /* stream NULL: both */
-        int64_t tail;            /* lines of each stream; -1: all */
-        uint64_t next[2];        /* offset of what was not seen yet */
-        struct str kept[2];      /* the last lines, where only those are wanted */
+        const char *id, *stream;                               /* stream NULL: both */
+        int64_t tail;                                          /* lines of each stream; -1: all */
+        char since[TIME_RFC3339_MAX], until[TIME_RFC3339_MAX]; /* "": none */
+        bool timestamps;
+        bool inside[2];     /* a line has begun */
+        uint64_t next[2];   /* offset of what was not seen yet */
+        struct str kept[2]; /* the last lines, where only those are wanted */
         bool keeping, ended;
         int write_error;
         struct sse sse;
@@ -38,15 +42,39 @@ static int print_json_event(const struct wire_log_event *e)
         return fflush(stdout) == EOF ? -errno : 0;
 }
 
-static int write_piece(struct logs *l, int stream, uint64_t offset, const void *data, size_t len)
+static int write_piece(struct logs *l, int stream, uint64_t offset, const char *time, const void *data, size_t len)
 {
         struct wire_log_event event = { .stream = stream, .offset = offset, .data = data, .len = len, .exit_code = -1 };
 
         if (len == 0)
                 return 0;
+        (void)snprintf(event.time, sizeof(event.time), "%s", time);
         if (l->cli->json)
                 return print_json_event(&event);
         return fd_write_all(stream ? STDERR_FILENO : STDOUT_FILENO, data, len);
+}
+
+/* ── times ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Before each line when it began, with as many digits as docker has. */
+static int add_times(struct logs *l, const struct wire_log_event *e, const char *data, size_t len, struct str *out)
+{
+        int whole = (int)strcspn(e->time, "Z");
+        int r = 0;
+
+        while (len > 0 && r == 0) {
+                const char *end = memchr(data, '\n', len);
+                size_t n = end ? (size_t)(end - data) + 1 : len;
+
+                if (!l->inside[e->stream] && e->time[0])
+                        r = str_addf(out, "%.*s000000Z ", whole, e->time);
+                if (r == 0)
+                        r = str_add(out, data, n);
+                l->inside[e->stream] = !end;
+                data += n;
+                len -= n;
+        }
+        return r;
 }
 
 /* ── the last lines ──────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -85,7 +113,7 @@ static int write_kept(struct logs *l, struct err *err)
         for (int i = 0; i < 2; i++) {
                 struct str *kept = &l->kept[i];
                 size_t from = kept->data ? last_lines(kept->data, kept->len, l->tail) : 0;
-                int r = kept->data ? write_piece(l, i, l->next[i] - (kept->len - from), kept->data + from,
+                int r = kept->data ? write_piece(l, i, l->next[i] - (kept->len - from), "", kept->data + from,
                                                  kept->len - from)
                                    : 0;
 
@@ -114,9 +142,17 @@ static int on_event(const char *text, size_t len, void *arg)
                 /* After a connection was lost, what comes again is left out. */
                 size_t seen = e.offset < l->next[e.stream] ? (size_t)(l->next[e.stream] - e.offset) : 0;
                 const char *data = (const char *)e.data + seen;
+                size_t n = e.len - seen;
+                auto_str stamped = STR_INIT;
 
-                r = l->keeping ? keep(l, e.stream, data, e.len - seen)
-                               : write_piece(l, e.stream, e.offset + seen, data, e.len - seen);
+                if (l->timestamps && !l->cli->json) {
+                        r = add_times(l, &e, data, n, &stamped);
+                        data = stamped.data;
+                        n = stamped.len;
+                }
+                if (r == 0)
+                        r = l->keeping ? keep(l, e.stream, data, n)
+                                       : write_piece(l, e.stream, e.offset + seen, e.time, data, n);
                 l->next[e.stream] = e.offset + e.len;
         }
         if (r < 0 && !l->keeping)
@@ -146,7 +182,9 @@ static int ask(struct logs *l, bool follow, struct err *err)
         int r;
 
         r = cli_path(&path, "/v1/tasks/", l->id, follow ? "/logs?follow=1" : "/logs?follow=0", err);
-        if (r == 0 && l->stream && str_addf(&path, "&stream=%s", l->stream) < 0)
+        if (r == 0 && ((l->stream && str_addf(&path, "&stream=%s", l->stream) < 0) ||
+                       (l->since[0] && str_addf(&path, "&since=%s", l->since) < 0) ||
+                       (l->until[0] && str_addf(&path, "&until=%s", l->until) < 0)))
                 r = err_oom(err);
         if (r < 0)
                 return r;
@@ -213,14 +251,29 @@ static int set_stream(const char *value, void *data, struct err *err)
         return 0;
 }
 
+/* A number is seconds since 1970, as docker has it. */
+static int set_when(const char *value, void *data, struct err *err)
+{
+        size_t digits = strspn(value, "0123456789");
+        uint64_t seconds;
+
+        if (digits == 0 || value[digits + strspn(value + digits, ".0123456789")])
+                return cli_parse_when(value, data, err);
+        seconds = strtoull(value, NULL, 10);
+        if (digits > 11)
+                return err_set(err, EINVAL, "'%s' is no time", value);
+        time_rfc3339(seconds * 1000, data);
+        return 0;
+}
+
 int cmd_logs(struct cli *cli, const struct cli_command *command, int argc, char **argv)
 {
         struct logs logs = { .cli = cli, .tail = -1 };
         bool following = false;
         const struct cli_binding options[] = {
-                { "follow", cli_set_true, &following },
-                { "tail", set_tail, &logs.tail },
-                { "stream", set_stream, &logs.stream },
+                { "follow", cli_set_true, &following }, { "tail", set_tail, &logs.tail },
+                { "stream", set_stream, &logs.stream }, { "since", set_when, logs.since },
+                { "until", set_when, logs.until },      { "timestamps", cli_set_true, &logs.timestamps },
         };
         struct err err = ERR_INIT;
         int r;

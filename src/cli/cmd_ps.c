@@ -34,21 +34,12 @@ static int add_status(struct ps *ps, const char *value, struct err *err)
         return err_set(err, EINVAL, "'%s' is no status: queued, pulling, running, exited, failed, killed", value);
 }
 
-/* A time, or how long it is ago. */
 static int add_time(struct ps *ps, const char *name, const char *value, struct err *err)
 {
         char text[TIME_RFC3339_MAX];
-        uint64_t ms, now = time_real_ms();
-        int64_t ns;
+        int r = cli_parse_when(value, text, err);
 
-        if (cli_parse_time(value, &ms) < 0) {
-                if (time_parse_duration(value, &ns) < 0 || ns < 0)
-                        return err_set(err, EINVAL, "'%s' is neither a time, as 2026-01-01T00:00:00Z, nor a duration",
-                                       value);
-                ms = now - MIN((uint64_t)ns / NS_PER_MS, now);
-        }
-        time_rfc3339(ms, text);
-        return add_query(&ps->query, name, text, err);
+        return r < 0 ? r : add_query(&ps->query, name, text, err);
 }
 
 static int set_filter(const char *value, void *data, struct err *err)

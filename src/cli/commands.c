@@ -21,7 +21,6 @@
         {                                                                                                              \
                 name, letter, value, NULL, CLI_COMPLETE_NONE, NULL, why                                                \
         }
-#define NO_TIMES "output is kept as it was written, without times: --tail shows its end"
 /* clang-format off */
 #define END { NULL, 0, NULL, NULL, CLI_COMPLETE_NONE, NULL, NULL }
 /* clang-format on */
@@ -66,9 +65,9 @@ static const struct cli_option logs_options[] = {
         FLAG("follow", 'f', "go on until the task ends"),
         VALUE("tail", 'n', "LINES", "only the last lines: a number, or all"),
         OF_WORDS("stream", 0, "NAME", "only stdout or stderr", "stdout stderr"),
-        REFUSED("since", 0, "TIME", NO_TIMES),
-        REFUSED("until", 0, "TIME", NO_TIMES),
-        REFUSED("timestamps", 't', NULL, NO_TIMES),
+        VALUE("since", 0, "TIME", "only what came since then: 2026-01-01T00:00:00Z, seconds since 1970, or how long ago, as 10m"),
+        VALUE("until", 0, "TIME", "only what came until then"),
+        FLAG("timestamps", 't', "show when each line came"),
         END,
 };
 
@@ -274,7 +273,8 @@ const struct cli_command cli_commands[] = {
                 .description = "Writes what the task wrote to stdout and stderr, each to its own stream here.",
                 .options = logs_options,
                 .exits = usual_exits,
-                .examples = "mayfly logs -f --tail 10 $(mayfly ps -q -n 1)\n",
+                .examples = "mayfly logs -f --tail 10 $(mayfly ps -q -n 1)\n"
+                            "mayfly logs -t --since 10m $(mayfly ps -aq -n 1)\n",
                 .complete = CLI_COMPLETE_TASK,
                 .failed = CLI_FAILED,
         },

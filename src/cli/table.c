@@ -174,6 +174,21 @@ int cli_parse_time(const char *rfc3339, uint64_t *ret_ms)
         return 0;
 }
 
+int cli_parse_when(const char *value, char out[TIME_RFC3339_MAX], struct err *err)
+{
+        uint64_t ms, now = time_real_ms();
+        int64_t ns;
+
+        if (cli_parse_time(value, &ms) < 0) {
+                if (time_parse_duration(value, &ns) < 0 || ns < 0)
+                        return err_set(err, EINVAL, "'%s' is neither a time, as 2026-01-01T00:00:00Z, nor a duration",
+                                       value);
+                ms = now - MIN((uint64_t)ns / NS_PER_MS, now);
+        }
+        time_rfc3339(ms, out);
+        return 0;
+}
+
 void cli_ago(const char *rfc3339, char out[CLI_AGE_MAX])
 {
         uint64_t then, now = time_real_ms();

@@ -55,6 +55,8 @@ static const char *const migrations[] = {
         "  started INTEGER NOT NULL,"
         "  attempts INTEGER NOT NULL,"
         "  sealed BLOB NOT NULL);",
+
+        "ALTER TABLE tasks ADD COLUMN times BLOB;",
 };
 
 #define DB_VERSION ((int)ARRAY_LEN(migrations))
@@ -88,8 +90,8 @@ static const char *const statements[DB_STATEMENTS] = {
         [DB_COMMIT] = "COMMIT",
         [DB_ROLLBACK] = "ROLLBACK",
         [DB_ADD] = "INSERT OR IGNORE INTO tasks"
-                   " (id, owner, status, image, created, finished, bytes, document, out, err, outputs)"
-                   " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                   " (id, owner, status, image, created, finished, bytes, document, out, err, outputs, times)"
+                   " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [DB_ADD_KEY] = "INSERT OR REPLACE INTO keys (owner, key, hash, task, created) VALUES (?, ?, ?, ?, ?)",
         [DB_ADD_LABEL] = "INSERT OR IGNORE INTO labels (label, task) VALUES (?, ?)",
         [DB_ACCEPT] = "INSERT OR REPLACE INTO requests (id, owner, key, hash, created, started, attempts, sealed)"
@@ -99,10 +101,10 @@ static const char *const statements[DB_STATEMENTS] = {
         [DB_REQUESTS] = "SELECT id, owner, key, hash, created, started, attempts, sealed FROM requests ORDER BY id",
         [DB_SIZE] = "SELECT seq, bytes FROM tasks WHERE id = ?1 AND (?2 IS NULL OR owner = ?2)",
         [DB_SET_TOTALS] = "UPDATE totals SET tasks = ?, bytes = ?",
-        [DB_GET] = "SELECT " DB_COLUMNS ", t.out, t.err, t.outputs, NULL, NULL FROM tasks t WHERE t.id = ?1"
+        [DB_GET] = "SELECT " DB_COLUMNS ", t.out, t.err, t.outputs, NULL, NULL, t.times FROM tasks t WHERE t.id = ?1"
                    " AND (?2 IS NULL OR t.owner = ?2)",
         [DB_FIND_KEY] = "SELECT " DB_COLUMNS
-                        ", t.out, t.err, t.outputs, k.key, k.hash FROM keys k LEFT JOIN tasks t ON t.id = k.task"
+                        ", t.out, t.err, t.outputs, k.key, k.hash, t.times FROM keys k LEFT JOIN tasks t ON t.id = k.task"
                         " WHERE k.owner = ? AND k.key = ? AND k.created >= ?",
         [DB_OLDEST] = "SELECT seq, bytes, finished FROM tasks ORDER BY seq LIMIT ?",
         [DB_DELETE] = "DELETE FROM tasks WHERE seq = ?",
@@ -366,8 +368,8 @@ static int db_drop(struct history_db *db, const char *id, struct err *err)
 
 static int db_insert(struct history_db *db, const struct history_record *rec, struct db_totals *totals, struct err *err)
 {
-        const struct str *blobs[] = { &rec->out[0], &rec->out[1], &rec->outputs };
-        uint64_t size = rec->document.len + rec->out[0].len + rec->out[1].len + rec->outputs.len;
+        const struct str *blobs[] = { &rec->out[0], &rec->out[1], &rec->outputs, &rec->times };
+        uint64_t size = history_record_size(rec);
         sqlite3_stmt *st = db->statements[DB_ADD];
         int r;
 
@@ -380,9 +382,9 @@ static int db_insert(struct history_db *db, const struct history_record *rec, st
         (void)sqlite3_bind_int64(st, 7, (int64_t)size);
         (void)sqlite3_bind_text64(st, 8, rec->document.data ? rec->document.data : "", rec->document.len, SQLITE_STATIC,
                                   SQLITE_UTF8);
-        for (int i = 0; i < 3; i++)
+        for (size_t i = 0; i < ARRAY_LEN(blobs); i++)
                 if (blobs[i]->len > 0)
-                        (void)sqlite3_bind_blob64(st, 9 + i, blobs[i]->data, blobs[i]->len, SQLITE_STATIC);
+                        (void)sqlite3_bind_blob64(st, 9 + (int)i, blobs[i]->data, blobs[i]->len, SQLITE_STATIC);
         r = db_run(db, DB_ADD, err);
         if (r < 0 || sqlite3_changes(db->sqlite) == 0)
                 return r;
@@ -552,7 +554,7 @@ static int db_column_bytes(sqlite3_stmt *st, int i, struct str *ret)
         return data ? str_add(ret, data, (size_t)sqlite3_column_bytes(st, i)) : 0;
 }
 
-/* The row's columns are DB_COLUMNS, and with `full` the two streams, the outputs, key and hash. */
+/* The row's columns are DB_COLUMNS, and with `full` the two streams, the outputs, key, hash and times. */
 static int db_read_row(sqlite3_stmt *st, bool full, struct history_record *ret, struct err *err)
 {
         struct history_record rec = { .owner = NULL };
@@ -570,7 +572,7 @@ static int db_read_row(sqlite3_stmt *st, bool full, struct history_record *ret, 
         ok = rec.owner && rec.status && rec.image && db_column_bytes(st, 6, &rec.document) == 0;
         if (ok && full) {
                 ok = db_column_bytes(st, 7, &rec.out[0]) == 0 && db_column_bytes(st, 8, &rec.out[1]) == 0 &&
-                     db_column_bytes(st, 9, &rec.outputs) == 0;
+                     db_column_bytes(st, 9, &rec.outputs) == 0 && db_column_bytes(st, 12, &rec.times) == 0;
                 if (ok && sqlite3_column_type(st, 10) != SQLITE_NULL) {
                         rec.idempotency_key = db_column_text(st, 10);
                         ok = rec.idempotency_key;

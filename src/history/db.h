@@ -14,6 +14,8 @@ struct history_db;
 int history_db_open(const char *path, struct history_db **ret, struct err *err);
 void history_db_close(struct history_db *db); /* accepts NULL */
 
+uint64_t history_record_size(const struct history_record *r); /* bytes that it takes */
+
 enum history_write { HISTORY_ADD, HISTORY_ACCEPT, HISTORY_STARTED, HISTORY_DROP, HISTORY_DELETE };
 
 /* One change. */

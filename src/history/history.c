@@ -90,12 +90,18 @@ void history_record_done(struct history_record *r)
         free(r->image);
         free(r->idempotency_key);
         str_done(&r->document);
+        str_done(&r->times);
         for (int i = 0; i < 2 && !r->out_borrowed; i++)
                 str_done(&r->out[i]);
         if (!r->out_borrowed)
                 str_done(&r->outputs);
         strv_free(r->labels);
         memset(r, 0, sizeof(*r));
+}
+
+uint64_t history_record_size(const struct history_record *r)
+{
+        return r->document.len + r->out[0].len + r->out[1].len + r->outputs.len + r->times.len;
 }
 
 void history_request_done(struct history_request *q)
@@ -365,8 +371,7 @@ static int queue_change(struct history *h, const struct history_change *change, 
 int history_add(struct history *h, struct history_record *record, history_done_fn fn, void *data, struct err *err)
 {
         const struct history_change change = { .kind = HISTORY_ADD, .record = *record };
-        uint64_t bytes = record->document.len + record->out[0].len + record->out[1].len + record->outputs.len;
-        int r = queue_change(h, &change, bytes, false, fn, data, err);
+        int r = queue_change(h, &change, history_record_size(record), false, fn, data, err);
 
         if (r == 0)
                 memset(record, 0, sizeof(*record));

@@ -41,6 +41,7 @@ struct history_record {
         uint64_t created_ms, finished_ms;
         struct str document;
         struct str out[2];
+        struct str times;      /* when output came: times_write(); empty: all at the end */
         struct str outputs;    /* the files that were brought back, a JSON array; empty: none */
         bool out_borrowed;     /* of history_add(): out and outputs are the caller's, unchanged until fn was called */
         char **labels;         /* "name=value"; of history_add() only; NULL: none */

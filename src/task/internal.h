@@ -5,6 +5,7 @@
 #include "base/list.h"
 #include "base/map.h"
 #include "base/vec.h"
+#include "history/times.h"
 #include "task/record.h"
 #include "task/task.h"
 
@@ -118,6 +119,7 @@ struct task {
         size_t out_len[2];
         uint64_t out_total[2];
         bool mapped[2];
+        struct times times[2]; /* of output that came while it ran; what came with the end has its time */
 };
 
 struct tasks {
@@ -217,6 +219,7 @@ void task_live_started(struct task *t);
 void task_live_close(struct task *t);
 void task_follow_tell(struct task *t); /* at the end of this turn */
 void task_follow_end(struct task *t);
+void task_note_time(struct task *t, enum engine_stream stream); /* what has come of it has come by now */
 void task_on_data(struct engine_container *c, enum engine_stream stream, const void *bytes, size_t len, void *data);
 
 /* outputs.c: false where there is nothing to bring back. */
@@ -230,6 +233,7 @@ void task_unkeep_slot(struct task *t); /* its container goes */
 bool tasks_kept_full(const struct tasks *ts);
 
 /* result.c */
+uint64_t task_real_ms(const struct task *t, uint64_t mono_ns);
 void task_load_output(struct task *t);
 void task_unload_output(struct task *t);
 void task_store(struct task *t);

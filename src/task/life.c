@@ -127,6 +127,8 @@ static void task_again(struct task *t)
         tasks_count_queued(t);
         r->admitted_ns = r->pulled_ns = r->started_ns = 0;
         memset(&t->exit, 0, sizeof(t->exit));
+        for (int i = 0; i < 2; i++)
+                times_done(&t->times[i]);
         t->exited = false;
         t->retry_after_s = 0;
         if (loop_timer_set(t->ts->loop, &t->timer, time_mono_ns() + MAX(backoff_ns(r->attempts), asked_ns), on_backoff,
@@ -358,7 +360,7 @@ static void on_output(struct engine_container *c, enum engine_stream stream, voi
         struct task *t = data;
 
         (void)c;
-        (void)stream;
+        task_note_time(t, stream);
         if (t->state == WIRE_RUNNING && t->rec.kill_on_output_limit && output_exceeded(t))
                 task_kill(t, WIRE_REASON_OUTPUT_LIMIT, SIGKILL);
         tasks_count_output(t);
@@ -811,6 +813,9 @@ int task_adopt(struct tasks *ts, struct engine_container *c, const char *id, str
         ts->running++;
         ts->committed += t->cost;
         engine_container_watch(c, &events, t);
+        /* When it came is not known; who asks for the last minute's shall rather see too much. */
+        task_note_time(t, ENGINE_STDOUT);
+        task_note_time(t, ENGINE_STDERR);
         tasks_count_output(t);
         watch_timeout(t);
         if (t->rec.limits.cpu_time_ns > 0)

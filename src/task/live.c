@@ -1,6 +1,7 @@
 /* Streams of a task while it runs: those of the one who started it, and those of whoever follows what is kept. */
 
 #include "base/fd.h"
+#include "base/time.h"
 #include "task/internal.h"
 
 #include <errno.h>
@@ -216,4 +217,19 @@ ssize_t task_read_output(struct task *t, enum engine_stream stream, uint64_t off
                 return 0;
         n = pread(o.fd, buf, (size_t)MIN((uint64_t)len, o.kept - offset), (off_t)offset);
         return n < 0 ? -errno : n;
+}
+
+/* ── when it came ────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+void task_note_time(struct task *t, enum engine_stream stream)
+{
+        struct engine_output o = { .fd = -EBADF };
+
+        t->engine->ops->attach(t->container, stream, &o);
+        times_add(&t->times[stream], o.kept, task_real_ms(t, time_mono_ns()));
+}
+
+const struct times *task_times(const struct task *t, enum engine_stream stream)
+{
+        return &t->times[stream];
 }

@@ -77,7 +77,7 @@ static int64_t span(uint64_t from, uint64_t to)
 }
 
 /* Real time of a monotonic one, by the moment at which the task was made: no clock that is set can bend it. */
-static uint64_t real_ms(const struct task *t, uint64_t mono_ns)
+uint64_t task_real_ms(const struct task *t, uint64_t mono_ns)
 {
         int64_t since = (int64_t)(mono_ns - t->rec.created_ns);
 
@@ -96,13 +96,13 @@ static void describe_times(const struct task *t, struct wire_task *ret)
                 ret->start_ns = span(t->rec.pulled_ns, e->start_mono_ns);
                 ret->run_ns = span(e->start_mono_ns, e->end_mono_ns);
                 ret->wall_ns = span(t->rec.pulled_ns, e->end_mono_ns);
-                ret->started_ms = real_ms(t, e->start_mono_ns);
+                ret->started_ms = task_real_ms(t, e->start_mono_ns);
         } else if (t->state == WIRE_RUNNING) {
-                ret->started_ms = real_ms(t, t->rec.started_ns);
+                ret->started_ms = task_real_ms(t, t->rec.started_ns);
         }
         ret->created_ms = t->rec.created_ms;
         if (ended)
-                ret->finished_ms = real_ms(t, e->start_mono_ns ? e->end_mono_ns : t->ended_ns);
+                ret->finished_ms = task_real_ms(t, e->start_mono_ns ? e->end_mono_ns : t->ended_ns);
 }
 
 static int64_t known(uint64_t v)
@@ -207,6 +207,8 @@ static int fill_record(struct task *t, struct history_record *rec)
         rec->accepted = t->disk != TASK_UNSTORED;
         rec->labels = t->rec.labels ? strv_dup(t->rec.labels) : NULL;
         rec->outputs = t->outputs.text;
+        if (times_write(t->times, &rec->times) < 0)
+                return -ENOMEM;
         for (int i = 0; i < 2; i++)
                 rec->out[i] = (struct str){ .data = t->out[i], .len = t->out_len[i] };
         if (t->rec.key) {

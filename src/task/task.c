@@ -128,6 +128,8 @@ void task_free(struct task *t)
         }
         task_unload_output(t);
         task_outputs_done(t);
+        for (int i = 0; i < 2; i++)
+                times_done(&t->times[i]);
         wire_task_request_done(&t->request);
         task_record_done(&t->rec);
         VEC_DONE(&t->waiters);

@@ -17,6 +17,7 @@
 #include <sys/types.h>
 
 struct keys;
+struct times;
 struct seal;
 struct task;
 struct tasks;
@@ -148,6 +149,9 @@ int task_follow(struct task *t, const struct task_follower *f, struct err *err);
 void task_unfollow(struct task *t, void *follower_data);
 /* Copies what is kept from an offset on: bytes copied, 0 at what is the end now, or -errno. */
 ssize_t task_read_output(struct task *t, enum engine_stream stream, uint64_t offset, void *buf, size_t len);
+
+/* When what is kept came. What no mark reaches has come with the end, or comes now. A peek. */
+const struct times *task_times(const struct task *t, enum engine_stream stream);
 
 struct task *tasks_find(struct tasks *ts, const char *id); /* live ones; peek or NULL */
 struct task *tasks_next(struct tasks *ts, size_t *pos);    /* iteration over live ones */

@@ -61,7 +61,7 @@ static void restart(struct fixture *f)
         f->fake.hold_images = false;
         start_tasks(f);
         assert_int_equal(tasks_adopt(f->ts, on_ready, &ready, NULL), 0);
-        for (int i = 0; i < 1000 && !ready; i++)
+        for (int i = 0; i < 5000 && !ready; i++)
                 turn(f);
         assert_int_equal(ready, 1);
 }

@@ -205,8 +205,11 @@ int wire_log_event_write(const struct wire_log_event *e, struct str *out)
         if (e->end)
                 return write_end(e, out);
         text = e->len == 0 || (!memchr(e->data, 0, e->len) && utf8_valid(e->data, e->len));
-        r = str_addf(out, "{\"stream\":\"%s\",\"offset\":%" PRIu64 ",\"encoding\":\"%s\",\"data\":",
-                     streams[e->stream ? 1 : 0], e->offset, encodings[text ? 0 : 1]);
+        r = str_addf(out, "{\"stream\":\"%s\",\"offset\":%" PRIu64, streams[e->stream ? 1 : 0], e->offset);
+        if (r == 0 && e->time[0])
+                r = str_addf(out, ",\"time\":\"%s\"", e->time);
+        if (r == 0)
+                r = str_addf(out, ",\"encoding\":\"%s\",\"data\":", encodings[text ? 0 : 1]);
         if (r == 0 && text)
                 return (r = json_add_string(out, e->len ? e->data : "", e->len)) < 0 ? r : str_addc(out, '}');
         if (r == 0)
@@ -251,6 +254,9 @@ static int read_data(struct json_obj *o, struct wire_log_event *e)
             !json_get_str(o, "data", &text, &len))
                 json_faults_add(o->faults, "", "is no event of a log");
         (void)json_get_enum(o, "encoding", encodings, &encoding);
+        copy_word(o, "time", e->time, sizeof(e->time));
+        if (e->time[strspn(e->time, "0123456789-:.TZ")])
+                json_faults_add(o->faults, "time", "is no time");
         e->offset = (uint64_t)offset;
         r = encoding == 0 ? str_add(&data, text, len) : base64_decode(&data, text, len);
         if (r < 0)

@@ -55,12 +55,13 @@ int wire_frame_problem(const char *document, size_t len, struct str *out);
 
 /* ── logs ──────────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* The data of one event, a JSON object: {"stream":"stdout","offset":0,"encoding":"utf-8","data":"…"}; the last event is
+/* The data of one event, a JSON object: {"stream":"stdout","offset":0,"time":"…","encoding":"utf-8","data":"…"}; the last event is
  * {"status":"exited","exit_code":0,"reason":null,"truncated":false}. */
 struct wire_log_event {
         bool end;
         int stream; /* 0 stdout, 1 stderr */
         uint64_t offset;
+        char time[32]; /* RFC 3339, as time_rfc3339() writes it; "": none */
         const void *data; /* borrowed by the writer, owned after a read */
         size_t len;
         char status[16], reason[32]; /* end; "": null */

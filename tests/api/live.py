@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What the API tells of a task while it runs and after: wait, raw output, events, signals, the WebSocket. Over TCP with a key."""
 import base64
+import datetime
 import hashlib
 import http.client
 import json
@@ -136,6 +137,54 @@ def events_as_they_come():
     only = events(path + "/logs?stream=stderr")
     equal((text_of(only, "stdout"), text_of(only, "stderr")), (b"", b"err1\nerr2\nerr3\n"))
     equal(text_of(events(path + "/logs?tail=5&stream=stdout"), "stdout"), b"out3\n")
+
+
+def ms_of(time_text):
+    return int(datetime.datetime.strptime(time_text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=datetime.timezone.utc).timestamp() * 1000)
+
+
+@test
+def events_have_times():
+    """What was told live is told afterwards, by the record, and by a daemon that took the task over."""
+    path = start("for i in 1 2 3; do echo out$i; sleep 1; done; sleep 0.5; echo end")
+    live = events(path + "/logs?follow=1")
+    times = [ms_of(d["time"]) for _, event, d in live if event == "stdout"]
+    equal((len(times), times), (4, sorted(times)))
+    assert all(900 <= b - a < 1000 * 10 * mayfly.SLOW for a, b in zip(times[:3], times[1:3])), times
+    made = ms_of(client.get(path).json()["created_at"])
+    assert 0 <= times[0] - made < 10000 * mayfly.SLOW, (made, times)
+    stored = lambda: instance.client.request("GET", path).json()["status"] == "exited"  # noqa: E731
+    assert mayfly.wait_until(stored)
+    time.sleep(0.3)  # in history
+
+    def texts(query):
+        return text_of(events(path + "/logs" + query), "stdout")
+    after = events(path + "/logs")
+    equal([(d["time"], d["data"]) for _, event, d in after if event == "stdout"],
+          [(d["time"], d["data"]) for _, event, d in live if event == "stdout"])
+    second, third = (next(d["time"] for _, event, d in live if d.get("data") == f"out{n}\n") for n in (2, 3))
+    equal(texts("?since=" + second), b"out2\nout3\nend\n")
+    equal(texts("?until=" + second), b"out1\nout2\n")
+    equal(texts(f"?since={second}&until={third}"), b"out2\nout3\n")
+    equal(texts("?since=2100-01-01T00:00:00Z"), b"")
+    equal(texts("?until=1"), b"")
+    equal(texts(f"?since={second}&tail=8"), b"ut3\nend\n")
+    for bad in ("since=yesterday", "until=x"):
+        equal(client.get(path + "/logs?" + bad).status, 400)
+
+
+@test
+def following_ends_at_its_time():
+    path = start("while :; do echo tick; sleep 0.1; done")
+    until = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=1)
+    began = time.monotonic()
+    found = events(path + "/logs?follow=1&until=" + until.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+    equal((found[-1][1], found[-1][2]["status"]), ("end", "running"))
+    assert b"tick" in text_of(found, "stdout") and time.monotonic() - began >= 0.9
+    silent = start("sleep 60")
+    equal([e[1] for e in events(silent + "/logs?follow=1&until=" + str(int(time.time()) + 1))], ["end"])
+    for p in (path, silent):
+        client.request("POST", p + "/cancel")
 
 
 @test

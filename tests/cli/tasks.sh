@@ -71,6 +71,14 @@ expect "logs afterwards" 0 '^out 1 out 2 out 3 $' '^err 1 err 2 err 3 $' -- "$ma
 expect "logs --tail --stream" 0 '^out 2 out 3 $' '' -- "$mayfly" logs --tail 2 --stream stdout "$id"
 expect "logs -f --tail 0 of one that ended" 0 '' '' -- "$mayfly" logs -f --tail 0 "$id"
 expect "logs --json" 0 '"stream":"stdout".*"status":"exited","exit_code":4' '' -- "$mayfly" logs --json "$id"
+expect "logs -t" 0 '^20[-0-9]*T[0-9:]*\.[0-9]{9}Z out 1 20[^ ]*Z out 2 20[^ ]*Z out 3 $' '^20[^ ]*Z err 1 ' -- "$mayfly" logs -t "$id"
+expect "logs -t --tail" 0 '^20[^ ]*Z out 3 $' '' -- "$mayfly" logs -t --tail 1 --stream stdout "$id"
+expect "logs --since, how long ago" 0 '^out 1 out 2 out 3 $' '^err 1 err 2 err 3 $' -- "$mayfly" logs --since 1h "$id"
+expect "logs --until" 0 '' '' -- "$mayfly" logs --until 1h "$id"
+third=$("$mayfly" logs -t --tail 1 --stream stdout "$id" | cut -d' ' -f1)
+expect "logs --since a time" 0 '^out 3 $' '' -- "$mayfly" logs --stream stdout --since "$third" "$id"
+expect "logs -f --until" 0 '^out 1 out 2 out 3 $' '' -- "$mayfly" logs -f --stream stdout --until "$third" "$id"
+expect "logs --since nonsense" 1 '' 'neither a time' -- "$mayfly" logs --since noon "$id"
 expect "ps leaves ended ones out" 0 '^TASK ID ' '' -- "$mayfly" ps --filter label=app=shop
 expect "ps -a --filter" 0 "$id" '' -- "$mayfly" ps -aq --filter label=app=shop --filter status=exited --filter image=busybox:demo --filter since=1h
 expect "ps --filter that fits none" 0 '' '' -- "$mayfly" ps -aq --filter label=app=shop --filter status=killed
