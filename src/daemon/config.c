@@ -25,6 +25,8 @@ enum kind {
         KIND_PROXIES,
         KIND_HOSTS,
         KIND_MIRRORS,
+        KIND_SIGNED,
+        KIND_PINNED,
         KIND_URL,
         KIND_ENGINES,
         KIND_DOCKER,
@@ -155,6 +157,10 @@ static const struct key keys[] = {
           "the same, while the registry cannot be asked" },
         { "registries.tag_max_age", KIND_AGE, NUMBER(registries.tag_max_age_ms, 0, 3650 * DAY_MS),
           "a tag that was looked up longer ago is looked up again; 0: never" },
+        { "trust.keys", KIND_FILE, TEXT(trust.keys), "directory of NAME.pub, keys that sign images" },
+        { "trust.signed", KIND_SIGNED, TEXT(trust.signed_by),
+          "list: REPOSITORY=NAME, whose images must be signed by that key; also =accept, =reject" },
+        { "trust.pinned", KIND_PINNED, TEXT(trust.pinned), "list: IMAGE=sha256:…, which must be that one" },
 };
 
 const char *config_key(size_t i)
@@ -221,6 +227,9 @@ void config_default(struct config *c)
         copy_text(c->registries.mirrors, sizeof(c->registries.mirrors), "none");
         copy_text(c->registries.proxy, sizeof(c->registries.proxy), "none");
         copy_text(c->registries.certs, sizeof(c->registries.certs), "/etc/mayfly/registries");
+        copy_text(c->trust.keys, sizeof(c->trust.keys), "/etc/mayfly/trust");
+        copy_text(c->trust.signed_by, sizeof(c->trust.signed_by), "none");
+        copy_text(c->trust.pinned, sizeof(c->trust.pinned), "none");
         copy_text(c->name, sizeof(c->name), "mayfly");
         copy_text(c->data, sizeof(c->data), "/var/lib/mayfly");
         copy_text(c->run, sizeof(c->run), "/run/mayfly");
@@ -384,6 +393,39 @@ static bool mirror_valid(const char *s)
         return host_valid(host) && url_valid(equals + 1);
 }
 
+#define NAME_BYTES "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+
+/* "REPOSITORY=KEY"; what exactly a repository is the daemon knows (image/trust.c). */
+static bool signed_valid(const char *s)
+{
+        size_t len = strspn(s, "abcdefghijklmnopqrstuvwxyz0123456789._-/:[]");
+        const char *key;
+
+        if (s[len] == '*' && (len == 0 || s[len - 1] == '/'))
+                len++;
+        key = s + len + 1;
+        return len > 0 && s[len] == '=' && *key && *key != '.' && !key[strspn(key, NAME_BYTES)];
+}
+
+static bool pinned_valid(const char *s)
+{
+        size_t len = strspn(s, NAME_BYTES "/:[]");
+        const char *digest = s + len + 1;
+
+        return len > 0 && s[len] == '=' && str_starts(digest, "sha256:") && strlen(digest) == 71 &&
+               strspn(digest + 7, "0123456789abcdef") == 64;
+}
+
+static bool signed_list_valid(const char *s)
+{
+        return each_valid(s, signed_valid);
+}
+
+static bool pinned_list_valid(const char *s)
+{
+        return each_valid(s, pinned_valid);
+}
+
 static bool hosts_valid(const char *s)
 {
         return each_valid(s, host_valid);
@@ -481,6 +523,8 @@ static int set_text(const struct key *k, void *to, const char *value, struct err
                 [KIND_FILE] = { file_valid, "none, or an absolute path without ., .., blanks and the bytes \"'\\$%:," },
                 [KIND_HOSTS] = { hosts_valid, "none, or hosts separated by commas, as registry.example:5000" },
                 [KIND_MIRRORS] = { mirrors_valid, "none, or REGISTRY=URL separated by commas" },
+                [KIND_SIGNED] = { signed_list_valid, "none, or REPOSITORY=KEY separated by commas" },
+                [KIND_PINNED] = { pinned_list_valid, "none, or IMAGE=sha256:… separated by commas" },
                 [KIND_URL] = { url_valid, "none, or a URL of http or https" },
                 [KIND_ENGINES] = { engines_valid, "native, docker or both, separated by a comma" },
                 [KIND_DOCKER] = { docker_host_valid, "unix:///PATH, of at most 107 bytes, or tcp://HOST:PORT" },
@@ -608,9 +652,12 @@ static int key_set(const struct key *k, struct config *c, const char *value, str
 
 bool config_is_list(size_t i)
 {
-        return i < ARRAY_LEN(keys) &&
-               (keys[i].kind == KIND_LISTEN || keys[i].kind == KIND_PROXIES || keys[i].kind == KIND_HOSTS ||
-                keys[i].kind == KIND_MIRRORS || keys[i].kind == KIND_ENGINES);
+        static const enum kind lists[] = { KIND_LISTEN, KIND_PROXIES, KIND_HOSTS, KIND_MIRRORS, KIND_ENGINES, KIND_SIGNED, KIND_PINNED };
+        bool found = false;
+
+        for (size_t k = 0; i < ARRAY_LEN(keys) && k < ARRAY_LEN(lists); k++)
+                found |= keys[i].kind == lists[k];
+        return found;
 }
 
 bool config_is_section(const char *name)
@@ -790,6 +837,9 @@ static int check_docker(const struct config *c, struct err *err)
 
         if (!config_has_engine(c, "docker"))
                 return 0;
+        /* Docker pulls by itself, and knows no such policy. */
+        if (!str_eq(c->trust.signed_by, "none") || !str_eq(c->trust.pinned, "none"))
+                return err_set(err, EINVAL, "trust: holds for the native engine only, engines has docker, too");
         if (cert != !str_eq(c->docker.tls_key, "none"))
                 return err_set(err, EINVAL, "docker.tls.cert, docker.tls.key: both or none");
         if (!cert && !str_eq(c->docker.tls_ca, "none"))

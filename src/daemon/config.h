@@ -69,6 +69,11 @@ struct config {
                 uint64_t stall_ms, connect_ms, wait_max_ms;
                 uint64_t proof_ms, proof_hold_ms, tag_max_age_ms; /* the last: 0, never */
         } registries;
+        struct {
+                char keys[108];      /* directory of NAME.pub; "none" */
+                char signed_by[4096]; /* REPOSITORY=KEY, by commas; "none" */
+                char pinned[16384];  /* IMAGE=sha256:…, by commas; "none" */
+        } trust;
 };
 
 void config_default(struct config *c);

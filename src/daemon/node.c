@@ -12,6 +12,7 @@
 #include "history/history.h"
 #include "image/prune.h"
 #include "image/store.h"
+#include "image/trust.h"
 #include "loop/loop.h"
 #include "task/task.h"
 
@@ -41,6 +42,7 @@ struct node {
         struct engines engines;
         struct image_store *store;
         struct registries *registries;
+        struct trust *trust;
         struct image_pulls *pulls;
         struct tasks *tasks;
         struct serve serve;
@@ -313,9 +315,17 @@ static int open_pulls(struct node *n, struct err *err)
                 .proof_hold_ms = c->registries.proof_hold_ms,
                 .tag_max_age_ms = c->registries.tag_max_age_ms,
         };
+        const struct trust_config trust = {
+                .keys = c->trust.keys,
+                .signed_by = c->trust.signed_by,
+                .pinned = c->trust.pinned,
+        };
         int r = registries_new(n->loop, &registries, &n->registries, err);
 
+        if (r == 0)
+                r = trust_new(&trust, &n->trust, err);
         pulls.registries = n->registries;
+        pulls.trust = n->trust;
         if (r == 0)
                 r = image_pulls_new(n->loop, &pulls, &n->pulls, err);
         return r == 0 ? engines_join(&n->engines, n->store, n->pulls, err) : r;
@@ -418,6 +428,7 @@ void node_free(struct node *n)
                 tasks_free(n->tasks);
         image_pulls_free(n->pulls);
         registries_free(n->registries);
+        trust_free(n->trust);
         if (n->store)
                 image_store_close(n->store);
         engines_close(&n->engines);

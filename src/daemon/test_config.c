@@ -36,6 +36,30 @@ static void test_defaults_pass(void **state)
         assert_int_equal(c.id_base, 2013265920);
 }
 
+static void test_trust(void **state)
+{
+        static const char *const bad[] = { "acme", "acme=", "=ci", "ac*=ci", "acme/*=../ci", "acme/*=a b" };
+        static const char *const bad_pins[] = { "acme=sha256:12", "acme", "acme=md5:1" };
+        static const char text[] =
+                "trust:\n  keys: /k\n  signed: [\"docker.io/acme/*=ci\", \"*=reject\"]\n  pinned:\n"
+                "  - python:3=sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n";
+        struct err err = ERR_INIT;
+        struct config c;
+
+        (void)state;
+        assert_int_equal(read_yaml(&c, text, &err), 0);
+        assert_string_equal(c.trust.keys, "/k");
+        assert_string_equal(c.trust.signed_by, "docker.io/acme/*=ci,*=reject");
+        assert_int_equal(strlen(c.trust.pinned), strlen("python:3=sha256:") + 64);
+        assert_int_equal(config_check(&c, &err), 0);
+        assert_int_equal(config_set(&c, "engines", "native,docker", &err), 0);
+        assert_int_equal(config_check(&c, &err), -EINVAL);
+        for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+                assert_int_equal(config_set(&c, "trust.signed", bad[i], &err), -EINVAL);
+        for (size_t i = 0; i < ARRAY_LEN(bad_pins); i++)
+                assert_int_equal(config_set(&c, "trust.pinned", bad_pins[i], &err), -EINVAL);
+}
+
 static void test_every_key(void **state)
 {
         static const char text[] = "# all of them\n"
@@ -403,6 +427,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_engines),       cmocka_unit_test(test_docker_certificates),
                 cmocka_unit_test(test_defaults_pass), cmocka_unit_test(test_every_key),
+                cmocka_unit_test(test_trust),
                 cmocka_unit_test(test_empty_files),   cmocka_unit_test(test_faults_name_their_line),
                 cmocka_unit_test(test_values),        cmocka_unit_test(test_the_whole),
                 cmocka_unit_test(test_args),          cmocka_unit_test(test_args_there_and_back),

@@ -15,8 +15,8 @@
 #define PROGRESS_NS (200 * NS_PER_MS)
 #define TOPS_MAX 20000
 
-/* RESOLVE ─▶ CHOOSE ─▶ FETCH ─▶ ENDED; PROVE ─▶ ENDED; any ─▶ ENDED; FETCH ─▶ RESOLVE once, where another's job was refused */
-enum pull_state { PULL_PROVE, PULL_LOOK, PULL_RESOLVE, PULL_CHOOSE, PULL_FETCH, PULL_ENDED };
+/* RESOLVE ─▶ CHOOSE ─▶ TRUST ─▶ FETCH ─▶ ENDED; LOOK, PROVE ─▶ TRUST ─▶ ENDED; any ─▶ ENDED; FETCH ─▶ RESOLVE once, where another's job was refused */
+enum pull_state { PULL_PROVE, PULL_LOOK, PULL_RESOLVE, PULL_CHOOSE, PULL_TRUST, PULL_FETCH, PULL_ENDED };
 
 struct pull {
         struct image_pulls *pulls;
@@ -29,6 +29,10 @@ struct pull {
         bool all, lenient; /* the owner may use all; the image that is here will do if need be */
         enum pull_state state;
         struct registry_call *call;
+        struct image_ref trusted_as; /* the name under which the policy is to take it */
+        struct trust_check *check;
+        struct str manifest; /* what is fetched once it is trusted; empty: the image is here */
+        char media[IMAGE_MEDIA_MAX];
         struct job *job;
         bool refused; /* by another's job; once is enough */
         bool due;     /* progress was made that nobody was told yet */
@@ -207,10 +211,11 @@ static bool top_is_old(const struct image_pulls *p, const char *name)
 static void pull_move(struct pull *pull, enum pull_state to)
 {
         static const bool allowed[PULL_ENDED + 1][PULL_ENDED + 1] = {
-                [PULL_PROVE] = { [PULL_ENDED] = true },
-                [PULL_LOOK] = { [PULL_RESOLVE] = true, [PULL_ENDED] = true },
-                [PULL_RESOLVE] = { [PULL_CHOOSE] = true, [PULL_FETCH] = true, [PULL_ENDED] = true },
-                [PULL_CHOOSE] = { [PULL_FETCH] = true, [PULL_ENDED] = true },
+                [PULL_PROVE] = { [PULL_TRUST] = true, [PULL_ENDED] = true },
+                [PULL_LOOK] = { [PULL_RESOLVE] = true, [PULL_TRUST] = true, [PULL_ENDED] = true },
+                [PULL_RESOLVE] = { [PULL_CHOOSE] = true, [PULL_TRUST] = true, [PULL_ENDED] = true },
+                [PULL_CHOOSE] = { [PULL_TRUST] = true, [PULL_ENDED] = true },
+                [PULL_TRUST] = { [PULL_FETCH] = true, [PULL_ENDED] = true },
                 [PULL_FETCH] = { [PULL_RESOLVE] = true, [PULL_ENDED] = true },
         };
 
@@ -237,8 +242,11 @@ static void pull_free(struct pull *pull)
 {
         if (pull->call)
                 registry_cancel(pull->call);
+        if (pull->check)
+                trust_check_cancel(pull->check);
         if (pull->job)
                 job_leave(pull->job);
+        str_done(&pull->manifest);
         list_remove(&pull->node);
         credentials_done(&pull->credentials);
         free(pull->key);
@@ -284,10 +292,96 @@ static const struct image *local_image(const struct pull *pull)
         return image_store_find(pull->pulls->config.store, pull->name, NULL);
 }
 
-static void here_already(struct pull *pull, const struct image *image)
+static void fetch(struct pull *pull);
+
+/* ── trust ────────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void trusted(int r, unsigned retry_after_s, const struct err *err, void *data)
+{
+        struct pull *pull = data;
+
+        pull->check = NULL;
+        pull->answer.retry_after_s = retry_after_s;
+        if (r == 0 && pull->manifest.len > 0) {
+                fetch(pull);
+                return;
+        }
+        if (r == 0 && !image_store_by_digest(pull->pulls->config.store, pull->answer.digest)) {
+                (void)err_set(&pull->err, ENOENT, "it was removed meanwhile");
+                pull_end(pull, -ENOENT, &pull->err);
+                return;
+        }
+        pull_end(pull, r, err);
+}
+
+static void trust_ask(struct pull *pull)
+{
+        const struct trust_question q = {
+                .ref = &pull->trusted_as,
+                .digest = pull->answer.digest,
+                .top = pull->top,
+                .username = pull->credentials.username,
+                .password = pull->credentials.password,
+        };
+        struct err err = ERR_INIT;
+        int r;
+
+        r = trust_glance(pull->pulls->trusted, &q, &err);
+        if (r == 1)
+                r = trust_check_start(pull->pulls->trusted, &q, trusted, pull, &pull->check, &err);
+        if (r < 0 || !pull->check)
+                trusted(r, 0, &err, pull);
+}
+
+/* On with the image of answer.digest, if the policy takes it. */
+static void trust(struct pull *pull)
+{
+        pull_move(pull, PULL_TRUST);
+        trust_ask(pull);
+}
+
+/* The name of an image, among those that it has, under which the policy takes it most easily: 0, 1 and -EKEYREJECTED as
+ * trust_glance(). What was asked for by its name, or by a digest with a repository, is looked at under that. */
+static int glance(const struct image_pulls *p, const struct image *image, const struct image_ref *asked,
+                  struct image_ref *ret, struct err *err)
+{
+        struct trust_question q = { .ref = asked, .digest = image->digest, .top = "" };
+        const struct image_ref nameless = { .domain = "" };
+        struct image_ref ref;
+        int best = -EKEYREJECTED, r;
+
+        if (asked) {
+                *ret = *asked;
+                return trust_glance(p->trusted, &q, err);
+        }
+        if (!image->names || !image->names[0]) {
+                *ret = nameless;
+                q.ref = &nameless;
+                return trust_glance(p->trusted, &q, err);
+        }
+        (void)err_set(err, EKEYREJECTED, "it is not trusted under any of its names");
+        *ret = nameless;
+        for (char **name = image->names; *name && best != 0; name++) {
+                struct err why = ERR_INIT;
+
+                if (image_ref_parse_normalized(*name, &ref, NULL) < 0)
+                        continue;
+                q.ref = &ref;
+                r = trust_glance(p->trusted, &q, &why);
+                if (r < 0 && best < 0)
+                        *err = why;
+                if (r > best || r == 0 || best < 0)
+                        *ret = ref;
+                best = r == 0 ? 0 : MAX(best, r);
+        }
+        return best;
+}
+
+static void here_already(struct pull *pull, const struct image *image, const char *top)
 {
         (void)snprintf(pull->answer.digest, sizeof(pull->answer.digest), "%s", image->digest);
-        pull_end(pull, 0, NULL);
+        (void)snprintf(pull->top, sizeof(pull->top), "%s", top);
+        trust(pull);
 }
 
 static void proven(struct pull *pull, int r, const struct err *err)
@@ -307,7 +401,10 @@ static void proven(struct pull *pull, int r, const struct err *err)
                 pull_end(pull, -ENOENT, &pull->err);
                 return;
         }
-        pull_end(pull, r, err);
+        if (r == 0)
+                trust(pull);
+        else
+                pull_end(pull, r, err);
 }
 
 static void looked(struct pull *pull, int r, const struct registry_answer *answer, const struct err *err)
@@ -317,12 +414,12 @@ static void looked(struct pull *pull, int r, const struct registry_answer *answe
         if (r == 0 && image && top_is(pull->pulls, pull->name, answer->digest, image->digest)) {
                 prove(pull);
                 top_note(pull->pulls, pull->name, answer->digest, image->digest);
-                here_already(pull, image);
+                here_already(pull, image, answer->digest);
                 return;
         }
         if ((r == -EHOSTUNREACH || r == -EBUSY) && image && pull->lenient &&
             (pull->all || image_pulls_may_use(pull->pulls, pull->owner, image))) {
-                here_already(pull, image);
+                here_already(pull, image, "");
                 return;
         }
         /* Some registries know no HEAD. */
@@ -334,17 +431,17 @@ static void looked(struct pull *pull, int r, const struct registry_answer *answe
         resolve(pull);
 }
 
-static void fetch(struct pull *pull, const struct registry_answer *answer, const char *media, const char *digest)
+static void fetch(struct pull *pull)
 {
         struct image_pulls *p = pull->pulls;
         struct job_source source = {
                 .ref = &pull->ref,
                 .name = pull->name,
                 .credentials = &pull->credentials,
-                .manifest = answer->body,
-                .len = answer->len,
-                .media_type = media,
-                .digest = digest,
+                .manifest = pull->manifest.data,
+                .len = pull->manifest.len,
+                .media_type = pull->media,
+                .digest = pull->answer.digest,
         };
         struct err err = ERR_INIT;
         bool save;
@@ -356,7 +453,6 @@ static void fetch(struct pull *pull, const struct registry_answer *answer, const
         source.closed = access_is_closed(p->access, &pull->ref);
         if (save)
                 pulls_save(p);
-        (void)snprintf(pull->answer.digest, sizeof(pull->answer.digest), "%s", digest);
         r = job_get(p, &source, &pull->job, &err);
         if (r < 0)
                 pull_end(pull, r, &err);
@@ -385,18 +481,21 @@ static int check_digest(const struct pull *pull, const struct registry_answer *a
 
 static void resolved(struct pull *pull, const struct registry_answer *answer)
 {
-        char digest[IMAGE_DIGEST_MAX], media[IMAGE_MEDIA_MAX];
+        char digest[IMAGE_DIGEST_MAX];
         enum manifest_kind kind = MANIFEST_IMAGE;
         struct err err = ERR_INIT;
         int r;
 
         r = check_digest(pull, answer, digest, &err);
         if (r == 0)
-                r = manifest_kind(answer->body, answer->len, answer->media_type, &kind, media, &err);
+                r = manifest_kind(answer->body, answer->len, answer->media_type, &kind, pull->media, &err);
         if (r == 0 && kind == MANIFEST_INDEX && pull->state == PULL_CHOOSE)
                 r = err_set(&err, EOPNOTSUPP, "its index names another index");
         if (r == 0 && kind == MANIFEST_INDEX)
                 r = manifest_choose(answer->body, answer->len, &pull->child, &err);
+        str_clear(&pull->manifest);
+        if (r == 0 && kind == MANIFEST_IMAGE && str_add(&pull->manifest, answer->body, answer->len) < 0)
+                r = err_oom(&err);
         if (r < 0) {
                 pull_end(pull, r, &err);
                 return;
@@ -409,7 +508,8 @@ static void resolved(struct pull *pull, const struct registry_answer *answer)
                 pull_move(pull, PULL_CHOOSE);
                 pull_ask(pull, REGISTRY_MANIFEST, pull->child.digest);
         } else {
-                fetch(pull, answer, media, digest);
+                (void)snprintf(pull->answer.digest, sizeof(pull->answer.digest), "%s", digest);
+                trust(pull);
         }
 }
 
@@ -581,18 +681,62 @@ static struct pull *pull_find(struct image_pulls *p, const char *key)
         return NULL;
 }
 
-/* The pull of this, which there is or begins now. image: for a proof. */
-static int pull_get(struct image_pulls *p, const struct image_pull_request *q, const struct image_ref *ref,
-                    const char *name, const struct image *image, struct pull **ret, struct err *err)
+/* How a pull begins. image: one that is here, for a proof (PULL_PROVE), or for a look at its signatures (PULL_TRUST). */
+struct beginning {
+        enum pull_state state;
+        const struct image_ref *ref, *trusted_as;
+        const char *name;
+        const struct image *image;
+};
+
+/* Which index the tag of this image led to, so far as is known. */
+static void top_of(const struct image_pulls *p, const struct image_ref *ref, const char *digest,
+                   char out[IMAGE_DIGEST_MAX])
 {
-        char credentials[65];
+        char name[REF_TEXT_MAX];
+        const char *text;
+
+        image_ref_format(ref, name);
+        text = map_find(p->tops, name);
+        out[0] = '\0';
+        if (!text)
+                return;
+        (void)snprintf(out, IMAGE_DIGEST_MAX, "%.*s", (int)MIN(strcspn(text, " "), (size_t)IMAGE_DIGEST_MAX - 1), text);
+        if (!top_is(p, name, out, digest))
+                out[0] = '\0';
+}
+
+static void pull_begin(struct pull *pull, const struct beginning *b)
+{
+        const char *digest = b->image ? b->image->digest : "";
+
+        (void)snprintf(pull->answer.digest, sizeof(pull->answer.digest), "%s", digest);
+        pull->trusted_as = *b->trusted_as;
+        pull->state = b->state == PULL_RESOLVE && local_image(pull) ? PULL_LOOK : b->state;
+        if (b->image)
+                top_of(pull->pulls, b->trusted_as, digest, pull->top);
+        if (pull->state == PULL_TRUST)
+                trust_ask(pull);
+        else
+                pull_ask(pull, pull->state == PULL_RESOLVE ? REGISTRY_MANIFEST : REGISTRY_HEAD, pull->reference);
+}
+
+/* The pull of this, which there is or begins now. */
+static int pull_get(struct image_pulls *p, const struct image_pull_request *q, const struct beginning *b,
+                    struct pull **ret, struct err *err)
+{
+        const struct image_ref *ref = b->ref;
+        char credentials[65], as[REF_TEXT_MAX];
         auto_free char *key = NULL;
         struct pull *pull;
         int r;
 
         registry_credentials_key(q->username && *q->username ? q->username : NULL, q->password, credentials);
-        key = str_printf("%s\n%s\n%s\n%s\n%d", q->owner ? q->owner : "", image ? image->digest : "", name, credentials,
-                         q->policy == IMAGE_PULL_MISSING && image_store_find(p->config.store, name, NULL));
+        image_ref_format(b->trusted_as, as);
+        key = str_printf("%s\n%s\n%s\n%s\n%s\n%d\n%d", q->owner ? q->owner : "", b->image ? b->image->digest : "",
+                         b->name, as, credentials,
+                         q->policy == IMAGE_PULL_MISSING && image_store_find(p->config.store, b->name, NULL),
+                         (int)b->state);
         if (!key)
                 return err_oom(err);
         pull = pull_find(p, key);
@@ -607,18 +751,15 @@ static int pull_get(struct image_pulls *p, const struct image_pull_request *q, c
         list_init(&pull->node);
         list_init(&pull->wants);
         pull->key = TAKE_PTR(key);
-        (void)snprintf(pull->name, sizeof(pull->name), "%s", name);
-        (void)snprintf(pull->answer.ref, sizeof(pull->answer.ref), "%s", name);
-        r = pull_fill(pull, q, ref, image ? image->digest : ref->digest[0] ? ref->digest : ref->tag, err);
+        (void)snprintf(pull->name, sizeof(pull->name), "%s", b->name);
+        (void)snprintf(pull->answer.ref, sizeof(pull->answer.ref), "%s", b->name);
+        r = pull_fill(pull, q, ref, b->image ? b->image->digest : ref->digest[0] ? ref->digest : ref->tag, err);
         if (r < 0) {
                 pull_free(pull);
                 return r;
         }
         list_append(&p->pulls, &pull->node);
-        pull->state = image ? PULL_PROVE : local_image(pull) ? PULL_LOOK : PULL_RESOLVE;
-        if (image)
-                (void)snprintf(pull->answer.digest, sizeof(pull->answer.digest), "%s", image->digest);
-        pull_ask(pull, pull->state == PULL_RESOLVE ? REGISTRY_MANIFEST : REGISTRY_HEAD, pull->reference);
+        pull_begin(pull, b);
         *ret = pull;
         return 0;
 }
@@ -645,16 +786,55 @@ static void name_it(const struct image *image, const char *name, const char *ask
         (void)snprintf(ret->digest, sizeof(ret->digest), "%s", image->digest);
 }
 
+static bool has_name(const struct image *image, const char *name)
+{
+        for (char **n = image->names; n && *n; n++)
+                if (str_eq(*n, name))
+                        return true;
+        return false;
+}
+
+/* Of an image that is here, and need not be asked for: who may use it, and whether it is trusted. */
+static int decide_here(struct image_pulls *p, const struct image_pull_request *q, const struct image *image,
+                       const struct image_ref *asked, struct image_want *w, struct pull **ret_pull, struct err *err)
+{
+        enum access_proof proof = ACCESS_NONE;
+        struct image_ref closed, as;
+        struct beginning b = { .state = PULL_TRUST, .ref = &as, .trusted_as = &as, .image = image };
+        struct err why = ERR_INIT;
+        char name[REF_TEXT_MAX];
+        int r;
+
+        r = glance(p, image, asked, &as, &why);
+        if (q->all || may_use(p, q->owner, image, &proof, &closed)) {
+                if (r < 0)
+                        return err_set(err, why.num, "image %s: %s", w->answer.ref, why.text);
+                b.name = w->answer.ref;
+                return r == 0 ? 0 : pull_get(p, q, &b, ret_pull, err);
+        }
+        if (!registries_enabled(p->config.registries)) {
+                if (proof != ACCESS_HELD)
+                        return -ENOENT;
+                return r < 0 ? err_set(err, why.num, "image %s: %s", w->answer.ref, why.text) : 0;
+        }
+        image_ref_format(&closed, name);
+        b.state = PULL_PROVE;
+        b.ref = &closed;
+        b.name = name;
+        return pull_get(p, q, &b, ret_pull, err);
+}
+
 /* Decides: 0 with *ret_pull set: the pull will answer; 0 without: w->answer is it; -errno. */
 static int decide(struct image_pulls *p, const struct image_pull_request *q, struct image_want *w,
                   struct pull **ret_pull, struct err *err)
 {
-        enum access_proof proof = ACCESS_NONE;
-        struct image_ref ref, closed;
+        struct image_ref ref;
         char name[REF_TEXT_MAX] = "";
+        const struct beginning remotely = { .state = PULL_RESOLVE, .ref = &ref, .trusted_as = &ref, .name = name };
         struct err why = ERR_INIT;
         const struct image *image;
         bool named, remote;
+        int r;
 
         named = !image_digest_valid(q->ref) && image_ref_parse_docker(q->ref, &ref, NULL) == 0;
         if (named)
@@ -665,16 +845,12 @@ static int decide(struct image_pulls *p, const struct image_pull_request *q, str
         remote = named && registries_enabled(p->config.registries) && !str_eq(ref.domain, IMAGE_BUILTIN_DOMAIN) &&
                  q->policy != IMAGE_PULL_NEVER;
         if (remote && (!image || q->policy == IMAGE_PULL_ALWAYS || (!ref.digest[0] && top_is_old(p, name))))
-                return pull_get(p, q, &ref, name, NULL, ret_pull, err);
+                return pull_get(p, q, &remotely, ret_pull, err);
         if (!image)
                 return absent(q, named ? &ref : NULL, err);
         name_it(image, name, q->ref, &w->answer);
-        if (q->all || may_use(p, q->owner, image, &proof, &closed))
-                return 0;
-        if (!registries_enabled(p->config.registries))
-                return proof == ACCESS_HELD ? 0 : absent(q, &ref, err);
-        image_ref_format(&closed, name);
-        return pull_get(p, q, &closed, name, image, ret_pull, err);
+        r = decide_here(p, q, image, named && (ref.digest[0] || has_name(image, name)) ? &ref : NULL, w, ret_pull, err);
+        return r == -ENOENT && !err->num ? absent(q, &ref, err) : r;
 }
 
 int image_pull(struct image_pulls *p, const struct image_pull_request *request, image_pulled_fn fn, void *data,
@@ -713,7 +889,8 @@ bool image_pulls_next(struct image_pulls *p, size_t *pos, struct image_pull_prog
         size_t i = 0;
 
         LIST_FOREACH(pull, &p->pulls, node) {
-                if (pull->state == PULL_PROVE || pull->state == PULL_ENDED || i++ < *pos)
+                if (pull->state == PULL_PROVE || pull->state == PULL_ENDED ||
+                    (pull->state == PULL_TRUST && pull->manifest.len == 0) || i++ < *pos)
                         continue;
                 ++*pos;
                 describe(pull, ret);
@@ -743,6 +920,9 @@ int image_pulls_new(struct loop *loop, const struct image_pulls_config *config, 
         list_init(&p->blobs);
         p->tops = map_new();
         r = p->tops ? access_open(image_store_layout(config->store)->dir, &proofs, &p->access, err) : err_oom(err);
+        if (r == 0)
+                r = trust_memory_open(loop, image_store_layout(config->store)->dir, config->trust, config->registries,
+                                      &p->trusted, err);
         if (r < 0) {
                 image_pulls_free(p);
                 return r;
@@ -785,6 +965,7 @@ void image_pulls_free(struct image_pulls *p)
         blobs_free(p);
         loop_timer_cancel(&p->timer);
         access_free(p->access);
+        trust_memory_free(p->trusted);
         tops_free(p->tops);
         free(p);
 }

@@ -1,7 +1,7 @@
 /* Pulls: an image that is asked for becomes present, once however many ask.
  *
  *   want ─┐                    ┌──────── the same owner, reference and credentials share a pull
- *   want ─┴▶ pull: RESOLVE ─▶ CHOOSE ─▶ FETCH ─▶ answered
+ *   want ─┴▶ pull: RESOLVE ─▶ CHOOSE ─▶ TRUST ─▶ FETCH ─▶ answered
  *              │ (HEAD: PROVE)             │
  *              ▼                           ▼  the same manifest and name share a job, whoever asks
  *        whether the owner may      job: CONFIG ─▶ LAYERS ─▶ INSTALL ─▶ done
@@ -27,6 +27,7 @@ struct image_want;
 struct image_pulls_config {
         struct image_store *store; /* both borrowed */
         struct registries *registries;
+        const struct trust *trust; /* whom images must come from; borrowed; NULL: anybody */
         unsigned parallel;       /* blobs at once */
         uint64_t proof_fresh_ms; /* how long a proof of access counts without asking again… */
         uint64_t proof_hold_ms;  /* …and while the registry cannot be asked */
@@ -67,7 +68,7 @@ struct image_pull_result {
 };
 
 /* r: -EINVAL no reference; -ENOENT unknown; -EACCES not this owner's; -EHOSTUNREACH unreachable, or it misbehaves; -EBUSY too
- * many requests; -EBADMSG bytes that are not what was named; -EOPNOTSUPP no image that runs here; -ENOSPC; -ENOMEM. The text
+ * many requests; -EBADMSG bytes that are not what was named; -EOPNOTSUPP no image that runs here; -EKEYREJECTED not as the policy wants it; -ENOSPC; -ENOMEM. The text
  * names registry, reference and layer. */
 typedef void (*image_pulled_fn)(int r, const struct image_pull_result *result, const struct err *err, void *data);
 typedef void (*image_progress_fn)(const struct image_pull_progress *p, void *data);

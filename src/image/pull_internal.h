@@ -7,6 +7,7 @@
 #include "image/access.h"
 #include "image/install.h"
 #include "image/pull.h"
+#include "image/pull_trust.h"
 
 #include <openssl/evp.h>
 
@@ -17,6 +18,7 @@ struct image_pulls {
         struct loop *loop;
         struct image_pulls_config config;
         struct access *access;
+        struct trust_memory *trusted;
         struct list wants, pulls, jobs, blobs; /* wants: those that are answered at once */
         struct map *tops; /* "name": what the registry said its digest is, "digest manifest-digest when-ms" */
         unsigned active;  /* blobs that are being brought */

@@ -191,7 +191,7 @@ static uint64_t jitter(uint64_t ns)
 
 static void call_target(struct registry_call *c)
 {
-        static const char *const kinds[] = { "manifests", "manifests", "blobs" };
+        static const char *const kinds[] = { "manifests", "manifests", "blobs", "referrers" };
         const struct registry_url *base = &c->endpoints[c->endpoint].base;
         char prefix[sizeof(base->path)];
 

@@ -48,7 +48,8 @@ int registries_new(struct loop *loop, const struct registries_config *config, st
 void registries_free(struct registries *r); /* cancels all; accepts NULL; not from within a callback */
 bool registries_enabled(const struct registries *r);
 
-enum registry_what { REGISTRY_HEAD, REGISTRY_MANIFEST, REGISTRY_BLOB };
+/* REFERRERS: an index of what refers to a digest, which is the reference; -ENOENT where the registry has no such API. */
+enum registry_what { REGISTRY_HEAD, REGISTRY_MANIFEST, REGISTRY_BLOB, REGISTRY_REFERRERS };
 
 /* All is copied. */
 struct registry_request {
@@ -62,7 +63,7 @@ struct registry_request {
 struct registry_answer {
         char media_type[IMAGE_MEDIA_MAX];
         char digest[IMAGE_DIGEST_MAX]; /* Docker-Content-Digest; empty where absent */
-        const char *body;              /* MANIFEST; peek */
+        const char *body;              /* MANIFEST, REFERRERS; peek */
         size_t len;
         bool authenticated;     /* it was answered because of the credentials, as far as can be told */
         unsigned retry_after_s; /* of -EBUSY; 0: not said */

@@ -24,6 +24,7 @@ import mayfly  # noqa: E402
 import misbehaviour  # noqa: E402
 import outcomes  # noqa: E402
 import registries  # noqa: E402
+import trust  # noqa: E402
 
 report = mayfly.Report()
 POOL = "10.233.0.0/16"
@@ -477,7 +478,7 @@ def main():
     pattern = re.compile(sys.argv[1] if len(sys.argv) > 1 else "")
     mayfly.exclusive("registry")
     groups = [open_registry, htpasswd, tls, tokens, platforms, mirrors, cuts, deaths, cancels, bad]
-    groups += [functools.partial(group, report=report) for module in (outcomes,) for group in module.GROUPS]
+    groups += [functools.partial(group, report=report) for module in (outcomes, trust) for group in module.GROUPS]
     directory = tempfile.mkdtemp(prefix="mf-registry-", dir="/tmp")
     world = None
     try:
