@@ -31,6 +31,12 @@ struct image_workers {
                      void *data, struct err *err);
         int (*commit)(void *context, uint32_t token, enum image_kind kind, const char *name, image_done_fn fn,
                       void *data, struct err *err); /* -EEXIST: it is there already */
+        /* What a token names beside what has this name: a layer with a layer, a tree with a tree. */
+        int (*compare)(void *context, uint32_t token, enum image_kind kind, const char *name, int report_fd,
+                       image_work_fn fn, void *data, struct err *err);
+        /* As commit(), but takes the place of what has the name; -EBUSY: a container uses that, the token is discarded. */
+        int (*replace)(void *context, uint32_t token, enum image_kind kind, const char *name, image_done_fn fn,
+                       void *data, struct err *err);
         int (*discard)(void *context, uint32_t token, struct err *err);
         int (*remove)(void *context, enum image_kind kind, const char *name, image_done_fn fn, void *data,
                       struct err *err); /* -EBUSY: a container uses it */
@@ -53,5 +59,7 @@ enum image_worker_exit {
  *   PLAIN         {"compression": "none"|"gzip"|"zstd"}
  *   UNPACK        {"diff_id": "sha256:…", "compression", "entries": n, "bytes": n, "skipped": n}
  *                 skipped: device nodes, and what aufs keeps for itself
+ *   COMPARE       {"differences": n, "entries": n, "bytes": n, "list": [{"what": "other contents", "path"}]}  the first 20;
+ *                 paths are escaped
  *   MERGE         {"layout": 1, "entries": n, "passwd": "base64 of etc/passwd", "group": "base64 of etc/group"}  each at
  *                 most 1 MiB; absent where it is no regular file or larger */

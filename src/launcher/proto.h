@@ -18,7 +18,7 @@
 
 #include <stdint.h>
 
-#define LAUNCH_VERSION 3
+#define LAUNCH_VERSION 4
 
 #define LAUNCH_ID_MAX 32              /* container id: [a-z0-9]{1,32}, with NUL where shorter */
 #define LAUNCH_HEX 64                 /* names in the store: SHA-256 in lower-case hex */
@@ -51,6 +51,7 @@ enum launch_op {
         LAUNCH_DELETE,
         LAUNCH_LIST,
         LAUNCH_COPY_OUT,
+        LAUNCH_REPLACE,
         /* launcher to daemon (HELLO goes both ways) */
         LAUNCH_ADOPT = 64,
         LAUNCH_READY,
@@ -242,14 +243,17 @@ enum launch_work {
         LAUNCH_WORK_UNPACK,    /* fds: blob (read), report (write); makes a layer */
         LAUNCH_WORK_MERGE,     /* fds: report (write); layers, lowest first; makes a tree */
         LAUNCH_WORK_PLAIN,     /* fds: blob (read), plain copy (write, used if compressed), report (write) */
+        LAUNCH_WORK_COMPARE,   /* fds: report (write); one name: what a token made beside what has that name */
 };
 
 struct launch_work_start {
         struct launch_header h;
         uint32_t work;
-        uint32_t n_layers;  /* MERGE; that many names of LAUNCH_HEX bytes follow */
+        uint32_t n_layers;  /* MERGE, COMPARE; that many names of LAUNCH_HEX bytes follow */
         uint64_t max_bytes; /* of what comes out */
         uint64_t max_entries;
+        uint32_t token; /* COMPARE */
+        uint32_t kind;  /* COMPARE: enum launch_kind */
 };
 
 struct launch_work_done {
@@ -262,6 +266,7 @@ struct launch_work_done {
 
 enum launch_kind { LAUNCH_KIND_LAYER = 1, LAUNCH_KIND_TREE };
 
+/* COMMIT. REPLACE: the same, but what has the name goes; REFUSED EBUSY while a container uses it. */
 struct launch_commit { /* answer DONE; REFUSED EEXIST if the name is there (the token is discarded) */
         struct launch_header h;
         uint32_t token;

@@ -116,6 +116,7 @@ int validate_packet(const void *packet, size_t len, size_t n_fds, struct err *er
         case LAUNCH_DISCARD:
         case LAUNCH_DELETE:
         case LAUNCH_LIST:
+        case LAUNCH_REPLACE:
                 return 0;
         default:
                 return err_set(err, EBADMSG, "unknown operation %u", h->op);

@@ -179,6 +179,35 @@ static int work_commit(void *context, uint32_t token, enum image_kind kind, cons
         return work_request_done(context, &m, sizeof(m), fn, data, err);
 }
 
+static int work_replace(void *context, uint32_t token, enum image_kind kind, const char *name, image_done_fn fn,
+                        void *data, struct err *err)
+{
+        struct launch_commit m = { .h = { .op = LAUNCH_REPLACE }, .token = token, .kind = kind_of(kind) };
+
+        if (!hex_is_lower(name, LAUNCH_HEX))
+                return err_set(err, EINVAL, "'%s' is no name of a layer or tree", name);
+        memcpy(m.name, name, LAUNCH_HEX);
+        return work_request_done(context, &m, sizeof(m), fn, data, err);
+}
+
+static int work_compare(void *context, uint32_t token, enum image_kind kind, const char *name, int report_fd,
+                        image_work_fn fn, void *data, struct err *err)
+{
+        struct launch_work_start m = {
+                .h = { .op = LAUNCH_WORK },
+                .work = LAUNCH_WORK_COMPARE,
+                .n_layers = 1,
+                .token = token,
+                .kind = kind_of(kind),
+        };
+        char names[1][65];
+
+        if (!hex_is_lower(name, LAUNCH_HEX))
+                return err_set(err, EINVAL, "'%s' is no name of a layer or tree", name);
+        memcpy(names[0], name, sizeof(names[0]));
+        return work_start(context, &m, (const char(*)[65])names, &report_fd, 1, fn, data, err);
+}
+
 static int work_discard(void *context, uint32_t token, struct err *err)
 {
         struct launch_discard m = { .h = { .op = LAUNCH_DISCARD }, .token = token };
@@ -233,6 +262,8 @@ void native_workers_init(struct native *n)
                 .unpack = work_unpack,
                 .merge = work_merge,
                 .commit = work_commit,
+                .compare = work_compare,
+                .replace = work_replace,
                 .discard = work_discard,
                 .remove = work_remove,
                 .list = work_list,

@@ -47,6 +47,7 @@ static const uint32_t allowed[] = {
         SYS_syncfs,
         SYS_fsync,
         SYS_fcntl,
+        SYS_fadvise64,
         /* attributes */
         SYS_fchown,
         SYS_fchownat,
