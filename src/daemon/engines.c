@@ -1,6 +1,7 @@
 #include "daemon/engines.h"
 
 #include "base/str.h"
+#include "daemon/builtin.h"
 #include "engine/docker/docker.h"
 #include "engine/native/native.h"
 
@@ -165,14 +166,22 @@ int engines_open(struct engines *e, struct loop *loop, const struct config *conf
         return 0;
 }
 
-int engines_join(struct engines *e, struct image_store *store, struct image_pulls *pulls, struct err *err)
+void engines_join(struct engines *e, struct image_store *store, struct image_pulls *pulls)
 {
-        (void)err;
+        const struct engine_docker_images images = { .pulls = pulls, .builtin = builtin_archive };
+
         if (e->native) {
                 engine_native_set_store(e->native, store);
                 engine_native_set_pulls(e->native, pulls);
         }
-        return 0;
+        if (e->docker)
+                engine_docker_set_images(e->docker, &images);
+}
+
+void engines_leave(struct engines *e)
+{
+        if (e->docker)
+                engine_docker_set_images(e->docker, NULL);
 }
 
 void engines_close(struct engines *e)

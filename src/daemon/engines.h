@@ -29,6 +29,7 @@ enum engine_network engines_network(const struct config *config);
  * engines. */
 const struct image_workers *engines_workers(const struct engines *e);
 
-/* What they run is in the store, or comes by the pulls; both are borrowed until engines_close(). */
-int engines_join(struct engines *e, struct image_store *store, struct image_pulls *pulls, struct err *err);
+/* What they run is in the store, or comes by the pulls; both are borrowed until engines_leave(), after which no task begins. */
+void engines_join(struct engines *e, struct image_store *store, struct image_pulls *pulls);
+void engines_leave(struct engines *e);
 void engines_close(struct engines *e); /* accepts a zeroed struct */

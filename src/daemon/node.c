@@ -328,7 +328,9 @@ static int open_pulls(struct node *n, struct err *err)
         pulls.trust = n->trust;
         if (r == 0)
                 r = image_pulls_new(n->loop, &pulls, &n->pulls, err);
-        return r == 0 ? engines_join(&n->engines, n->store, n->pulls, err) : r;
+        if (r == 0)
+                engines_join(&n->engines, n->store, n->pulls);
+        return r;
 }
 
 static int make_tasks(struct node *n, struct err *err)
@@ -426,6 +428,7 @@ void node_free(struct node *n)
         api_free(n->serve.api);
         if (n->tasks)
                 tasks_free(n->tasks);
+        engines_leave(&n->engines);
         image_pulls_free(n->pulls);
         registries_free(n->registries);
         trust_free(n->trust);

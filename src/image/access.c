@@ -65,6 +65,13 @@ bool access_close(struct access *a, const struct image_ref *ref)
         return map_set(a->repositories, key, &closed) == 0;
 }
 
+bool access_reopen(struct access *a, const struct image_ref *ref)
+{
+        auto_free char *key = repository_key(ref);
+
+        return key && map_remove(a->repositories, key) != NULL;
+}
+
 static int set_proof(struct access *a, const char *key, uint64_t at_ms, bool *ret_write)
 {
         struct proof *p = map_find(a->proofs, key);

@@ -32,6 +32,7 @@ enum access_proof access_look(const struct access *a, const char *owner, const s
 
 /* Each is true where the file is to be written. -ENOMEM is false. */
 bool access_close(struct access *a, const struct image_ref *ref);
+bool access_reopen(struct access *a, const struct image_ref *ref); /* what was closed for a pull that brought nothing */
 bool access_prove(struct access *a, const char *owner, const struct image_ref *ref, uint64_t now_ms);
 bool access_forget(struct access *a, const char *owner, const struct image_ref *ref);
 

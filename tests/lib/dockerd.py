@@ -25,10 +25,11 @@ def mounts_below(directory):
 
 
 class Dockerd:
-    """Use as a context manager. group: who may use its socket."""
+    """Use as a context manager. group: who may use its socket. network: "own", which reaches nothing outside, with a bridge for
+    containers; "host", to reach registries of the test's, with none."""
 
-    def __init__(self, name, group="mayfly"):
-        self.name, self.group = name, group
+    def __init__(self, name, group="mayfly", network="own"):
+        self.name, self.group, self.network = name, group, network
         self.dir = tempfile.mkdtemp(prefix=f"{name}-docker-", dir="/tmp")
         os.chmod(self.dir, 0o755)
         self.socket = os.path.join(self.dir, "docker.sock")
@@ -37,10 +38,12 @@ class Dockerd:
         self.process = None
 
     def start(self):
-        arguments = ["unshare", "--net", "dockerd", "--data-root", f"{self.dir}/data", "--exec-root", f"{self.dir}/exec",
+        arguments = ["unshare", "--net"] if self.network == "own" else []
+        arguments += ["dockerd", "--data-root", f"{self.dir}/data", "--exec-root", f"{self.dir}/exec",
                      "--pidfile", f"{self.dir}/pid", "-H", self.host, "--group", self.group, "--iptables=false",
                      "--ip6tables=false", "--ip-masq=false", f"--cgroup-parent=/{self.name}-docker",
-                     "--exec-opt", "native.cgroupdriver=cgroupfs"]
+                      "--exec-opt", "native.cgroupdriver=cgroupfs"]
+        arguments += [] if self.network == "own" else ["--bridge=none"]
         with contextlib.suppress(OSError):
             os.unlink(f"{self.dir}/pid")
         with open(self.log, "ab") as log:

@@ -255,6 +255,7 @@ static const struct engine_ops docker_ops = {
         .signal = docker_container_signal,
         .stats = docker_container_stats,
         .pause = docker_container_pause,
+        .cancel_image = docker_cancel_image,
         .about = docker_about,
         .copy_out = docker_container_copy_out,
         .update_record = docker_container_update_record,
@@ -311,6 +312,7 @@ int engine_docker_new(struct loop *loop, const struct engine_docker_config *conf
         list_init(&d->starts);
         list_init(&d->containers);
         list_init(&d->pulls);
+        list_init(&d->wants);
         list_init(&d->deletes);
         r = docker_open(d, config, err);
         if (r < 0) {

@@ -5,6 +5,7 @@
 
 #include "base/err.h"
 #include "engine/engine.h"
+#include "image/pull.h"
 #include "loop/loop.h"
 
 #include <stddef.h>
@@ -32,6 +33,17 @@ int engine_docker_host_check(const struct engine_docker_config *config, struct e
 /* Connects behind the caller's back, again and again; check() tells whether it could. list() waits for it. */
 int engine_docker_new(struct loop *loop, const struct engine_docker_config *config, struct engine **ret,
                       struct err *err);
+
+/* Images. Docker shows whatever it has to whoever may use it; with `pulls` tasks run what their owners may, by the rules and
+ * proofs of the store's images (image/prove.h). Without, everybody runs everything. */
+struct engine_docker_images {
+        struct image_pulls *pulls;
+        /* Makes an archive as `docker save` does, of an image that is part of Mayfly: 0 with *ret, which is then the engine's;
+         * -ENOENT: there is no such image. NULL: none is. */
+        int (*builtin)(const char *ref, int *ret, struct err *err);
+};
+/* Copied; what it names is borrowed until it is taken back by NULL. */
+void engine_docker_set_images(struct engine *e, const struct engine_docker_images *images);
 
 #define ENGINE_DOCKER_FINDINGS_MAX 16
 

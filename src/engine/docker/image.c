@@ -68,6 +68,7 @@ void docker_pulls_done(struct docker *d)
 {
         struct docker_pull *p;
 
+        docker_wants_done(d);
         while ((p = LIST_FIRST(&d->pulls, struct docker_pull, node))) {
                 docker_call_cancel(p->call);
                 pull_free(p);
@@ -396,7 +397,27 @@ static struct docker_pull *pull_new(struct docker *d, const struct image_ref *pa
         return p;
 }
 
-int docker_ensure_image(struct engine *e, const struct engine_image_request *q, engine_image_fn fn, void *data,
+/* A pull that nobody wants any more ends. */
+void docker_leave_image(struct docker *d, void *data)
+{
+        struct docker_pull *p;
+        struct pull_waiter *w;
+
+        LIST_FOREACH(p, &d->pulls, node) {
+                LIST_FOREACH(w, &p->waiters, node) {
+                        if (w->data != data)
+                                continue;
+                        list_remove(&w->node);
+                        free(w);
+                }
+                if (!list_empty(&p->waiters))
+                        continue;
+                docker_call_cancel(p->call);
+                pull_free(p);
+        }
+}
+
+int docker_bring_image(struct engine *e, const struct engine_image_request *q, engine_image_fn fn, void *data,
                         struct err *err)
 {
         struct docker *d = CONTAINER_OF(e, struct docker, engine);

@@ -138,6 +138,8 @@ struct docker {
         unsigned starting;
         struct list containers;
         struct list pulls, deletes;
+        struct engine_docker_images images_of;
+        struct list wants; /* struct docker_want */
         struct map *images; /* by digest: struct docker_image */
 
         /* The circuit breaker: open from the first connections that failed until Docker answers again. */
@@ -175,7 +177,12 @@ void docker_known(struct docker *d, int r, const struct err *err); /* Docker ans
 void docker_delete(struct docker *d, const char *name, bool unsure); /* until it is gone */
 int docker_ensure_image(struct engine *e, const struct engine_image_request *request, engine_image_fn fn, void *data,
                         struct err *err);
+void docker_leave_image(struct docker *d, void *data); /* who asked with this data wants nothing any more */
 void docker_pulls_done(struct docker *d);
+int docker_bring_image(struct engine *e, const struct engine_image_request *request, engine_image_fn fn, void *data,
+                       struct err *err); /* whoever asks */
+void docker_cancel_image(struct engine *e, void *data);
+void docker_wants_done(struct docker *d);
 int docker_pull_error(const char *text, bool credentials); /* what Docker says a pull failed of: a positive errno */
 void docker_images_free(struct map *images);
 int docker_list(struct engine *e, engine_found_fn found, engine_done_fn done, void *data, struct err *err);

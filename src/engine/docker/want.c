@@ -1,0 +1,362 @@
+/* Who may run what. Docker shows whatever it has to whoever asks, also what it pulled with somebody else's credentials.
+ *
+ *             is not there                    may be closed to the owner
+ *   PULL ◀───────────────── LOOK ────────────────────────────────────────▶ PROVE ─▶ answered
+ *    │                       │ ▲                                             │
+ *    ▼                       ▼ │ (part of Mayfly: LOAD)                      ▼ the registry cannot be asked by us
+ *   answered              answered                                          PULL, where there are credentials
+ *
+ * PULL always asks the registry, with the owner's credentials: that it is answered is a proof. */
+
+#include "engine/docker/internal.h"
+
+#include "base/fd.h"
+#include "image/prove.h"
+#include "image/ref.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct docker_want {
+        struct list node;
+        struct docker *docker;
+        engine_image_fn fn;
+        void (*progress)(const struct engine_progress *p, void *data);
+        void *data;
+        struct image_ref parsed;
+        char ref[REF_TEXT_MAX];
+        char *owner, *username, *password;
+        enum engine_pull pull;
+        struct engine_image image; /* that was found */
+        struct image_proof *proof;
+        bool pulling, closed; /* with credentials; and its repository was closed for it */
+        bool loaded, loading; /* the archive of what is part of Mayfly */
+        bool orphan, told;    /* nobody wants it any more, and has been told so */
+};
+
+static void wipe(char *text)
+{
+        if (text)
+                explicit_bzero(text, strlen(text));
+        free(text);
+}
+
+static void want_free(struct docker_want *w)
+{
+        list_remove(&w->node);
+        if (w->proof)
+                image_prove_cancel(w->proof);
+        wipe(w->username);
+        wipe(w->password);
+        free(w->owner);
+        free(w);
+}
+
+static void want_answer(struct docker_want *w, int r, const struct engine_image *image, const struct err *err)
+{
+        list_remove(&w->node);
+        w->fn(r, image, err, w->data);
+        want_free(w);
+}
+
+static void want_failed(struct docker_want *w, int r, const struct err *err)
+{
+        want_answer(w, r, NULL, err);
+}
+
+void docker_wants_done(struct docker *d)
+{
+        struct docker_want *w;
+
+        while ((w = LIST_FIRST(&d->wants, struct docker_want, node))) {
+                docker_leave_image(d, w);
+                want_free(w);
+        }
+}
+
+static int want_look(struct docker_want *w, struct err *err);
+
+/* ── pulling ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static struct docker_want *other_of(const struct docker_want *w)
+{
+        struct docker_want *x;
+
+        LIST_FOREACH(x, &w->docker->wants, node) {
+                if (x != w && x->pulling && str_eq(x->parsed.domain, w->parsed.domain) &&
+                    str_eq(x->parsed.path, w->parsed.path))
+                        return x;
+        }
+        return NULL;
+}
+
+/* It brought nothing: the repository opens again, unless another such pull may bring something. */
+static void reopen(struct docker_want *w)
+{
+        struct docker_want *x = other_of(w);
+
+        w->pulling = false;
+        if (!w->closed)
+                return;
+        w->closed = false;
+        if (x)
+                x->closed = true;
+        else if (w->docker->images_of.pulls)
+                image_note_failed(w->docker->images_of.pulls, &w->parsed);
+}
+
+/* It stays closed, whatever becomes of the others. */
+static void pulled(struct docker_want *w)
+{
+        struct docker_want *x;
+
+        LIST_FOREACH(x, &w->docker->wants, node) {
+                if (w->pulling && str_eq(x->parsed.domain, w->parsed.domain) && str_eq(x->parsed.path, w->parsed.path))
+                        x->closed = false;
+        }
+        w->pulling = false;
+        image_note_pulled(w->docker->images_of.pulls, w->owner, &w->parsed);
+}
+
+static void on_pulled(int r, const struct engine_image *image, const struct err *err, void *data)
+{
+        struct docker_want *w = data;
+
+        if (r == 0)
+                pulled(w);
+        else
+                reopen(w);
+        want_answer(w, r, image, err);
+}
+
+static void on_progress(const struct engine_progress *p, void *data)
+{
+        struct docker_want *w = data;
+
+        if (w->progress)
+                w->progress(p, w->data);
+}
+
+static int want_pull(struct docker_want *w, struct err *err)
+{
+        const struct engine_image_request q = {
+                .ref = w->ref,
+                .owner = w->owner,
+                .pull = ENGINE_PULL_ALWAYS,
+                .username = w->username,
+                .password = w->password,
+                .progress = on_progress,
+        };
+        int r;
+
+        if (w->username) {
+                w->pulling = true;
+                w->closed = image_note_pulling(w->docker->images_of.pulls, &w->parsed);
+        }
+        r = docker_bring_image(&w->docker->engine, &q, on_pulled, w, err);
+        if (r < 0)
+                reopen(w);
+        return r;
+}
+
+static bool may_pull(const struct docker_want *w)
+{
+        return w->pull != ENGINE_PULL_NEVER && !str_eq(w->parsed.domain, IMAGE_BUILTIN_DOMAIN) &&
+               image_pulls_enabled(w->docker->images_of.pulls);
+}
+
+/* ── proving ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void on_proven(int r, const struct err *err, void *data)
+{
+        struct docker_want *w = data;
+        struct err why = *err;
+
+        w->proof = NULL;
+        if (r == 0) {
+                want_answer(w, 0, &w->image, err);
+                return;
+        }
+        if ((r == -EHOSTUNREACH || r == -EBUSY) && w->username && may_pull(w))
+                r = want_pull(w, &why);
+        if (r < 0)
+                want_failed(w, r, &why);
+}
+
+/* Who may open the API's socket is admin. */
+static bool may_use(const struct docker_want *w)
+{
+        return str_starts(w->owner, "uid:") || image_access_known(w->docker->images_of.pulls, w->owner, &w->parsed);
+}
+
+static int want_prove(struct docker_want *w, struct err *err)
+{
+        const struct image_pull_request q = {
+                .ref = w->ref, .owner = w->owner, .username = w->username, .password = w->password
+        };
+
+        return image_prove(w->docker->images_of.pulls, &q, on_proven, w, &w->proof, err);
+}
+
+/* ── what is part of Mayfly ──────────────────────────────────────────────────────────────────────────────────────── */
+
+static void on_loaded(int r, const struct err *err, void *data)
+{
+        struct docker_want *w = data;
+        struct err why = *err;
+
+        w->loading = false;
+        if (w->orphan) {
+                if (w->told)
+                        want_free(w);
+                return;
+        }
+        if (r == 0)
+                r = want_look(w, &why);
+        if (r < 0)
+                want_failed(w, r, &why);
+}
+
+/* -ENOENT: there is none of that name. */
+static int want_load(struct docker_want *w, struct err *err)
+{
+        struct docker *d = w->docker;
+        auto_fd fd = -EBADF;
+        int r;
+
+        if (w->loaded || !d->images_of.builtin || !str_eq(w->parsed.domain, IMAGE_BUILTIN_DOMAIN))
+                return -ENOENT;
+        r = d->images_of.builtin(w->ref, &fd, err);
+        if (r == 0)
+                r = engine_docker_load(&d->engine, fd, on_loaded, w, err);
+        w->loaded = true;
+        w->loading = r == 0;
+        return r;
+}
+
+/* ── looking ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void on_looked(int r, const struct engine_image *image, const struct err *err, void *data)
+{
+        struct docker_want *w = data;
+        struct err why = *err;
+
+        if (r == 0 && may_use(w)) {
+                want_answer(w, 0, image, err);
+                return;
+        }
+        if (r == 0) {
+                w->image = *image;
+                r = want_prove(w, &why);
+        } else if (r == -ENOENT && may_pull(w)) {
+                r = want_pull(w, &why);
+        } else if (r == -ENOENT) {
+                r = want_load(w, &why);
+        }
+        if (r < 0)
+                want_failed(w, r, &why);
+}
+
+static int want_look(struct docker_want *w, struct err *err)
+{
+        const struct engine_image_request q = { .ref = w->ref, .owner = w->owner, .pull = ENGINE_PULL_NEVER };
+
+        return docker_bring_image(&w->docker->engine, &q, on_looked, w, err);
+}
+
+/* ── asking ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static int copy(char **to, const char *text)
+{
+        *to = text ? strdup(text) : NULL;
+        return text && !*to ? -ENOMEM : 0;
+}
+
+static struct docker_want *want_new(struct docker *d, const struct engine_image_request *q)
+{
+        struct docker_want *w = calloc(1, sizeof(*w));
+
+        if (!w)
+                return NULL;
+        w->docker = d;
+        w->pull = q->pull;
+        w->progress = q->progress;
+        list_init(&w->node);
+        if (copy(&w->owner, q->owner ? q->owner : "") < 0 || copy(&w->username, q->username) < 0 ||
+            copy(&w->password, q->password) < 0) {
+                want_free(w);
+                return NULL;
+        }
+        return w;
+}
+
+int docker_ensure_image(struct engine *e, const struct engine_image_request *q, engine_image_fn fn, void *data,
+                      struct err *err)
+{
+        struct docker *d = CONTAINER_OF(e, struct docker, engine);
+        struct image_ref parsed;
+        struct docker_want *w;
+        int r;
+
+        if (!d->images_of.pulls)
+                return docker_bring_image(e, q, fn, data, err);
+        r = image_ref_parse_docker(q->ref, &parsed, err);
+        if (r < 0)
+                return r;
+        if (!d->up)
+                return err_set(err, EHOSTUNREACH, "%s", d->fault);
+        w = want_new(d, q);
+        if (!w)
+                return err_oom(err);
+        w->fn = fn;
+        w->data = data;
+        w->parsed = parsed;
+        image_ref_format(&parsed, w->ref);
+        list_append(&d->wants, &w->node);
+        r = q->pull == ENGINE_PULL_ALWAYS && may_pull(w) ? want_pull(w, err) : want_look(w, err);
+        if (r < 0)
+                want_free(w);
+        return r;
+}
+
+static void on_cancelled(void *data)
+{
+        struct docker_want *w = data;
+        struct err err = ERR_INIT;
+        int r = err_set(&err, ECANCELED, "nobody wants it any more");
+
+        w->fn(r, NULL, &err, w->data);
+        w->told = true;
+        if (!w->loading)
+                want_free(w);
+}
+
+void docker_cancel_image(struct engine *e, void *data)
+{
+        struct docker *d = CONTAINER_OF(e, struct docker, engine);
+        struct docker_want *w;
+
+        LIST_FOREACH(w, &d->wants, node) {
+                if (w->data != data || w->orphan)
+                        continue;
+                /* Out of memory, it goes on. */
+                if (loop_defer(d->loop, on_cancelled, w) < 0)
+                        return;
+                w->orphan = true;
+                docker_leave_image(d, w);
+                if (w->proof)
+                        image_prove_cancel(TAKE_PTR(w->proof));
+                reopen(w);
+                return;
+        }
+}
+
+void engine_docker_set_images(struct engine *e, const struct engine_docker_images *images)
+{
+        struct docker *d = CONTAINER_OF(e, struct docker, engine);
+
+        if (!images)
+                docker_wants_done(d);
+        d->images_of = images ? *images : (struct engine_docker_images){ .pulls = NULL };
+}
