@@ -1,5 +1,5 @@
-/* What an earlier daemon left: containers carry our labels, and who may have them stands in a file each. What is without one is
- * nobody's, and deleted. */
+/* What an earlier daemon left: containers carry our label, and who may have them stands in a file each, with their names. What is
+ * without one is nobody's, and deleted. */
 
 #include "engine/docker/internal.h"
 
@@ -13,28 +13,85 @@
 #include <string.h>
 #include <unistd.h>
 
+#define RECORD_HEAD_MAX 256
+
 /* ── records ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static int write_new(struct docker *d, const char *name, const void *record, size_t len)
+static int write_new(struct docker *d, const char *name, const struct str *text)
 {
         auto_fd fd = openat(d->records, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
 
-        return fd < 0 ? -errno : fd_write_all(fd, record, len);
+        return fd < 0 ? -errno : fd_write_all(fd, text->data, text->len);
 }
 
 /* Of the page cache, which survives us; the containers do not survive a machine that loses it. */
-int docker_record_write(struct docker *d, const char *id, const void *record, size_t len, struct err *err)
+int docker_record_write(const struct docker_container *c, const void *record, size_t len, struct err *err)
 {
+        struct docker *d = c->docker;
         char name[DOCKER_ID_MAX + 8];
+        auto_str text = STR_INIT;
         int r;
 
         if (len > ENGINE_RECORD_MAX)
                 return err_set(err, EMSGSIZE, "a record of more than %d bytes", ENGINE_RECORD_MAX);
-        (void)snprintf(name, sizeof(name), "%s.new", id);
-        r = write_new(d, name, record, len);
-        if (r == 0 && renameat(d->records, name, d->records, id) < 0)
+        r = str_addf(&text, "%s %llu %llu\n", c->name, (unsigned long long)c->create_ns,
+                     (unsigned long long)c->output_limit);
+        if (r == 0)
+                r = str_add(&text, record, len);
+        (void)snprintf(name, sizeof(name), "%s.new", c->id);
+        if (r == 0)
+                r = write_new(d, name, &text);
+        if (r == 0 && renameat(d->records, name, d->records, c->id) < 0)
                 r = -errno;
-        return r < 0 ? err_set(err, -r, "write the record of container %s: %s", id, strerror(-r)) : 0;
+        return r < 0 ? err_set(err, -r, "write the record of container %s: %s", c->id, strerror(-r)) : 0;
+}
+
+struct record {
+        char name[DOCKER_NAME_MAX];
+        uint64_t since_ns, output_limit;
+        struct str text;
+        const char *data; /* in it */
+        size_t len;
+};
+
+static int record_parse(struct record *q)
+{
+        char *nl = q->text.len > 0 ? memchr(q->text.data, '\n', q->text.len) : NULL, *save = NULL;
+        const char *name, *since, *limit;
+
+        if (!nl)
+                return -EBADMSG;
+        *nl = '\0';
+        name = strtok_r(q->text.data, " ", &save);
+        since = strtok_r(NULL, " ", &save);
+        limit = strtok_r(NULL, " ", &save);
+        if (!name || !since || !limit || strlen(name) >= sizeof(q->name) || parse_u64(since, &q->since_ns) < 0 ||
+            parse_u64(limit, &q->output_limit) < 0)
+                return -EBADMSG;
+        (void)snprintf(q->name, sizeof(q->name), "%s", name);
+        q->data = nl + 1;
+        q->len = q->text.len - (size_t)(nl + 1 - q->text.data);
+        return 0;
+}
+
+static int record_read(struct docker *d, const char *id, struct record *ret, struct err *err)
+{
+        int r = fd_read_file(d->records, id, ENGINE_RECORD_MAX + RECORD_HEAD_MAX, &ret->text, err);
+
+        if (r == 0 && record_parse(ret) < 0)
+                r = err_set(err, EBADMSG, "the record of container %s makes no sense", id);
+        return r;
+}
+
+int docker_record_rename(const struct docker_container *c, struct err *err)
+{
+        struct record q = { .text = STR_INIT };
+        int r = record_read(c->docker, c->id, &q, err);
+
+        if (r == 0)
+                r = docker_record_write(c, q.data, q.len, err);
+        str_done(&q.text);
+        return r;
 }
 
 void docker_record_remove(struct docker *d, const char *id)
@@ -55,68 +112,75 @@ static void follow(void *data)
         }
 }
 
-static uint64_t label_number(const json_t *labels, const char *name, uint64_t otherwise)
-{
-        const char *text = json_string_value(json_object_get(labels, name));
-        uint64_t n;
-
-        return text && parse_u64(text, &n) == 0 ? n : otherwise;
-}
-
-static int adopt(struct docker *d, const char *id, const json_t *labels, const struct str *record, struct err *err)
+static int adopt(struct docker *d, const char *id, const struct record *q, struct err *err)
 {
         struct docker_container *c = docker_container_new(d, id, err);
         int r;
 
         if (!c)
                 return -EINVAL;
+        (void)snprintf(c->name, sizeof(c->name), "%s", q->name);
         c->created = true;
-        c->output_limit = label_number(labels, DOCKER_LABEL_OUTPUT, 0);
-        c->create_ns = c->start_ns = MIN(label_number(labels, DOCKER_LABEL_SINCE, UINT64_MAX), time_mono_ns());
+        c->output_limit = q->output_limit;
+        c->create_ns = c->start_ns = MIN(q->since_ns, time_mono_ns());
         c->workdir = strdup("/");
         r = c->workdir ? docker_output_open(c, err) : err_oom(err);
         if (r < 0) {
                 docker_container_free(c);
                 return r;
         }
-        d->found(&c->base, c->id, record->data, record->len, d->list_data);
+        d->found(&c->base, c->id, q->data, q->len, d->list_data);
         return 0;
 }
 
-static void adopt_one(struct docker *d, const json_t *item)
+static const char *name_of(const json_t *item)
 {
-        const json_t *labels = json_object_get(item, "Labels");
-        const char *id = json_string_value(json_object_get(labels, DOCKER_LABEL_TASK));
-        const char *state = json_string_value(json_object_get(item, "State"));
-        char name[DOCKER_NAME_MAX];
-        auto_str record = STR_INIT;
-        struct err err = ERR_INIT;
+        const char *name = json_string_value(json_array_get(json_object_get(item, "Names"), 0));
 
-        if (!id || !id[0] || strchr(id, '/') || id[strspn(id, "abcdefghijklmnopqrstuvwxyz0123456789")])
-                return;
-        (void)snprintf(name, sizeof(name), "%s-%s", d->name, id);
-        /* One that was created only has never run, and its output was not attached. */
-        if (fd_read_file(d->records, id, ENGINE_RECORD_MAX, &record, &err) < 0 || str_eq(state, "created") ||
-            adopt(d, id, labels, &record, &err) < 0) {
-                log_info("container %s is nobody's: deleted", name);
-                docker_record_remove(d, id);
-                docker_delete(d, name, false);
-        }
+        return name && name[0] == '/' ? name + 1 : name;
 }
 
-static bool is_present(const json_t *all, const char *id)
+/* By name, those that are ours; whatever else wears our label is left alone. */
+static int by_name(const struct docker *d, const json_t *all, struct map *ret)
 {
+        size_t len = strlen(d->name);
+
         for (size_t i = 0; i < json_array_size(all); i++) {
-                const json_t *labels = json_object_get(json_array_get(all, i), "Labels");
+                json_t *item = json_array_get(all, i);
+                const char *name = name_of(item);
 
-                if (str_eq(json_string_value(json_object_get(labels, DOCKER_LABEL_TASK)), id))
-                        return true;
+                if (!name || strncmp(name, d->name, len) != 0 || name[len] != '-' || strlen(name) >= DOCKER_NAME_MAX ||
+                    name[strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-")])
+                        continue;
+                if (map_set(ret, name, item) < 0)
+                        return -ENOMEM;
         }
-        return false;
+        return 0;
 }
 
-/* Records whose containers are gone. */
-static void sweep_records(struct docker *d, const json_t *all)
+/* One that was created only has never run, and its output was not attached. */
+static bool adopt_one(struct docker *d, struct map *ours, const char *id)
+{
+        struct record q = { .text = STR_INIT };
+        struct err err = ERR_INIT;
+        const json_t *item;
+        bool adopted = false;
+
+        if (record_read(d, id, &q, &err) == 0) {
+                item = map_find(ours, q.name);
+                if (item && !str_eq(json_string_value(json_object_get(item, "State")), "created")) {
+                        adopted = adopt(d, id, &q, &err) == 0;
+                        if (adopted)
+                                (void)map_remove(ours, q.name);
+                }
+        }
+        if (err.num)
+                log_warn("container of an earlier daemon: %s", err.text);
+        str_done(&q.text);
+        return adopted;
+}
+
+static int adopt_all(struct docker *d, struct map *ours)
 {
         int fd = openat(d->records, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         DIR *dir = fd < 0 ? NULL : fdopendir(fd);
@@ -124,12 +188,25 @@ static void sweep_records(struct docker *d, const json_t *all)
 
         if (!dir) {
                 fd_close(fd);
-                return;
+                return -errno;
         }
         while ((entry = readdir(dir)))
-                if (entry->d_name[0] != '.' && !is_present(all, entry->d_name))
+                if (entry->d_name[0] != '.' && !adopt_one(d, ours, entry->d_name))
                         docker_record_remove(d, entry->d_name);
         (void)closedir(dir);
+        return 0;
+}
+
+static void sweep(struct docker *d, struct map *ours)
+{
+        size_t pos = 0;
+        const char *name;
+        void *item;
+
+        while (map_next(ours, &pos, &name, &item)) {
+                log_info("container %s is nobody's: deleted", name);
+                docker_delete(d, name, false);
+        }
 }
 
 static void on_containers(struct docker_call *call, int r, const struct err *err, void *data)
@@ -137,6 +214,7 @@ static void on_containers(struct docker_call *call, int r, const struct err *err
         struct docker *d = data;
         struct err fault = ERR_INIT;
         auto_json all = NULL;
+        struct map *ours;
 
         d->listing = false;
         if (r < 0 || call->status != 200 ||
@@ -144,10 +222,15 @@ static void on_containers(struct docker_call *call, int r, const struct err *err
                 log_warn("Docker's containers: %s; again later", r < 0 ? err->text : "no list came");
                 return;
         }
+        ours = map_new();
+        if (!ours || by_name(d, all, ours) < 0 || adopt_all(d, ours) < 0) {
+                map_free(ours);
+                log_error("Docker's containers: they cannot be taken over; again later");
+                return;
+        }
         d->listed = true;
-        sweep_records(d, all);
-        for (size_t i = 0; i < json_array_size(all); i++)
-                adopt_one(d, json_array_get(all, i));
+        sweep(d, ours);
+        map_free(ours);
         d->list_done(0, &fault, d->list_data);
         if (loop_defer(d->loop, follow, d) < 0)
                 log_error("out of memory");

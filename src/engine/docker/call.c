@@ -69,17 +69,20 @@ int docker_call(struct docker *d, const struct docker_request *q, docker_call_fn
                 .stall_s = CALL_STALL_S,
                 .total_timeout_s = q->timeout_s == UINT_MAX ? 0
                                    : q->timeout_s           ? q->timeout_s
-                                                            : DOCKER_CALL_S,
+                                                            : d->timeout_s,
         };
         struct docker_call *call = url && type ? calloc(1, sizeof(*call)) : NULL;
         int r;
 
         if (!call)
                 return err_oom(err);
-        *call = (struct docker_call){
-                .docker = d, .max = DOCKER_ANSWER_MAX, .on_data = q->on_data, .send = q->send,
-                .fn = fn, .drop = q->drop, .data = data
-        };
+        *call = (struct docker_call){ .docker = d,
+                                      .max = DOCKER_ANSWER_MAX,
+                                      .on_data = q->on_data,
+                                      .send = q->send,
+                                      .fn = fn,
+                                      .drop = q->drop,
+                                      .data = data };
         list_init(&call->node);
         r = fetch_start(d->fetcher, &request, &handler, call, &call->fetch, err);
         if (r < 0) {

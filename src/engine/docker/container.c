@@ -68,6 +68,8 @@ static void start_over(struct docker_container *c)
         next = LIST_FIRST(&d->starts, struct docker_container, start_node);
         if (next && d->starting < DOCKER_STARTS)
                 (void)loop_timer_set(d->loop, &next->timer, time_mono_ns(), on_turn, next);
+        else if (!next)
+                docker_warm_plan(d);
 }
 
 static void stop_all(struct docker_container *c)
@@ -87,7 +89,9 @@ void docker_container_free(struct docker_container *c)
         list_remove(&c->node);
         for (int i = 0; i < DOCKER_STREAMS; i++)
                 fd_close(c->out[i].mem);
+        docker_warm_release(c->docker, c->spec);
         free(c->workdir);
+        free(c->exec);
         free(c);
 }
 
@@ -101,7 +105,7 @@ static void tell_end(struct docker_container *c)
                 c->tell = true;
 }
 
-static void container_ended(struct docker_container *c, const struct engine_exit *how)
+void docker_container_ended(struct docker_container *c, const struct engine_exit *how)
 {
         stop_all(c);
         loop_timer_cancel(&c->kill_timer);
@@ -113,19 +117,19 @@ static void container_ended(struct docker_container *c, const struct engine_exit
         tell_end(c);
 }
 
-static void container_failed(struct docker_container *c, enum engine_end end, int error, const char *text)
+void docker_container_failed(struct docker_container *c, enum engine_end end, int error, const char *text)
 {
         struct engine_exit e = { .end = end, .error = error };
 
         if (end == ENGINE_END_SIGNALED)
                 e.signo = c->kill_signo;
         (void)snprintf(e.text, sizeof(e.text), "%s", text);
-        container_ended(c, &e);
+        docker_container_ended(c, &e);
 }
 
 static void start_failed(struct docker_container *c, int r, const struct err *err)
 {
-        container_failed(c, ENGINE_END_START_ERROR, -r, err->num ? err->text : strerror(-r));
+        docker_container_failed(c, ENGINE_END_START_ERROR, -r, err->num ? err->text : strerror(-r));
 }
 
 /* ── after the end of the output ─────────────────────────────────────────────────────────────────────────────────── */
@@ -165,7 +169,7 @@ static void container_unseen(struct docker_container *c, const struct err *err)
             loop_timer_set(c->docker->loop, &c->timer, now + CONTAINER_RETRY_NS, on_again, c) == 0)
                 return;
         (void)snprintf(text, sizeof(text), "Docker cannot be reached any more: %.100s", err->text);
-        container_failed(c, ENGINE_END_LOST, 0, text);
+        docker_container_failed(c, ENGINE_END_LOST, 0, text);
 }
 
 /* The init of Docker (tini) or Podman (catatonit) runs where the command cannot, and says so itself. */
@@ -182,7 +186,7 @@ static bool init_failed(struct docker_container *c)
         else
                 return false;
         docker_output_drop(c, ENGINE_STDERR);
-        container_failed(c, missing ? ENGINE_END_NOT_FOUND : ENGINE_END_NOT_EXECUTABLE, missing ? ENOENT : EACCES,
+        docker_container_failed(c, missing ? ENGINE_END_NOT_FOUND : ENGINE_END_NOT_EXECUTABLE, missing ? ENOENT : EACCES,
                          missing ? "execute the command: no such file" : "execute the command: permission denied");
         return true;
 }
@@ -197,7 +201,7 @@ static void container_exit(struct docker_container *c)
         e.end = ENGINE_END_EXITED;
         e.start_mono_ns = c->start_ns;
         if (c->lost_sight && !c->kill_signo && !e.oom && (e.code == 137 || e.code == 255 || e.code == 143)) {
-                container_failed(c, ENGINE_END_LOST, 0, "Docker was restarted, and ended it");
+                docker_container_failed(c, ENGINE_END_LOST, 0, "Docker was restarted, and ended it");
                 return;
         }
         if (e.oom || (c->kill_signo && e.code == 128 + c->kill_signo)) {
@@ -205,7 +209,7 @@ static void container_exit(struct docker_container *c)
                 e.signo = e.oom ? SIGKILL : c->kill_signo;
                 e.code = 0;
         }
-        container_ended(c, &e);
+        docker_container_ended(c, &e);
 }
 
 static void on_log_piece(enum engine_stream stream, const void *bytes, size_t len, void *data)
@@ -268,7 +272,7 @@ static void follow_begin(struct docker_container *c)
 
         c->state = DOCKER_FOLLOWING;
         if (log_call(c, true, &err) < 0)
-                container_failed(c, ENGINE_END_LOST, err.num, err.text);
+                docker_container_failed(c, ENGINE_END_LOST, err.num, err.text);
 }
 
 void docker_container_follow(struct docker_container *c)
@@ -283,6 +287,14 @@ static void reread_begin(struct docker_container *c)
 
         c->state = DOCKER_REREADING;
         if (log_call(c, false, &err) < 0)
+                container_exit(c);
+}
+
+static void exit_known(struct docker_container *c)
+{
+        if (c->disturbed)
+                reread_begin(c);
+        else
                 container_exit(c);
 }
 
@@ -320,7 +332,7 @@ static void on_inspected(struct docker_call *call, int r, const struct err *err,
                 return;
         }
         if (call->status == 404) {
-                container_failed(c, ENGINE_END_LOST, 0, "somebody else removed the container");
+                docker_container_failed(c, ENGINE_END_LOST, 0, "somebody else removed the container");
                 return;
         }
         docker_call_message(call, text, sizeof(text));
@@ -333,10 +345,8 @@ static void on_inspected(struct docker_call *call, int r, const struct err *err,
         } else if (r > 0) {
                 c->disturbed = true;
                 follow_begin(c);
-        } else if (c->disturbed) {
-                reread_begin(c);
         } else {
-                container_exit(c);
+                exit_known(c);
         }
 }
 
@@ -349,6 +359,22 @@ static void inspect_begin(struct docker_container *c)
                 container_unseen(c, &err);
 }
 
+/* -EBADMSG: this is no answer. */
+static int wait_read(struct docker_container *c, const struct docker_call *call)
+{
+        auto_json answer = NULL;
+        const json_t *code;
+
+        if (call->status != 200 ||
+            json_read(call->body.data ? call->body.data : "", call->body.len, &answer, NULL) < 0)
+                return -EBADMSG;
+        code = json_object_get(answer, "StatusCode");
+        if (!json_is_integer(code) || json_integer_value(code) < 0)
+                return -EBADMSG;
+        c->exit = (struct engine_exit){ .code = (int)(json_integer_value(code) & 0xff) };
+        return 0;
+}
+
 static void on_waited(struct docker_call *call, int r, const struct err *err, void *data)
 {
         struct docker_container *c = data;
@@ -357,9 +383,10 @@ static void on_waited(struct docker_call *call, int r, const struct err *err, vo
         loop_timer_cancel(&c->timer);
         if (r < 0)
                 container_unseen(c, err);
+        else if (wait_read(c, call) < 0 || c->exit.code == 137)
+                inspect_begin(c); /* who was killed may have wanted too much memory, which only this tells */
         else
-                inspect_begin(c);
-        (void)call;
+                exit_known(c);
 }
 
 /* It runs on without output: either it has closed it, or the connection was cut. The log knows. */
@@ -379,6 +406,10 @@ static void wait_begin(struct docker_container *c)
         struct err err = ERR_INIT;
 
         docker_streams_close(c);
+        if (c->is_exec) {
+                docker_exec_ended(c);
+                return;
+        }
         c->state = DOCKER_WAITING;
         if (!followed &&
             loop_timer_set(c->docker->loop, &c->timer, time_mono_ns() + CONTAINER_CLOSED_NS, on_silent, c) < 0)
@@ -416,13 +447,39 @@ enum engine_end docker_start_end(const char *text)
         return ENGINE_END_START_ERROR;
 }
 
+static int create_send(struct docker_container *c, struct err *err);
+
+/* Somebody has removed a container that was made ahead: another one takes its place. */
+static bool start_cold(struct docker_container *c, unsigned status, const char *text)
+{
+        struct err err = ERR_INIT;
+        int r;
+
+        if (!c->warm || status != 404 || !strcasestr(text, "no such container"))
+                return false;
+        log_debug("container %s, made ahead, is gone", c->name);
+        c->warm = false;
+        docker_streams_close(c);
+        memset(c->streams, 0, sizeof(c->streams));
+        docker_files_again(c->files);
+        (void)snprintf(c->name, sizeof(c->name), "%s-%s", c->docker->name, c->id);
+        r = docker_record_rename(c, &err);
+        if (r == 0)
+                r = create_send(c, &err);
+        if (r < 0)
+                start_failed(c, r, &err);
+        return true;
+}
+
 static void start_refused(struct docker_container *c, unsigned status, const char *text)
 {
         /* Podman prepares all but the exec itself when it is attached to. */
         bool tried = c->state == DOCKER_STARTING || c->state == DOCKER_ATTACHING;
         int error = status == 404 ? ENOENT : status == 400 ? EINVAL : EREMOTEIO;
 
-        container_failed(c, tried ? docker_start_end(text) : ENGINE_END_START_ERROR, error, text);
+        if (start_cold(c, status, text))
+                return;
+        docker_container_failed(c, tried ? docker_start_end(text) : ENGINE_END_START_ERROR, error, text);
 }
 
 static void call_refused(struct docker_container *c, const struct docker_call *call)
@@ -459,7 +516,7 @@ static bool stop_here(struct docker_container *c)
 {
         if (c->kill_signo != SIGKILL && c->kill_signo != SIGTERM)
                 return false;
-        container_failed(c, ENGINE_END_SIGNALED, 0, "");
+        docker_container_failed(c, ENGINE_END_SIGNALED, 0, "");
         return true;
 }
 
@@ -498,6 +555,11 @@ void docker_container_attached(struct docker_container *c)
                         return;
         if (c->state != DOCKER_ATTACHING || stop_here(c))
                 return;
+        if (c->is_exec) {
+                c->state = DOCKER_RUNNING;
+                c->start_ns = time_mono_ns();
+                return;
+        }
         c->state = DOCKER_STARTING;
         r = container_call(c, "POST", "/start", 0, on_started, &err);
         if (r < 0)
@@ -509,7 +571,8 @@ void docker_container_filled(struct docker_container *c, int r, const struct err
         struct err err = ERR_INIT;
 
         if (r < 0) {
-                start_failed(c, r, filled);
+                if (r != -ENOENT || !start_cold(c, 404, filled->text))
+                        start_failed(c, r, filled);
                 return;
         }
         if (stop_here(c))
@@ -520,13 +583,22 @@ void docker_container_filled(struct docker_container *c, int r, const struct err
                 start_failed(c, r, &err);
 }
 
+/* There is a container. */
+static int fill_begin(struct docker_container *c, struct err *err)
+{
+        c->state = DOCKER_FILLING;
+        if (c->files)
+                return docker_files_put(c, err);
+        c->state = DOCKER_ATTACHING;
+        return docker_streams_open(c, err);
+}
+
 static void on_created(struct docker_call *call, int r, const struct err *err, void *data)
 {
         struct docker_container *c = data;
         struct err fault = ERR_INIT;
 
         c->call = NULL;
-        str_done(&c->body);
         if (r < 0) {
                 start_failed(c, r, err);
                 return;
@@ -537,29 +609,45 @@ static void on_created(struct docker_call *call, int r, const struct err *err, v
         }
         if (stop_here(c))
                 return;
-        c->state = DOCKER_FILLING;
-        r = c->files ? docker_files_put(c, &fault) : 0;
-        if (r < 0 || !c->files)
-                docker_container_filled(c, r, &fault);
+        r = fill_begin(c, &fault);
+        if (r < 0)
+                start_failed(c, r, &fault);
+}
+
+static int create_send(struct docker_container *c, struct err *err)
+{
+        struct docker *d = c->docker;
+        auto_free char *path = str_printf("/containers/create?name=%s", c->name);
+        auto_str body = STR_INIT;
+        struct docker_request q = { .method = "POST", .path = path };
+        int r;
+
+        if (!path || docker_spec_own(d, c->body.data, c->id, c->id, &body) < 0)
+                return err_oom(err);
+        q.body = body.data;
+        q.body_len = body.len;
+        c->state = DOCKER_CREATING;
+        r = docker_call(d, &q, on_created, c, &c->call, err);
+        if (r == 0)
+                c->created = true;
+        return r;
 }
 
 static int start_begin(struct docker_container *c, struct err *err)
 {
         struct docker *d = c->docker;
-        auto_free char *path = str_printf("/containers/create?name=%s", c->name);
-        const struct docker_request q = {
-                .method = "POST", .path = path, .body = c->body.data, .body_len = c->body.len
-        };
-        int r = path ? docker_call(d, &q, on_created, c, &c->call, err) : err_oom(err);
+        int r;
 
-        if (r < 0)
-                return r;
         list_remove(&c->start_node);
         c->queued = false;
-        c->starting = c->created = true;
+        c->starting = true;
         d->starting++;
-        c->state = DOCKER_CREATING;
-        return 0;
+        r = c->warm ? fill_begin(c, err) : create_send(c, err);
+        if (r < 0) {
+                c->state = DOCKER_NEW;
+                start_over(c);
+        }
+        return r;
 }
 
 static void on_turn(struct loop_timer *timer, void *data)
@@ -574,11 +662,13 @@ static void on_turn(struct loop_timer *timer, void *data)
         if (!c->queued || stop_here(c))
                 return;
         r = start_begin(c, &err);
+        if (r < 0) {
+                start_failed(c, r, &err);
+                return;
+        }
         next = LIST_FIRST(&d->starts, struct docker_container, start_node);
         if (next && d->starting < DOCKER_STARTS)
                 (void)loop_timer_set(d->loop, &next->timer, time_mono_ns(), on_turn, next);
-        if (r < 0)
-                start_failed(c, r, &err);
 }
 
 int docker_container_start(struct engine_container *base, struct err *err)
@@ -628,6 +718,7 @@ static int container_fill(struct docker_container *c, const struct engine_spec *
         c->workdir = strdup(workdir);
         if (!c->workdir)
                 return err_oom(err);
+        c->create_ns = time_mono_ns();
         r = take_stdin(c, spec, err);
         if (r == 0 && spec->n_files > 0) {
                 c->files = docker_files_new(c, spec, user, err);
@@ -637,8 +728,13 @@ static int container_fill(struct docker_container *c, const struct engine_spec *
                 r = docker_spec_build(d, c, spec, &c->body, err);
         if (r == 0)
                 r = docker_output_open(c, err);
-        if (r == 0)
-                r = docker_record_write(d, c->id, spec->record, spec->record_len, err);
+        if (r < 0)
+                return r;
+        c->spec = docker_warm_take(d, c->body.data, c->name, &c->warm);
+        c->created = c->warm;
+        r = docker_record_write(c, spec->record, spec->record_len, err);
+        if (r < 0 && c->warm)
+                docker_delete(d, c->name, false);
         return r;
 }
 
@@ -667,7 +763,7 @@ int docker_container_create(struct engine *e, const struct engine_spec *spec, co
 static void on_kill_timer(struct loop_timer *timer, void *data)
 {
         (void)timer;
-        container_failed(data, ENGINE_END_LOST, 0, "Docker did not end it");
+        docker_container_failed(data, ENGINE_END_LOST, 0, "Docker did not end it");
 }
 
 static void on_killed(struct docker_call *call, int r, const struct err *err, void *data)
@@ -718,6 +814,8 @@ int docker_container_signal(struct engine_container *base, int signo, struct err
 {
         struct docker_container *c = to_docker(base);
 
+        if (c->is_exec)
+                return err_set(err, EOPNOTSUPP, "Docker signals containers, and no single processes");
         if (signo < 1 || signo > 64)
                 return err_set(err, EINVAL, "there is no signal %d", signo);
         if (c->state == DOCKER_ENDED)
@@ -774,7 +872,7 @@ int docker_container_stats(struct engine_container *base, engine_stats_fn fn, vo
         struct stats_call *s;
         int r;
 
-        if (c->state < DOCKER_RUNNING || c->state == DOCKER_ENDED)
+        if (c->state < DOCKER_RUNNING || c->state == DOCKER_ENDED || c->is_exec)
                 return err_set(err, ESRCH, "container %s does not run", c->id);
         s = path ? calloc(1, sizeof(*s)) : NULL;
         if (!s)
@@ -797,7 +895,7 @@ int docker_container_update_record(struct engine_container *base, const void *re
 {
         struct docker_container *c = to_docker(base);
 
-        return docker_record_write(c->docker, c->id, record, len, err);
+        return c->is_exec ? 0 : docker_record_write(c, record, len, err);
 }
 
 /* The record goes first: what is left without one is nobody's, and swept. */
@@ -805,7 +903,8 @@ void docker_container_remove(struct engine_container *base)
 {
         struct docker_container *c = to_docker(base);
 
-        docker_record_remove(c->docker, c->id);
+        if (!c->is_exec)
+                docker_record_remove(c->docker, c->id);
         if (c->created)
                 docker_delete(c->docker, c->name, c->state == DOCKER_CREATING || c->exit.end == ENGINE_END_START_ERROR);
         docker_container_free(c);

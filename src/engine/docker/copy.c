@@ -158,20 +158,25 @@ static int on_archive(struct docker_call *call, const void *bytes, size_t len, v
         return r;
 }
 
-static int refused(const struct docker_call *call)
+int docker_copy_error(unsigned status, const char *text)
 {
-        char text[200];
-
-        docker_call_message(call, text, sizeof(text));
-        if (call->status == 404)
-                return strstr(text, "No such container:") ? -ESRCH : -ENOENT;
+        if (status == 404)
+                return strcasestr(text, "no such container") ? -ESRCH : -ENOENT;
         if (strstr(text, "not a directory"))
                 return -ENOTDIR;
         if (strstr(text, "too many levels"))
                 return -ELOOP;
         if (strstr(text, "name too long"))
                 return -ENAMETOOLONG;
-        return call->status == 403 ? -EACCES : -EREMOTEIO;
+        return status == 403 ? -EACCES : -EREMOTEIO;
+}
+
+static int refused(const struct docker_call *call)
+{
+        char text[200];
+
+        docker_call_message(call, text, sizeof(text));
+        return docker_copy_error(call->status, text);
 }
 
 static void on_copied(struct docker_call *call, int r, const struct err *err, void *data)
@@ -198,7 +203,7 @@ static void on_copied(struct docker_call *call, int r, const struct err *err, vo
         copy_finish(k);
 }
 
-static int copy_path(const struct docker_container *c, const char *path, struct str *out)
+int docker_archive_path(const struct docker_container *c, const char *path, struct str *out)
 {
         static const char digits[] = "0123456789ABCDEF";
         auto_free char *whole = path[0] == '/' ? strdup(path) : str_printf("%s/%s", c->workdir, path);
@@ -229,7 +234,7 @@ int docker_container_copy_out(struct engine_container *base, const char *path, c
         if (!path[0] || strlen(path) > ENGINE_PATH_MAX)
                 return err_set(err, EINVAL, "a path of no bytes or more than %d", ENGINE_PATH_MAX);
         k = calloc(1, sizeof(*k));
-        if (!k || copy_path(c, path, &url) < 0) {
+        if (!k || docker_archive_path(c, path, &url) < 0) {
                 free(k);
                 return err_oom(err);
         }

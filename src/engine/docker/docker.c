@@ -12,7 +12,8 @@
 #define DOCKER_LOST_NS (30 * NS_PER_S)
 #define DOCKER_PING_NS (10 * NS_PER_S) /* while it answers */
 #define DOCKER_AGAIN_NS (500 * NS_PER_MS)
-#define DOCKER_PING_S 10
+#define DOCKER_PING_S 10u
+#define DOCKER_FINISH_NS (10 * NS_PER_S) /* at the end, for what is to be deleted */
 #define DOCKER_DELETES 8    /* at a time */
 #define DOCKER_UNSURE 4     /* times that "no such container" is not believed: it may be being made */
 
@@ -102,7 +103,7 @@ static void on_ping_timer(struct loop_timer *timer, void *data)
 {
         struct docker *d = data;
         const struct docker_request q = {
-                .method = "GET", .path = "/version", .unversioned = true, .timeout_s = DOCKER_PING_S
+                .method = "GET", .path = "/version", .unversioned = true, .timeout_s = MIN(d->timeout_s, DOCKER_PING_S)
         };
 
         (void)timer;
@@ -213,21 +214,55 @@ static int docker_check(struct engine *e, struct err *err)
         return d->up ? 0 : err_set(err, ENOTCONN, "%s", d->fault);
 }
 
-static void docker_free(struct engine *e)
+static const char *docker_notice(const struct engine *e)
 {
-        struct docker *d = to_docker(e);
-        struct docker_container *c;
+        const struct docker *d = CONTAINER_OF(e, const struct docker, engine);
+
+        return d->up && d->hindered ? d->findings[0] : NULL;
+}
+
+static void calls_cancel(struct docker *d)
+{
         struct docker_delete *x;
         struct docker_call *call;
 
-        while ((c = LIST_FIRST(&d->containers, struct docker_container, node)))
-                docker_container_free(c);
-        docker_pulls_done(d);
         while ((call = LIST_FIRST(&d->calls, struct docker_call, node))) {
                 if (call->drop)
                         call->drop(call->data);
                 docker_call_cancel(call);
         }
+        LIST_FOREACH(x, &d->deletes, node)
+                x->running = false;
+        d->deleting = 0;
+        d->ping = d->watch = NULL;
+}
+
+/* What is to be deleted is: nobody else would, until the next daemon comes. Nobody is told anything any more. */
+static void deletes_finish(struct docker *d)
+{
+        uint64_t end = time_mono_ns() + DOCKER_FINISH_NS;
+
+        d->listed = true;
+        d->watcher = NULL;
+        deletes_go_on(d);
+        while (d->up && !list_empty(&d->deletes) && time_mono_ns() < end)
+                if (loop_turn(d->loop, 100, NULL) < 0)
+                        return;
+}
+
+static void docker_free(struct engine *e)
+{
+        struct docker *d = to_docker(e);
+        struct docker_container *c;
+        struct docker_delete *x;
+
+        while ((c = LIST_FIRST(&d->containers, struct docker_container, node)))
+                docker_container_free(c);
+        docker_warm_done(d);
+        docker_pulls_done(d);
+        calls_cancel(d);
+        deletes_finish(d);
+        calls_cancel(d);
         while ((x = LIST_FIRST(&d->deletes, struct docker_delete, node))) {
                 list_remove(&x->node);
                 free(x);
@@ -247,7 +282,8 @@ static void docker_free(struct engine *e)
 
 static const struct engine_ops docker_ops = {
         .name = "docker",
-        .features = ENGINE_F_SURVIVES_DAEMON | ENGINE_F_COPY_OUT | ENGINE_F_LIVE,
+        .features = ENGINE_F_SURVIVES_DAEMON | ENGINE_F_COPY_OUT | ENGINE_F_LIVE | ENGINE_F_EXEC |
+                    ENGINE_F_COPY_IN | ENGINE_F_NETWORKS,
         .ensure_image = docker_ensure_image,
         .create = docker_container_create,
         .start = docker_container_start,
@@ -261,7 +297,12 @@ static const struct engine_ops docker_ops = {
         .update_record = docker_container_update_record,
         .remove = docker_container_remove,
         .list = docker_list,
+        .exec = docker_container_exec,
+        .copy_in = docker_container_copy_in,
+        .network_attach = docker_container_network_attach,
+        .network_detach = docker_container_network_detach,
         .check = docker_check,
+        .notice = docker_notice,
         .free = docker_free,
 };
 
@@ -308,12 +349,15 @@ int engine_docker_new(struct loop *loop, const struct engine_docker_config *conf
         d->loop = loop;
         d->records = -EBADF;
         d->lost_ns = config->lost_ns ? config->lost_ns : DOCKER_LOST_NS;
+        d->timeout_s = config->timeout_s ? config->timeout_s : DOCKER_CALL_S;
         list_init(&d->calls);
         list_init(&d->starts);
         list_init(&d->containers);
         list_init(&d->pulls);
         list_init(&d->wants);
         list_init(&d->deletes);
+        list_init(&d->warm_specs);
+        d->prewarm = MIN(config->prewarm, (unsigned)ENGINE_DOCKER_PREWARM_MAX);
         r = docker_open(d, config, err);
         if (r < 0) {
                 docker_free(&d->engine);

@@ -42,6 +42,21 @@ void docker_files_free(struct docker_files *f)
         free(f);
 }
 
+void docker_files_again(struct docker_files *f)
+{
+        if (!f)
+                return;
+        f->at = 0;
+        str_clear(&f->dirs);
+        free(f->missing);
+        f->missing = NULL;
+        if (!f->known) {
+                f->asked = 0;
+                str_clear(&f->users[0]);
+                str_clear(&f->users[1]);
+        }
+}
+
 static int to_str(const void *bytes, size_t len, void *data)
 {
         return str_add(data, bytes, len);
@@ -279,7 +294,7 @@ static void on_put(struct docker_call *call, int r, const struct err *err, void 
         c->call = NULL;
         if (r == 0 && call->status != 200) {
                 docker_call_message(call, text, sizeof(text));
-                r = err_set(&fault, EINVAL, "files: %s", text);
+                r = err_set(&fault, call->status == 404 ? ENOENT : EINVAL, "files: %s", text);
                 err = &fault;
         }
         docker_container_filled(c, r, err);

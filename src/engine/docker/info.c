@@ -1,20 +1,15 @@
-/* What is known of the host (GET /version, GET /info), what of it weakens or hinders tasks, and giving it images. */
+/* What is known of the host (GET /version, GET /info), and what of it weakens or hinders tasks. */
 
 #include "engine/docker/internal.h"
 
-#include "base/fd.h"
 #include "base/log.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #define INFO_MINOR_MIN 41
 #define INFO_MINOR_MAX 51 /* what is known of the API */
-#define LOAD_TIMEOUT_S 3600
 
 /* ── /version ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -157,8 +152,9 @@ int docker_info_read(struct docker *d, const char *text, size_t len, struct err 
         if (json_read(text ? text : "", len, &info, NULL) < 0 || !json_is_object(info))
                 return err_set(err, EBADMSG, "its description of itself makes no sense");
         findings_clear(d);
-        find_isolation(d, info);
         find_limits(d, info);
+        d->hindered = d->n_findings > 0;
+        find_isolation(d, info);
         find_rest(d, info);
         return 0;
 }
@@ -218,109 +214,4 @@ void engine_docker_watch(struct engine *e, void (*fn)(struct engine *e, void *da
 
         d->watcher = fn;
         d->watcher_data = data;
-}
-
-/* ── loading images ──────────────────────────────────────────────────────────────────────────────────────────────── */
-
-struct load {
-        int fd;
-        off_t at;
-        struct docker_lines lines;
-        struct err fault;
-        engine_done_fn fn;
-        void *data;
-};
-
-static void load_free(void *data)
-{
-        struct load *l = data;
-
-        fd_close(l->fd);
-        docker_lines_done(&l->lines);
-        free(l);
-}
-
-static ssize_t on_load_send(void *buf, size_t max, void *data)
-{
-        struct load *l = data;
-        ssize_t n;
-
-        do
-                n = pread(l->fd, buf, max, l->at);
-        while (n < 0 && errno == EINTR);
-        if (n > 0)
-                l->at += n;
-        return n < 0 ? -errno : n;
-}
-
-/* As in a pull, what is wrong stands in the stream (Engine API, ImageLoad). */
-static void on_load_line(const json_t *line, void *data)
-{
-        struct load *l = data;
-        const char *text = json_string_value(json_object_get(json_object_get(line, "errorDetail"), "message"));
-        char shown[STR_SHOWN_MAX];
-
-        if (!text)
-                text = json_string_value(json_object_get(line, "error"));
-        if (text && !l->fault.num)
-                (void)err_set(&l->fault, EBADMSG, "load: %s", str_show(text, shown));
-}
-
-static int on_load_data(struct docker_call *call, const void *bytes, size_t len, void *data)
-{
-        struct load *l = data;
-
-        (void)call;
-        return docker_lines_feed(&l->lines, bytes, len, on_load_line, l);
-}
-
-static void on_loaded(struct docker_call *call, int r, const struct err *err, void *data)
-{
-        struct load *l = data;
-        struct err fault = ERR_INIT;
-        char text[200];
-
-        if (r < 0) {
-                fault = *err;
-        } else if (call->status != 200) {
-                docker_call_message(call, text, sizeof(text));
-                r = err_set(&fault, call->status == 400 ? EBADMSG : EREMOTEIO, "load: %s", text);
-        } else {
-                docker_lines_end(&l->lines, on_load_line, l);
-                fault = l->fault;
-                r = -l->fault.num;
-        }
-        l->fn(r, &fault, l->data);
-        load_free(l);
-}
-
-int engine_docker_load(struct engine *e, int tar_fd, engine_done_fn fn, void *data, struct err *err)
-{
-        struct docker *d = CONTAINER_OF(e, struct docker, engine);
-        struct docker_request q = {
-                .method = "POST",
-                .path = "/images/load?quiet=true",
-                .type = "application/x-tar",
-                .timeout_s = LOAD_TIMEOUT_S,
-                .send = on_load_send,
-                .on_data = on_load_data,
-                .drop = load_free,
-        };
-        struct stat st;
-        struct load *l;
-        int r;
-
-        if (!d->up)
-                return err_set(err, ENOTCONN, "%s", d->fault);
-        if (fstat(tar_fd, &st) < 0 || !S_ISREG(st.st_mode))
-                return err_set(err, EINVAL, "load: not a regular file");
-        l = calloc(1, sizeof(*l));
-        if (!l)
-                return err_oom(err);
-        *l = (struct load){ .fd = fcntl(tar_fd, F_DUPFD_CLOEXEC, 3), .fn = fn, .data = data };
-        q.body_len = (size_t)st.st_size;
-        r = l->fd < 0 ? err_sys(err, "load") : docker_call(d, &q, on_loaded, l, NULL, err);
-        if (r < 0)
-                load_free(l);
-        return r;
 }

@@ -22,8 +22,6 @@
 #define DOCKER_CALL_S 60                    /* for an answer */
 #define DOCKER_LABEL_INSTANCE "dev.mayfly.instance"
 #define DOCKER_LABEL_TASK "dev.mayfly.task"
-#define DOCKER_LABEL_OUTPUT "dev.mayfly.output" /* bytes kept of each stream */
-#define DOCKER_LABEL_SINCE "dev.mayfly.since"   /* CLOCK_MONOTONIC, ns */
 
 struct docker_container;
 struct docker_pull;
@@ -94,7 +92,7 @@ struct docker_request {
         size_t body_len;
         ssize_t (*send)(void *buf, size_t max, void *data); /* instead of body: body_len bytes, or SIZE_MAX: until 0; or -errno */
         bool unversioned;
-        unsigned timeout_s; /* 0: DOCKER_CALL_S; UINT_MAX: none */
+        unsigned timeout_s; /* 0: the configuration's; UINT_MAX: none */
         int (*on_data)(struct docker_call *call, const void *bytes, size_t len, void *data);
         void (*drop)(void *data); /* frees data when the engine ends before the answer; NULL: somebody else does */
 };
@@ -132,6 +130,7 @@ struct docker {
         char *name;
         int records; /* directory */
         uint64_t lost_ns;
+        unsigned timeout_s;
         char prefix[16]; /* /v1.41, when it was negotiated */
         struct list calls;
         struct list starts; /* struct docker_container, start_node: those whose turn has not come */
@@ -146,12 +145,17 @@ struct docker {
         bool up;
         unsigned failures; /* one after the other */
         char fault[200];
+        struct list warm_specs; /* struct docker_warm_spec */
+        unsigned prewarm, n_warm_specs, n_warm, warming;
+        struct loop_timer warm_timer;
+
         struct docker_call *ping, *watch;
         struct docker_lines events;
         bool podman;
         char version[32];
         char *findings[ENGINE_DOCKER_FINDINGS_MAX];
         size_t n_findings;
+        bool hindered; /* by the first of them */
         void (*watcher)(struct engine *e, void *data);
         void *watcher_data;
         struct loop_timer ping_timer, delete_timer;
@@ -189,7 +193,9 @@ int docker_list(struct engine *e, engine_found_fn found, engine_done_fn done, vo
 void docker_watch(struct docker *d);      /* for events, if it does not yet */
 void docker_list_begin(struct docker *d); /* Docker is there */
 
-int docker_record_write(struct docker *d, const char *id, const void *record, size_t len, struct err *err);
+/* Beside the record: the container's name, and what is needed to go on reading its output. */
+int docker_record_write(const struct docker_container *c, const void *record, size_t len, struct err *err);
+int docker_record_rename(const struct docker_container *c, struct err *err); /* the container's name has changed */
 void docker_record_remove(struct docker *d, const char *id);
 
 /* ── containers: container.c, stream.c, output.c, spec.c, files.c, copy.c ────────────────────────────────────────────── */
@@ -241,10 +247,13 @@ struct docker_container {
         enum docker_state state;
         char id[DOCKER_ID_MAX + 1];
         char name[DOCKER_NAME_MAX];
-        char *exec; /* id of the process that was put into the container of that name; NULL: it is the container's own */
+        bool is_exec; /* a process that was put into the container of that name, and its id when it is known */
+        char *exec;
         struct docker_call *call;
         struct loop_timer timer, kill_timer;
-        struct str body; /* of the create call, until it is sent */
+        struct str body; /* what it shares with others of the create call, until it has started */
+        struct docker_warm_spec *spec;
+        bool warm; /* it was made ahead */
         struct docker_files *files;
         struct str stdin_data;
         size_t stdin_sent;
@@ -281,8 +290,22 @@ void docker_container_remove(struct engine_container *c);
 int docker_container_copy_out(struct engine_container *c, const char *path, const struct engine_copy_limits *limits,
                               int tar_fd, engine_done_fn fn, void *data, struct err *err);
 
+int docker_container_copy_in(struct engine_container *c, const char *path, int tar_fd, engine_done_fn fn, void *data,
+                             struct err *err);
+int docker_archive_path(const struct docker_container *c, const char *path, struct str *out); /* URL of /archive */
+int docker_copy_error(unsigned status, const char *text); /* of /archive: -errno */
+int docker_container_network_attach(struct engine_container *c, const char *network, engine_done_fn fn, void *data,
+                                    struct err *err);
+int docker_container_network_detach(struct engine_container *c, const char *network, engine_done_fn fn, void *data,
+                                    struct err *err);
+int docker_container_exec(struct engine_container *c, char *const *argv, const struct engine_events *events, void *data,
+                          struct engine_container **ret, struct err *err);
+void docker_exec_ended(struct docker_container *c); /* its output has */
+
 struct docker_container *docker_container_new(struct docker *d, const char *id, struct err *err);
 void docker_container_free(struct docker_container *c);
+void docker_container_ended(struct docker_container *c, const struct engine_exit *how);
+void docker_container_failed(struct docker_container *c, enum engine_end end, int error, const char *text);
 void docker_container_follow(struct docker_container *c); /* its output by the log, from where we are */
 void docker_container_oom(struct docker_container *c);    /* one of its processes was killed */
 void docker_container_attached(struct docker_container *c);
@@ -301,14 +324,26 @@ void docker_output_log_end(struct docker_container *c);
 void docker_output_tell(struct docker_container *c);
 bool docker_output_begins(const struct docker_container *c, enum engine_stream stream, const char *text);
 bool docker_output_holds(const struct docker_container *c, enum engine_stream stream, const char *text); /* early */
+ssize_t docker_output_read(const struct docker_container *c, enum engine_stream stream, char *out, size_t max);
 void docker_output_drop(struct docker_container *c, enum engine_stream stream);
 
-/* The body of POST /containers/create. */
+/* Of the body of POST /containers/create what all that run the same share, without braces; and all of it, of one. `task` NULL: none. */
 int docker_spec_build(const struct docker *d, const struct docker_container *c, const struct engine_spec *spec,
                       struct str *out, struct err *err);
+int docker_spec_own(const struct docker *d, const char *shared, const char *id, const char *task, struct str *out);
+
+/* ── containers made ahead: prewarm.c ────────────────────────────────────────────────────────────────────────────── */
+
+/* Counts a task of that specification, until it is released; *ret: there was a container of it, whose name is now the caller's,
+ * who deletes it. NULL: not of those that are made ahead. */
+struct docker_warm_spec *docker_warm_take(struct docker *d, const char *key, char name[DOCKER_NAME_MAX], bool *ret);
+void docker_warm_release(struct docker *d, struct docker_warm_spec *s); /* accepts NULL */
+void docker_warm_plan(struct docker *d);                                /* a start is over: there may be time */
+void docker_warm_done(struct docker *d);                                /* deletes them, and makes no more */
 
 /* The files of a task, as an archive that is put into the container before it starts. */
 struct docker_files *docker_files_new(struct docker_container *c, const struct engine_spec *spec, const char *user,
                                       struct err *err);
 void docker_files_free(struct docker_files *f);
+void docker_files_again(struct docker_files *f); /* they are put into another container */
 int docker_files_put(struct docker_container *c, struct err *err); /* docker_container_filled() follows */

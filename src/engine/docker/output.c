@@ -75,6 +75,11 @@ bool docker_output_holds(const struct docker_container *c, enum engine_stream st
         return n > 0 && memmem(have, (size_t)n, text, strlen(text));
 }
 
+ssize_t docker_output_read(const struct docker_container *c, enum engine_stream stream, char *out, size_t max)
+{
+        return pread(c->out[stream].mem, out, max, 0);
+}
+
 void docker_output_drop(struct docker_container *c, enum engine_stream stream)
 {
         struct docker_output *o = &c->out[stream];

@@ -1,4 +1,4 @@
-/* From what is to run to the body of POST /containers/create. */
+/* From what is to run to the body of POST /containers/create: a part that is the same for all that run the same, and one's own. */
 
 #include "engine/docker/internal.h"
 
@@ -69,6 +69,9 @@ static int add_host(const struct docker *d, struct str *out, const struct engine
                                   "\"KILL\",\"SETGID\",\"SETUID\",\"SETPCAP\",\"NET_BIND_SERVICE\",\"SYS_CHROOT\","
                                   "\"SETFCAP\"],\"SecurityOpt\":[\"no-new-privileges\"],"
                                   "\"RestartPolicy\":{\"Name\":\"no\"}");
+        /* Podman would put those that were configured out of force. */
+        if (r == 0 && !d->podman)
+                r = str_adds(out, ",\"Ulimits\":[{\"Name\":\"core\",\"Soft\":0,\"Hard\":0}]");
         if (r == 0)
                 r = add_log(d, out, l->output);
         return r == 0 ? str_addc(out, '}') : r;
@@ -78,7 +81,7 @@ int docker_spec_build(const struct docker *d, const struct docker_container *c, 
                       struct str *out, struct err *err)
 {
         const char *in = c->has_stdin ? "true" : "false";
-        int r = str_adds(out, "{\"Image\":");
+        int r = str_adds(out, "\"Image\":");
 
         r = r < 0 ? err_oom(err) : add_string(out, spec->digest, err);
         if (r == 0 && spec->cmd)
@@ -94,14 +97,20 @@ int docker_spec_build(const struct docker *d, const struct docker_container *c, 
         if (r < 0)
                 return r;
         if (str_addf(out,
-                     ",\"Hostname\":\"%.*s\",\"AttachStdout\":true,\"AttachStderr\":true,\"AttachStdin\":%s,"
+                     ",\"AttachStdout\":true,\"AttachStderr\":true,\"AttachStdin\":%s,"
                      "\"OpenStdin\":%s,\"StdinOnce\":%s,\"Tty\":false,\"Healthcheck\":{\"Test\":[\"NONE\"]}",
-                     SPEC_HOSTNAME, c->id, in, in, in) < 0 ||
-            str_addf(out,
-                     ",\"Labels\":{\"" DOCKER_LABEL_INSTANCE "\":\"%s\",\"" DOCKER_LABEL_TASK "\":\"%s\","
-                     "\"" DOCKER_LABEL_OUTPUT "\":\"%llu\",\"" DOCKER_LABEL_SINCE "\":\"%llu\"}",
-                     d->name, c->id, (unsigned long long)spec->limits.output, (unsigned long long)time_mono_ns()) < 0 ||
-            add_host(d, out, spec) < 0 || str_addc(out, '}') < 0)
+                     in, in, in) < 0 ||
+            add_host(d, out, spec) < 0)
                 return err_oom(err);
         return 0;
+}
+
+int docker_spec_own(const struct docker *d, const char *shared, const char *id, const char *task, struct str *out)
+{
+        int r = str_addf(out, "{%s,\"Hostname\":\"%.*s\",\"Labels\":{\"" DOCKER_LABEL_INSTANCE "\":\"%s\"", shared,
+                         SPEC_HOSTNAME, id, d->name);
+
+        if (r == 0 && task)
+                r = str_addf(out, ",\"" DOCKER_LABEL_TASK "\":\"%s\"", task);
+        return r == 0 ? str_adds(out, "}}") : r;
 }

@@ -12,7 +12,6 @@
 #define STREAM_HEAD_MAX (16 * 1024)
 #define STREAM_PIECE (64 * 1024)
 #define STREAM_TURN 8 /* pieces in one turn of the loop */
-#define STREAM_ANSWER_NS (60 * NS_PER_S)
 
 static char piece[STREAM_PIECE]; /* the loop has one thread */
 
@@ -293,7 +292,8 @@ static void on_open(void *data)
 {
         struct docker_stream *s = data;
 
-        if (loop_timer_set(s->container->docker->loop, &s->timer, time_mono_ns() + STREAM_ANSWER_NS, on_no_answer, s) < 0)
+        if (loop_timer_set(s->container->docker->loop, &s->timer,
+                           time_mono_ns() + s->container->docker->timeout_s * NS_PER_S, on_no_answer, s) < 0)
                 stream_failed(s, -ENOMEM, "answer");
         else
                 on_io(false, s);
@@ -314,11 +314,11 @@ static int stream_open(struct docker_container *c, struct docker_stream *s, stru
                                                     s->which & 1u << ENGINE_STDOUT ? "&stdout=true" : "",
                                                     s->which & 1u << ENGINE_STDERR ? "&stderr=true" : "");
 
-        if (!path ||
-            str_addf(&s->out,
-                     "POST %s%s HTTP/1.1\r\nHost: docker\r\nUser-Agent: mayfly\r\n%sContent-Length: %zu\r\n"
-                     "Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n%s",
-                     c->docker->prefix, path, body[0] ? "Content-Type: application/json\r\n" : "", strlen(body), body) < 0)
+        if (!path || str_addf(&s->out,
+                              "POST %s%s HTTP/1.1\r\nHost: docker\r\nUser-Agent: mayfly\r\n%sContent-Length: %zu\r\n"
+                              "Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n%s",
+                              c->docker->prefix, path, body[0] ? "Content-Type: application/json\r\n" : "",
+                              strlen(body), body) < 0)
                 return err_oom(err);
         return docker_conn_open(c->docker, &handler, s, &s->conn, err);
 }

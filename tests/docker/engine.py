@@ -1,0 +1,312 @@
+#!/usr/bin/env python3
+"""The Docker engine over Docker and over Podman: each step of a container's life, what else the vtable has, and every message
+against the specifications of the Engine API.
+
+    tests/docker/engine.py [--only TEXT]"""
+
+import json
+import os
+import sys
+import tarfile
+import io
+import urllib.parse
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import dockers  # noqa: E402
+import mayfly  # noqa: E402
+
+corpora = os.environ.get("MAYFLY_CORPORA", os.path.join(dockers.top, "../shared/corpora"))
+VERSIONS = ("1.41", "1.44", "1.51")
+
+
+# ── what is asked of the engine ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def lives(report, drive, docker):
+    """A sample of each kind of call; all of them in one go, so that they run side by side."""
+    podman = isinstance(docker, dockers.Podman)
+    with report.case("output, stdin, files, user and exit code"):
+        drive.run("plain", "/bin/sh", "-c", "cat; cat a/b; cat /abs; id -u; echo err >&2; exit 3", stdin="in\n", user="1000",
+                  workdir="/work", file={"a/b": "b\n", "/abs": "abs\n"}, network="nat", env=["A=b"])
+        drive.run("none", "/bin/nothing")
+        drive.run("noexec", "/etc/passwd")
+        drive.run("initnone", "/bin/nothing", init=True)
+        e = drive.end("plain")
+        assert (e.get("end"), e.get("code")) == ("exited", 3), e
+        assert drive.stdout("plain") == b"in\nb\nabs\n1000\n", drive.stdout("plain")
+        assert drive.stderr("plain") == b"err\n", drive.stderr("plain")
+        assert drive.end("none")["end"] == "not_found", drive.end("none")
+        assert drive.end("noexec")["end"] == "not_executable", drive.end("noexec")
+        assert drive.end("initnone")["end"] == "not_found", drive.end("initnone")
+    with report.case("signals"):
+        drive.run("sleep", "/bin/sleep", "600")
+        drive.run("early", "/bin/sleep", "600")
+        r = -3
+        while r == -3:
+            drive.say("signal", id="early", signo=9)
+            r = drive.done("signal", "early")["r"]
+        assert mayfly.wait_until(lambda: docker.call("GET", f"/v1.41/containers/{drive.name}-sleep/json")[1].get("State", {}).get(
+            "Running"), 30)
+        drive.say("signal", id="sleep", signo=9)
+        e = drive.end("sleep")
+        assert (e["end"], e["signo"]) == ("signaled", 9), e
+        assert drive.end("early")["end"] == "signaled", drive.end("early")
+    if not podman:
+        with report.case("too much memory"):
+            drive.run("oom", "/bin/helper", "memory", "268435456", memory=33554432)
+            e = drive.end("oom")
+            assert e["oom"] and e["signo"] == 9, e
+    with report.case("exec: output, exit code, no such program"):
+        drive.run("box", "/bin/sh", "-c", "echo up; read x </dev/zero; sleep 600", keep=True)
+        assert mayfly.wait_until(lambda: docker.call("GET", f"/v1.41/containers/{drive.name}-box/json")[1].get("State", {}).get(
+            "Running"), 30)
+        drive.say("exec", **{"in": "box"}, id="exec1", cmd=["/bin/sh", "-c", "echo within; echo bad >&2; exit 7"])
+        e = drive.end("exec1")
+        assert (e["end"], e["code"]) == ("exited", 7), e
+        assert (drive.stdout("exec1"), drive.stderr("exec1")) == (b"within\n", b"bad\n"), drive.stdout("exec1")
+        drive.say("exec", **{"in": "box"}, id="exec2", cmd=["/bin/nothing"])
+        e = drive.end("exec2")
+        assert e["end"] == "not_found" or podman and e["end"] == "start_error", e
+    with report.case("archives in and out"):
+        path = os.path.join(drive.dir, "in.tar")
+        with tarfile.open(path, "w") as tar:
+            info = tarfile.TarInfo("copied")
+            info.size = 5
+            tar.addfile(info, io.BytesIO(b"bytes"))
+        drive.say("in", id="box", path="/tmp", tar=path)
+        assert drive.done("in", "box")["r"] == 0
+        drive.say("in", id="box", path="/nowhere", tar=path)
+        assert drive.done("in", "box")["r"] < 0
+        drive.say("out", id="box", path="/tmp/copied", tar=os.path.join(drive.dir, "out.tar"))
+        assert drive.done("out", "box")["r"] == 0
+        with tarfile.open(os.path.join(drive.dir, "out.tar")) as tar:
+            assert tar.extractfile("copied").read() == b"bytes"
+        drive.say("out", id="box", path="/nowhere", tar=os.path.join(drive.dir, "out.tar"))
+        assert drive.done("out", "box")["r"] == -2
+    with report.case("statistics"):
+        drive.say("stats", id="box")
+        e = drive.done("stats", "box")
+        assert e["r"] == 0 and (podman or e["memory"] > 0), e
+    if not podman:
+        with report.case("networks while it runs"):
+            assert docker.call("POST", "/v1.41/networks/create", {"Name": "extra"})[0] == 201
+            for name, r in (("extra", 0), ("extra", -17), ("no-such-network", -2), ("../../x", -22)):
+                drive.say("attach", id="box", network=name)
+                e = drive.done("attach", "box")
+                # A container without a network of its own refuses others.
+                assert e["r"] == r or (name == "extra" and e["r"] in (-1, -121)), e
+    with report.case("removed while it runs"):
+        drive.say("remove", id="box")
+        assert mayfly.wait_until(lambda: not docker.containers(), 30), docker.containers()
+    with report.case("a pull that finds nothing says so"):
+        drive.say("pull", id="absent", image="127.0.0.1:1/nothing:1", pull="never")
+        e = drive.end("absent")
+        assert e["r"] == -2, e
+
+
+def load(report, drive, docker):
+    with report.case("an image is loaded"):
+        status, tar = docker.call("GET", "/v1.41/images/conformance:1/get")
+        path = os.path.join(drive.dir, "save.tar")
+        assert status == 200, tar
+        with open(path, "wb") as f:
+            f.write(tar)
+        drive.say("load", tar=path)
+        assert drive.done("load")["r"] == 0
+        with open(path, "wb") as f:
+            f.write(b"no archive at all" * 1000)
+        drive.say("load", tar=path)
+        assert drive.done("load")["r"] < 0
+
+
+def restart(report, directory, name, docker):
+    with report.case("a crash of ours: live tasks go on, their output is read again, the rest is deleted"):
+        drive = dockers.Drive(directory, name, docker.host)
+        drive.run("long", "/bin/sh", "-c", "echo before; sleep 4; printf after; exit 5", network="none")
+        drive.run("gone", "/bin/sh", "-c", "echo while; sleep 600")
+        for task in ("long", "gone"):
+            assert mayfly.wait_until(lambda t=task: docker.call("GET", f"/v1.41/containers/{name}-{t}/json")[1].get("State", {}).get(
+                "Running"), 30)
+        drive.kill()
+        os.unlink(os.path.join(directory, "records", "gone"))
+        docker.call("POST", f"/v1.41/containers/create?name={name}-stray", {
+            "Image": dockers.IMAGE, "Labels": {"dev.mayfly.instance": name}})
+        docker.call("POST", f"/v1.41/containers/create?name={name}other", {"Image": dockers.IMAGE})
+        drive = dockers.Drive(directory, name, docker.host)
+        e = drive.end("long")
+        assert (e["end"], e["code"]) == ("exited", 5), e
+        assert drive.stdout("long") in (b"before\nafter", b"before\nafter\n"), drive.stdout("long")
+        assert [e["found"] for e in drive.seen if "found" in e] == ["long"], drive.seen
+        assert mayfly.wait_until(lambda: docker.containers() == [name + "other"], 30), docker.containers()
+        docker.call("DELETE", f"/v1.41/containers/{name}other?force=true")
+        assert not os.listdir(os.path.join(directory, "records"))
+        drive.quit()
+
+
+# ── the specifications ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Specification:
+    def __init__(self, version):
+        import yaml
+        with open(os.path.join(corpora, f"engine-api/v{version}.yaml"), encoding="utf-8") as f:
+            self.root = yaml.load(f, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        self.version = version
+
+    def find(self, path):
+        """The template of the path; the literal one wins."""
+        parts = path.split("/")
+        best = None
+        for template, methods in self.root["paths"].items():
+            wanted = template.split("/")
+            if len(wanted) == len(parts) and all(w == p or w.startswith("{") for w, p in zip(wanted, parts)):
+                score = sum(w == p for w, p in zip(wanted, parts))
+                if best is None or score > best[0]:
+                    best = (score, template, methods)
+        # A name of an image may hold slashes.
+        if best is None and parts[1] == "images":
+            return self.find("/images/x/" + parts[-1]) if len(parts) > 4 else None
+        return best and (best[1], best[2])
+
+    def resolve(self, schema):
+        while "$ref" in schema:
+            at = self.root
+            for part in schema["$ref"].lstrip("#/").split("/"):
+                at = at[part]
+            schema = at
+        return schema
+
+    def members(self, schema):
+        """Of an object, those of allOf too; None: anything."""
+        schema = self.resolve(schema)
+        found = dict(schema.get("properties", {}))
+        for part in schema.get("allOf", []):
+            more = self.members(part)
+            found.update(more or {})
+        return found or None
+
+    def check(self, value, schema, where):
+        import jsonschema
+        schema = self.resolve(schema)
+        faults = []
+        if isinstance(value, dict):
+            members = self.members(schema)
+            extra = schema.get("additionalProperties")
+            for name, item in value.items():
+                if members and name in members:
+                    faults += self.check(item, members[name], f"{where}/{name}")
+                elif isinstance(extra, dict):
+                    faults += self.check(item, extra, f"{where}/{name}")
+                elif members is not None:
+                    faults.append(f"{where}/{name}: the specification has no such member")
+        elif isinstance(value, list):
+            for i, item in enumerate(value):
+                faults += self.check(item, schema.get("items", {}), f"{where}/{i}")
+            if schema.get("type") not in (None, "array"):
+                faults.append(f"{where}: an array")
+        else:
+            plain = {k: v for k, v in schema.items() if k in ("type", "enum", "minimum", "maximum", "pattern")}
+            if "format" in schema and schema["format"] == "int64":
+                plain.update(minimum=-2**63, maximum=2**63 - 1)
+            for e in jsonschema.Draft4Validator(plain).iter_errors(value):
+                faults.append(f"{where}: {e.message}")
+        return faults
+
+    def check_request(self, request):
+        path, _, query = request.target.partition("?")
+        path = "/" + path.split("/", 2)[2] if path.startswith("/v1.") else path
+        found = self.find(path)
+        if not found:
+            return [f"{request.line()}: no such path"]
+        template, methods = found
+        operation = methods.get(request.method.lower())
+        if not operation:
+            return [f"{request.line()}: no such method"]
+        parameters = {(p["in"], p["name"]): p for p in operation.get("parameters", []) + methods.get("parameters", [])}
+        faults = []
+        for name, value in urllib.parse.parse_qsl(query, keep_blank_values=True):
+            parameter = parameters.get(("query", name))
+            if not parameter:
+                faults.append(f"{request.method} {template}: no parameter {name}")
+            elif parameter["type"] == "boolean" and value not in ("true", "false"):
+                faults.append(f"{request.method} {template}: {name}={value} is no boolean")
+            elif parameter["type"] == "integer" and not value.lstrip("-").isdigit():
+                faults.append(f"{request.method} {template}: {name}={value} is no number")
+        for (kind, name), parameter in parameters.items():
+            if kind == "query" and parameter.get("required") and name not in dict(urllib.parse.parse_qsl(query)):
+                faults.append(f"{request.method} {template}: {name} is missing")
+            if kind == "body" and request.headers.get("content-type") == "application/json" and request.body:
+                faults += self.check(json.loads(request.body), parameter["schema"], f"{request.method} {template}")
+        if "x-registry-auth" in request.headers and ("header", "X-Registry-Auth") not in parameters:
+            faults.append(f"{request.method} {template}: no X-Registry-Auth")
+        return [f"{self.version}: {fault}" for fault in faults]
+
+
+def specifications(report, requests):
+    for version in VERSIONS:
+        with report.case(f"every message is one of Engine API {version}"):
+            if not os.path.isdir(os.path.join(corpora, "engine-api")):
+                raise mayfly.Skip("the specifications are not here")
+            specification = Specification(version)
+            faults = set()
+            for request in requests:
+                faults.update(specification.check_request(request))
+            # Docker has it since 18.09, and the specification since 1.45.
+            faults = {f for f in faults if "LogConfig/Type: 'local'" not in f}
+            assert not faults, "; ".join(sorted(faults)[:10])
+            seen = {(r.method, (specification.find("/" + r.target.partition("?")[0].split("/", 2)[2]) or ("?",))[0])
+                    for r in requests if r.target.startswith("/v1.")}
+            assert len(seen) >= 15, sorted(seen)
+
+
+def main():
+    only = sys.argv[2] if sys.argv[1:2] == ["--only"] else ""
+    directory, name = dockers.enter()
+    report = mayfly.Report("docker/engine: ")
+    if only in "docker":
+        over_docker(report, directory, name)
+    report.prefix = "docker/engine: podman: "
+    if only in "podman":
+        over_podman(report, directory, name)
+    report.exit()
+
+
+def over_docker(report, directory, name):
+    docker = dockers.Docker(directory, name).start()
+    docker.image(directory)
+    proxy = dockers.Proxy(directory, docker.socket, keep=True)
+    drive = dockers.Drive(directory, name, proxy.host)
+    lives(report, drive, docker)
+    load(report, drive, docker)
+    drive.quit()
+    restart(report, directory, name, docker)
+    specifications(report, proxy.requests)
+    with report.case("nothing of ours is left in Docker"):
+        assert docker.containers() == [], docker.containers()
+    docker.stop()
+
+
+def over_podman(report, directory, name):
+    try:
+        podman = dockers.Podman(directory, name).start()
+    except mayfly.Skip as e:
+        report.skip("all", e)
+        return
+    podman.image(directory)
+    inner = os.path.join(directory, "p")
+    os.mkdir(inner)
+    drive = dockers.Drive(inner, name, podman.host)
+    with report.case("it is known to be Podman"):
+        drive.say("about")
+        e = drive.until(lambda e: "about" in e)
+        assert e["about"]["product"] == "Podman" and e["check"] == 0, e
+    lives(report, drive, podman)
+    load(report, drive, podman)
+    drive.quit()
+    restart(report, inner, name, podman)
+    with report.case("nothing of ours is left in Podman"):
+        assert podman.containers() == [], podman.containers()
+    podman.stop()
+
+
+main()
