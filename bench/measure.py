@@ -104,6 +104,7 @@ class Bench:
     def __init__(self, work, quick):
         self.work, self.quick = work, quick
         self.rows, self.memories, self.costs, self.skipped, self.failed = [], [], None, {}, False
+        self.pulls, self.pull_memory = [], []
         self.mfload = mayfly.compile_c(sorted(glob.glob(os.path.join(HERE, "mfload*.c"))), os.path.join(work, "mfload"),
                                        "-Wl,--no-as-needed", "-lssl", "-lcrypto")
         # The owners of the benchmark are users that may not look into root's directories.

@@ -151,6 +151,8 @@ class Docker(Peer):
     """A dockerd of our own, in a mount and a network namespace of its own: its bridge and its rules are nobody else's."""
 
     name = "docker"
+    namespaces = ("--mount", "--net")
+    flags = ()
 
     def setup(self):
         dockerd = need("dockerd")
@@ -160,10 +162,10 @@ class Docker(Peer):
         os.mkdir(self.dir)
         self.scope = Scope(self.name)
         command = [dockerd, "--data-root", self.dir + "/data", "--exec-root", self.dir + "/exec", "--pidfile", self.dir + "/pid",
-                   "--host", "unix://" + self.socket, "--cgroup-parent", "/" + self.scope.name + "/c"]
+                   "--host", "unix://" + self.socket, "--cgroup-parent", "/" + self.scope.name + "/c", *self.flags]
         inside = "mount --make-rprivate / && mount -t tmpfs run /run && ip link set lo up && exec \"$@\""
         with open(self.dir + "/log", "wb") as log:
-            self.process = subprocess.Popen(["unshare", "--mount", "--net", "sh", "-c", inside, "sh", *command], stdout=log,
+            self.process = subprocess.Popen(["unshare", *self.namespaces, "sh", "-c", inside, "sh", *command], stdout=log,
                                             stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
                                             preexec_fn=self.scope.enter)
         if not mayfly.wait_until(lambda: self.answers() or self.process.poll() is not None, 60, 0.2) or not self.answers():

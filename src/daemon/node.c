@@ -9,6 +9,7 @@
 #include "daemon/engines.h"
 #include "daemon/notify.h"
 #include "daemon/serve.h"
+#include "engine/native/native.h"
 #include "history/history.h"
 #include "image/prune.h"
 #include "image/store.h"
@@ -134,9 +135,11 @@ static void fail(struct node *n, const struct err *why)
 
 static void swept(int r, const struct err *err, void *data)
 {
-        (void)data;
+        struct node *n = data;
+
         if (r < 0)
                 log_warn("sweep images: %s", err->text);
+        engine_native_hold(n->engines.native, false);
 }
 
 static int serve(struct node *n, struct err *err)
@@ -166,7 +169,7 @@ static void serve_now(struct node *n)
         }
         /* Without the native engine nothing is unpacked. */
         if (n->engines.native && image_store_sweep(n->store, swept, n, &why) < 0)
-                log_warn("sweep images: %s", why.text);
+                swept(-why.num, &why, n);
         node_move(n, NODE_SERVING);
         log_info("serving on %s/mayfly.sock, %zu tasks taken over", n->config->run, tasks_live(n->tasks));
         notify_send("READY=1");
@@ -410,6 +413,8 @@ int node_run(struct node *n, struct err *err)
         int r;
 
         node_move(n, NODE_ADOPTING);
+        if (n->engines.native)
+                engine_native_hold(n->engines.native, true);
         r = tasks_adopt(n->tasks, adopted, n, err);
         if (r < 0)
                 return r;

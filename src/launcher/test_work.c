@@ -290,6 +290,99 @@ static void test_tree(void **state)
         assert_int_equal(st.st_nlink, 2);
 }
 
+static bool is_marked(struct fixture *f, const char *mark)
+{
+        struct stat st;
+
+        return fstatat(f->store, mark, &st, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/* As reap(), until nothing waits to be written out. */
+static void write_out(struct fixture *f, const char *mark)
+{
+        struct pollfd timer = { .fd = work_timer_fd(f->work), .events = POLLIN };
+
+        while (!is_marked(f, mark)) {
+                siginfo_t info = { .si_pid = 0 };
+
+                if (poll(&timer, 1, 20) > 0)
+                        work_timer(f->work);
+                if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG) == 0 && info.si_pid != 0)
+                        assert_true(work_reaped(f->work, info.si_pid, &info));
+        }
+}
+
+static void open_again(struct fixture *f)
+{
+        struct err err = ERR_INIT;
+
+        settle(f);
+        work_free(f->work);
+        f->work = NULL;
+        if (work_new(&f->config, &f->work, &err) < 0)
+                fail_msg("%s", err.text);
+        settle(f);
+}
+
+static void cut_power(struct fixture *f)
+{
+        assert_int_equal(fd_write_file(f->store, "settled/life", 0600, "another", 7, NULL), 0);
+        open_again(f);
+}
+
+static void test_settle(void **state)
+{
+        struct fixture *f = *state;
+
+        NEEDS_WORKER(f);
+        make_tree(f);
+        assert_false(is_marked(f, "settled/l" NAME_A));
+        write_out(f, "settled/t" NAME_T);
+        assert_true(is_marked(f, "settled/l" NAME_A));
+        assert_true(is_marked(f, "settled/l" NAME_B));
+        cut_power(f);
+        assert_int_equal(count(f, LAUNCH_KIND_LAYER), 2);
+        assert_int_equal(count(f, LAUNCH_KIND_TREE), 1);
+        /* A mark goes with what it vouches for. */
+        assert_int_equal(delete (f, LAUNCH_KIND_TREE, NAME_T), LAUNCH_DONE);
+        assert_false(is_marked(f, "settled/t" NAME_T));
+}
+
+static void test_power_cut(void **state)
+{
+        struct fixture *f = *state;
+        struct stat st;
+
+        NEEDS_WORKER(f);
+        make_tree(f);
+        open_again(f);
+        assert_int_equal(count(f, LAUNCH_KIND_LAYER), 2);
+        assert_int_equal(fd_write_file(f->store, "settled/l" NAME_A, 0600, "", 0, NULL), 0);
+        assert_int_equal(fd_write_file(f->store, "settled/l" NAME_T, 0600, "", 0, NULL), 0);
+        cut_power(f);
+        assert_int_equal(count(f, LAUNCH_KIND_LAYER), 1);
+        assert_int_equal(count(f, LAUNCH_KIND_TREE), 0);
+        assert_int_equal(fstatat(f->store, "layers/" NAME_A "/root/usr/lib", &st, 0), 0);
+        /* What vouched for nothing would vouch for what comes by that name. */
+        assert_false(is_marked(f, "settled/l" NAME_T));
+}
+
+/* A store that is older than marks. */
+static void test_no_marks(void **state)
+{
+        struct fixture *f = *state;
+
+        NEEDS_WORKER(f);
+        make_tree(f);
+        settle(f);
+        assert_int_equal(path_remove_tree(f->store, "settled"), 0);
+        open_again(f);
+        assert_int_equal(count(f, LAUNCH_KIND_LAYER), 2);
+        write_out(f, "settled/t" NAME_T);
+        cut_power(f);
+        assert_int_equal(count(f, LAUNCH_KIND_TREE), 1);
+}
+
 static void test_delete(void **state)
 {
         struct fixture *f = *state;
@@ -455,6 +548,9 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_tree, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_settle, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_power_cut, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_no_marks, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_delete, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_bad_archive, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_missing_layer, setup, teardown),

@@ -26,6 +26,10 @@
 #define WATCH_NS (NS_PER_S / 4) /* between two looks at what a worker wrote */
 #define WRITTEN_EXTRA (UINT64_C(256) << 20)
 #define INODES_EXTRA 200000
+#define SETTLE_NS NS_PER_S            /* nothing else is to be done for that long before what was made is written out… */
+#define SETTLE_LATEST_NS (20 * NS_PER_S) /* …but no later than that */
+#define PLACES (WORK_RUNNING_MAX + 1)
+#define SETTLE_PLACE WORK_RUNNING_MAX /* for writing out */
 #define FILE_MAX_LEAST (UINT64_C(512) << 20) /* reports and what lies beside a layer are smaller */
 
 /* Which of a worker's descriptors (image/worker/worker.h) is which: input, plain copy, report, directory, layers. */
@@ -67,10 +71,11 @@ struct work {
         int userns, timer;
         struct list queue;
         size_t queued;
-        struct place places[WORK_RUNNING_MAX];
+        struct place places[PLACES];
         struct token tokens[WORK_TOKENS_MAX];
         uint32_t next_token;
         bool trash_left;
+        uint64_t settle_ns, settle_latest_ns; /* when; 0: nothing is to settle */
 };
 
 static void pump(struct work *w);
@@ -128,12 +133,14 @@ static void set_timer(struct work *w)
         struct itimerspec t = { .it_value = { .tv_sec = 0 } };
         uint64_t first = TIME_NEVER, next = time_mono_ns() + WATCH_NS;
 
-        for (size_t i = 0; i < WORK_RUNNING_MAX; i++) {
+        for (size_t i = 0; i < PLACES; i++) {
                 const struct place *p = &w->places[i];
 
                 if (p->pid > 0)
                         first = MIN(first, p->max_written > 0 ? MIN(p->deadline_ns, next) : p->deadline_ns);
         }
+        if (w->settle_ns > 0 && w->places[SETTLE_PLACE].pid == 0)
+                first = MIN(first, MIN(w->settle_ns, w->settle_latest_ns));
         if (first != TIME_NEVER) {
                 t.it_value.tv_sec = (time_t)(first / NS_PER_S);
                 t.it_value.tv_nsec = (long)(first % NS_PER_S);
@@ -205,9 +212,15 @@ static struct place *free_place(struct work *w)
         return NULL;
 }
 
+/* Writing out takes no memory of its own, and shares. */
+static size_t cgroup_of(const struct work *w, const struct place *p)
+{
+        return MIN((size_t)(p - w->places), (size_t)WORK_RUNNING_MAX - 1);
+}
+
 static int start_child(struct work *w, struct place *p, struct work_child *c, struct err *err)
 {
-        size_t i = (size_t)(p - w->places);
+        size_t i = cgroup_of(w, p);
         int r;
 
         c->worker_fd = w->config.worker_fd;
@@ -339,6 +352,51 @@ static void start_removal(struct work *w, struct place *p)
                 w->trash_left = false;
 }
 
+static bool resting(const struct work *w)
+{
+        for (size_t i = 0; i < WORK_RUNNING_MAX; i++) {
+                if (w->places[i].pid > 0 && !w->places[i].removal)
+                        return false;
+        }
+        return w->queued == 0;
+}
+
+static void settle_later(struct work *w)
+{
+        uint64_t now = time_mono_ns();
+
+        if (w->settle_ns == 0)
+                w->settle_latest_ns = now + SETTLE_LATEST_NS;
+        w->settle_ns = settle_wanted(&w->store.settle) ? now + SETTLE_NS : 0;
+        set_timer(w);
+}
+
+/* syncfs(2) waits for the disk, so a process of its own does; it reads nothing, and may do nothing. */
+static void start_settle(struct work *w)
+{
+        char *argv[] = { (char *)"mayfly-worker", (char *)"sync", NULL };
+        const int fds[] = { -EBADF, -EBADF, -EBADF, w->store.tmp };
+        struct work_child c = { .argv = argv, .fds = fds, .n_fds = ARRAY_LEN(fds), .report_fd = -EBADF };
+        struct place *p = &w->places[SETTLE_PLACE];
+
+        *p = (struct place){ .pidfd = -EBADF };
+        w->settle_ns = 0;
+        if (start_child(w, p, &c, NULL) < 0)
+                settle_later(w);
+        else
+                settle_begin(&w->store.settle);
+}
+
+static void look_at_settling(struct work *w, uint64_t now)
+{
+        if (w->settle_ns == 0 || w->places[SETTLE_PLACE].pid > 0 || now < MIN(w->settle_ns, w->settle_latest_ns))
+                return;
+        if (!resting(w) && now < w->settle_latest_ns)
+                w->settle_ns = now + SETTLE_NS;
+        else
+                start_settle(w);
+}
+
 static bool removing(const struct work *w)
 {
         for (size_t i = 0; i < WORK_RUNNING_MAX; i++) {
@@ -385,12 +443,13 @@ int work_new(const struct work_config *config, struct work **ret, struct err *er
         w->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
         r = w->timer < 0 ? err_sys(err, "make a timer") : make_userns(w, err);
         if (r == 0)
-                r = work_store_open(&w->store, config->store_fd, config->id_base, err);
+                r = work_store_open(&w->store, config->store_fd, config->proc_fd, config->id_base, err);
         if (r < 0) {
                 work_free(w);
                 return r;
         }
         w->trash_left = true;
+        settle_later(w);
         pump(w);
         *ret = w;
         return 0;
@@ -412,7 +471,7 @@ void work_free(struct work *w)
         if (!w)
                 return;
         drop_queue(w);
-        for (size_t i = 0; i < WORK_RUNNING_MAX; i++) {
+        for (size_t i = 0; i < PLACES; i++) {
                 struct place *p = &w->places[i];
 
                 if (p->pid <= 0)
@@ -544,6 +603,7 @@ static int handle_commit(struct work *w, const struct launch_header *msg, size_t
                 w->trash_left = true;
                 refuse_err(w, msg->seq, &err);
         } else {
+                settle_later(w);
                 done(w, msg->seq);
         }
         return 0;
@@ -675,7 +735,7 @@ bool work_reaped(struct work *w, pid_t pid, const siginfo_t *info)
         struct launch_work_done m;
         bool good;
 
-        for (size_t i = 0; pid > 0 && i < WORK_RUNNING_MAX; i++) {
+        for (size_t i = 0; pid > 0 && i < PLACES; i++) {
                 if (w->places[i].pid == pid)
                         p = &w->places[i];
         }
@@ -685,7 +745,10 @@ bool work_reaped(struct work *w, pid_t pid, const siginfo_t *info)
         ended = *p;
         fd_close(p->pidfd);
         p->pid = 0;
-        if (ended.removal) {
+        if (p == &w->places[SETTLE_PLACE]) {
+                settle_end(&w->store.settle, good);
+                settle_later(w);
+        } else if (ended.removal) {
                 if (good)
                         work_store_forget_trash(&w->store, ended.trash);
         } else {
@@ -693,7 +756,7 @@ bool work_reaped(struct work *w, pid_t pid, const siginfo_t *info)
                         .h = { .op = LAUNCH_WORK_DONE, .seq = ended.seq },
                         .si_code = info->si_code,
                         .status = info->si_status,
-                        .oom = oom_count(w, (size_t)(p - w->places)) > ended.oom_before,
+                        .oom = oom_count(w, cgroup_of(w, p)) > ended.oom_before,
                 };
                 m.token = keep(w, &ended, good) ? ended.token : 0;
                 if (!ended.orphan)
@@ -732,16 +795,17 @@ void work_timer(struct work *w)
         uint64_t now = time_mono_ns(), ticks;
 
         (void)!read(w->timer, &ticks, sizeof(ticks));
-        for (size_t i = 0; i < WORK_RUNNING_MAX; i++) {
+        for (size_t i = 0; i < PLACES; i++) {
                 if (w->places[i].pid > 0 && (w->places[i].deadline_ns <= now || over_disk(w, &w->places[i])))
                         kill_place(&w->places[i]);
         }
+        look_at_settling(w, now);
         set_timer(w);
 }
 
 bool work_idle(const struct work *w)
 {
-        for (size_t i = 0; i < WORK_RUNNING_MAX; i++) {
+        for (size_t i = 0; i < PLACES; i++) {
                 if (w->places[i].pid > 0)
                         return false;
         }

@@ -84,7 +84,48 @@ static int clone_mount(int store_fd, int *ret, struct err *err)
         return 0;
 }
 
-int work_store_open(struct work_store *s, int store_fd, uint32_t id_base, struct err *err)
+static int kind_dir(const struct work_store *s, enum launch_kind kind)
+{
+        return kind == LAUNCH_KIND_LAYER ? s->layers : s->trees;
+}
+
+struct kind_search {
+        struct work_store *store;
+        enum launch_kind kind;
+};
+
+static int throw_spoilt(const char *name, void *data)
+{
+        const struct kind_search *k = data;
+
+        if (strlen(name) != LAUNCH_HEX || settle_known(&k->store->settle, k->kind, name))
+                return 0;
+        return throw_away(k->store, kind_dir(k->store, k->kind), name);
+}
+
+static bool is_there(enum launch_kind kind, const char *name, void *data)
+{
+        struct stat st;
+
+        return fstatat(kind_dir(data, kind), name, &st, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+static int open_settled(struct work_store *s, int proc_fd, struct err *err)
+{
+        struct kind_search layers = { s, LAUNCH_KIND_LAYER }, trees = { s, LAUNCH_KIND_TREE };
+        int r = settle_open(&s->settle, s->mount, proc_fd, err);
+
+        if (r < 0)
+                return r;
+        r = path_each_entry(s->layers, throw_spoilt, &layers);
+        if (r == 0)
+                r = path_each_entry(s->trees, throw_spoilt, &trees);
+        if (r < 0)
+                return err_set(err, -r, "look through the store: %s", strerror(-r));
+        return settle_opened(&s->settle, proc_fd, is_there, s, err);
+}
+
+int work_store_open(struct work_store *s, int store_fd, int proc_fd, uint32_t id_base, struct err *err)
 {
         int r;
 
@@ -102,6 +143,9 @@ int work_store_open(struct work_store *s, int store_fd, uint32_t id_base, struct
         if (r < 0)
                 return r;
         (void)path_each_entry(s->trash, count_trash, s);
+        r = open_settled(s, proc_fd, err);
+        if (r < 0)
+                return r;
         r = path_each_entry(s->tmp, throw_tmp, s);
         return r < 0 ? err_set(err, -r, "empty the store's tmp: %s", strerror(-r)) : 0;
 }
@@ -112,6 +156,7 @@ void work_store_close(struct work_store *s)
 
         for (size_t i = 0; i < ARRAY_LEN(fds); i++)
                 fd_replace(fds[i], -EBADF);
+        settle_close(&s->settle);
 }
 
 static void token_name(uint32_t token, char out[WORK_NAME_MAX])
@@ -142,11 +187,6 @@ int work_store_discard(struct work_store *s, uint32_t token)
         return throw_away(s, s->tmp, name);
 }
 
-static int kind_dir(const struct work_store *s, enum launch_kind kind)
-{
-        return kind == LAUNCH_KIND_LAYER ? s->layers : s->trees;
-}
-
 static bool is_dir(int dirfd, const char *name)
 {
         struct stat st;
@@ -174,8 +214,8 @@ int work_store_commit(struct work_store *s, uint32_t token, enum launch_kind kin
                 r = rename_new(dir, "root", to, name);
         if (r < 0)
                 return err_set(err, -r, "commit '%s': %s", name, strerror(-r));
-        if (fsync(to) < 0 || fsync(s->tmp) < 0)
-                return err_sys(err, "commit '%s'", name);
+        /* What is not known to settle is thrown away by the launcher after the next boot: so be it. */
+        (void)settle_add(&s->settle, kind, name);
         if (kind == LAUNCH_KIND_TREE && unlinkat(s->tmp, from, AT_REMOVEDIR) < 0)
                 (void)throw_away(s, s->tmp, from);
         return 0;
@@ -183,12 +223,11 @@ int work_store_commit(struct work_store *s, uint32_t token, enum launch_kind kin
 
 int work_store_delete(struct work_store *s, enum launch_kind kind, const char *name, struct err *err)
 {
-        int dir = kind_dir(s, kind), r;
+        int r = settle_remove(&s->settle, kind, name);
 
-        r = throw_away(s, dir, name);
-        if (r < 0)
-                return err_set(err, -r, "delete '%s': %s", name, strerror(-r));
-        return fsync(dir) < 0 ? err_sys(err, "delete '%s'", name) : 0;
+        if (r == 0)
+                r = throw_away(s, kind_dir(s, kind), name);
+        return r < 0 ? err_set(err, -r, "delete '%s': %s", name, strerror(-r)) : 0;
 }
 
 int work_store_open_layer(struct work_store *s, const char *name, struct err *err)

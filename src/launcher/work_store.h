@@ -3,6 +3,7 @@
 
 #include "base/err.h"
 #include "launcher/proto.h"
+#include "launcher/work_settle.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -16,15 +17,17 @@ struct work_store {
         uint32_t id_base;
         uint64_t next_trash;       /* names are 16 hex digits, ascending */
         char floor[WORK_NAME_MAX]; /* what is up to here in the trash was tried */
+        struct settle settle;
 };
 
 #define WORK_STORE_NONE                                                                                                \
         {                                                                                                              \
-                .mount = -EBADF, .layers = -EBADF, .trees = -EBADF, .tmp = -EBADF, .trash = -EBADF                     \
+                .mount = -EBADF, .layers = -EBADF, .trees = -EBADF, .tmp = -EBADF, .trash = -EBADF,                    \
+                .settle = SETTLE_NONE                                                                                  \
         }
 
-/* Borrows store_fd. Throws away what is in tmp/. */
-int work_store_open(struct work_store *s, int store_fd, uint32_t id_base, struct err *err);
+/* Borrows both. Throws away what is in tmp/, and what a power cut may have spoilt. */
+int work_store_open(struct work_store *s, int store_fd, int proc_fd, uint32_t id_base, struct err *err);
 void work_store_close(struct work_store *s);
 
 /* A fresh directory tmp/<token> of the store's root; the caller owns *ret_dir. */
@@ -32,7 +35,7 @@ int work_store_make(struct work_store *s, uint32_t token, int *ret_dir, struct e
 /* Throws tmp/<token> away. -ENOENT: there is none. */
 int work_store_discard(struct work_store *s, uint32_t token);
 
-/* Gives what was made its name, durably. -EEXIST: the name is there. */
+/* Gives what was made its name. -EEXIST: the name is there. It counts on disk once it has settled. */
 int work_store_commit(struct work_store *s, uint32_t token, enum launch_kind kind, const char *name, struct err *err);
 
 int work_store_delete(struct work_store *s, enum launch_kind kind, const char *name,

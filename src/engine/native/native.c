@@ -1,6 +1,7 @@
 #include "engine/native/native.h"
 
 #include "base/fd.h"
+#include "base/log.h"
 #include "base/time.h"
 #include "engine/native/internal.h"
 #include "image/ref.h"
@@ -18,7 +19,7 @@ static struct native *to_native(struct engine *e)
 /* ── images ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 struct ensured {
-        struct list node; /* of native.ensuring, while a pull has it */
+        struct list node; /* of native.ensuring, while a pull has it, or native.held */
         struct native *native;
         struct image_want *want;
         int r;
@@ -34,8 +35,25 @@ static void on_ensured(void *data)
         struct ensured *e = data;
 
         list_remove(&e->node);
+        if (e->native->holding && e->r == 0) {
+                list_append(&e->native->held, &e->node);
+                return;
+        }
         e->fn(e->r, &e->image, &e->err, e->data);
         free(e);
+}
+
+void engine_native_hold(struct engine *engine, bool on)
+{
+        struct native *n = to_native(engine);
+        bool held = n->holding;
+        struct ensured *e;
+
+        n->holding = on;
+        LIST_FOREACH(e, &n->held, node) {
+                if (held && !on && loop_defer(n->loop, on_ensured, e) < 0)
+                        log_warn("out of memory: a task waits on for its image");
+        }
 }
 
 static void on_pulled(int r, const struct image_pull_result *result, const struct err *err, void *data)
@@ -231,6 +249,10 @@ static void native_free(struct engine *e)
                 list_remove(&ensured->node);
                 free(ensured);
         }
+        LIST_FOREACH(ensured, &n->held, node) {
+                list_remove(&ensured->node);
+                free(ensured);
+        }
         native_launch_done(n);
         native_copies_done(n);
         loop_timer_cancel(&n->watch_timer);
@@ -306,6 +328,7 @@ int engine_native_new(struct loop *loop, const struct engine_native_config *conf
         list_init(&n->copying);
         list_init(&n->unwatched);
         list_init(&n->ensuring);
+        list_init(&n->held);
         native_workers_init(n);
         n->devnull = open("/dev/null", O_WRONLY | O_CLOEXEC);
         n->by_id = map_new();

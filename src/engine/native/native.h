@@ -22,6 +22,10 @@ struct engine_native_config {
 int engine_native_new(struct loop *loop, const struct engine_native_config *config, struct engine **ret,
                       struct err *err);
 
+/* While it holds, whoever needs an image waits: the trees of some may be gone, as after a power cut, until the store has been
+ * swept. */
+void engine_native_hold(struct engine *e, bool on);
+
 /* The store comes after the engine, because it needs its workers. Borrowed; before list(). */
 /* Borrowed; without them only what is present can be had. */
 void engine_native_set_pulls(struct engine *e, struct image_pulls *pulls);

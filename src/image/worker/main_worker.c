@@ -33,19 +33,13 @@ static int do_plain(int argc, char **argv, struct str *report, struct err *err)
         return worker_plain(WORKER_FD_INPUT, WORKER_FD_PLAIN, &limits, report, err);
 }
 
-/* The launcher makes a name durable when it gives it; what lies behind the name must be before. */
-static int sync_all(int r, struct err *err)
-{
-        return r == 0 && syncfs(WORKER_FD_DIR) < 0 ? err_sys(err, "write to disk") : r;
-}
-
 static int do_unpack(int argc, char **argv, struct str *report, struct err *err)
 {
         struct worker_limits limits;
 
         if (parse_limits(argc, argv, &limits) < 0)
                 return err_set(err, EINVAL, "unpack takes two numbers");
-        return sync_all(worker_unpack(WORKER_FD_INPUT, WORKER_FD_DIR, &limits, report, err), err);
+        return worker_unpack(WORKER_FD_INPUT, WORKER_FD_DIR, &limits, report, err);
 }
 
 static int do_merge(int argc, char **argv, struct str *report, struct err *err)
@@ -57,7 +51,7 @@ static int do_merge(int argc, char **argv, struct str *report, struct err *err)
                 return err_set(err, EINVAL, "merge takes a number of layers");
         for (uint32_t i = 0; i < n; i++)
                 layers[i] = WORKER_FD_LAYERS + (int)i;
-        return sync_all(worker_merge(layers, n, WORKER_FD_DIR, report, err), err);
+        return worker_merge(layers, n, WORKER_FD_DIR, report, err);
 }
 
 static int do_remove(int argc, char **argv, struct str *report, struct err *err)
@@ -68,12 +62,21 @@ static int do_remove(int argc, char **argv, struct str *report, struct err *err)
         return worker_remove(WORKER_FD_DIR, err);
 }
 
+/* All that the file system holds is on disk then, what others wrote included. */
+static int do_sync(int argc, char **argv, struct str *report, struct err *err)
+{
+        (void)argc;
+        (void)argv;
+        (void)report;
+        return syncfs(WORKER_FD_DIR) < 0 ? err_sys(err, "write to disk") : 0;
+}
+
 static const struct {
         const char *name;
         int (*run)(int argc, char **argv, struct str *report, struct err *err);
 } commands[] = {
         { "index", do_index }, { "plain", do_plain },   { "unpack", do_unpack },
-        { "merge", do_merge }, { "remove", do_remove },
+        { "merge", do_merge }, { "remove", do_remove }, { "sync", do_sync },
 };
 
 static int run(int argc, char **argv, struct str *report, struct err *err)
