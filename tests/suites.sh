@@ -19,6 +19,7 @@ suite api/live python3 tests/api/live.py
 suite api/roles python3 tests/api/roles.py
 suite api/limits python3 tests/api/limits.py
 suite api/memory python3 tests/api/memory.py
+suite api/engines python3 tests/api/engines.py
 suite clients python3 tests/clients/run.py
 suite openapi python3 tests/openapi/requests.py
 suite openapi/page python3 tests/openapi/page.py

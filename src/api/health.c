@@ -23,13 +23,16 @@ void healthz_run(struct call *c)
 
 void version_run(struct call *c)
 {
-        auto_str text = STR_INIT;
+        auto_json answer = json_pack("{s:s, s:s, s:s, s:[]}", "name", "mayfly", "version", MAYFLY_VERSION, "engine",
+                                     api_engine(c->api, NULL)->ops->name, "engines");
 
-        if (str_addf(&text, "{\"name\":\"mayfly\",\"version\":\"%s\",\"engine\":\"%s\"}", MAYFLY_VERSION,
-                     api_engine(c->api, NULL)->ops->name) < 0)
-                call_oom(c);
-        else
-                call_answer(c, 200, &text);
+        for (size_t i = 0; answer && i < c->api->config.n_engines; i++)
+                if (json_array_append_new(json_object_get(answer, "engines"),
+                                          json_string(c->api->config.engines[i]->ops->name)) < 0) {
+                        call_oom(c);
+                        return;
+                }
+        call_answer_json(c, 200, answer);
 }
 
 /* ── the check ─────────────────────────────────────────────────────────────────────────────────────────────────────── */

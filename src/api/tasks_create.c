@@ -416,7 +416,8 @@ static bool has_command(const struct wire_task_request *r, const struct image *i
 
 void request_check(struct api *a, const struct wire_task_request *r, struct json_faults *faults)
 {
-        const struct image *image;
+        const struct engine *engine = api_engine(a, r->engine);
+        const struct image *image = NULL;
         struct image_user user;
         struct err err = ERR_INIT;
 
@@ -424,7 +425,9 @@ void request_check(struct api *a, const struct wire_task_request *r, struct json
                 json_faults_add(faults, "/image", "is not a reference");
                 return;
         }
-        image = image_store_find(a->config.store, r->image, NULL);
+        /* An engine that is not ours has images of its own. */
+        if (engine && !engine->ops->about)
+                image = image_store_find(a->config.store, r->image, NULL);
         if (image && !has_command(r, image))
                 json_faults_add(faults, "/cmd", "is required: the image names no command");
         if (image && r->user && image_user_resolve(a->config.store, image, r->user, &user, &err) < 0)

@@ -15,6 +15,21 @@ static int print_json(const json_t *server, struct err *err)
         return cli_print_json(both, err);
 }
 
+static void print_engines(const json_t *engines)
+{
+        auto_str all = STR_INIT;
+        json_t *engine;
+        size_t i;
+
+        json_array_foreach(engines, i, engine) {
+                const char *name = json_string_value(engine);
+
+                if (str_adds(&all, i ? ", " : "") < 0 || cli_escape(&all, name ? name : "") < 0)
+                        return;
+        }
+        printf("server engines: %s\n", all.len ? all.data : "");
+}
+
 static void print_server(const json_t *server)
 {
         const char *name;
@@ -25,6 +40,8 @@ static void print_server(const json_t *server)
 
                 if (json_is_string(value) && cli_escape(&text, json_string_value(value)) == 0)
                         printf("server %s: %s\n", name, text.data);
+                else if (str_eq(name, "engines"))
+                        print_engines(value);
         }
 }
 

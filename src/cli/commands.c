@@ -173,7 +173,7 @@ static const struct cli_option key_create_options[] = {
         { "image", 0, "PATTERN", "an image that it may use, as docker.io/library/*; may come again", CLI_COMPLETE_IMAGE,
           NULL, NULL },
         OF_WORDS("network", 0, "MODE", "a network that it may use; may come again", "none nat internet"),
-        VALUE("engine", 0, "NAME", "an engine that it may use; may come again"),
+        OF_WORDS("engine", 0, "NAME", "an engine that it may use; may come again", "native docker"),
         END,
 };
 
@@ -509,6 +509,19 @@ const struct cli_command cli_commands[] = {
                 .examples = "mayfly key revoke $(mayfly key list -q)\n",
                 .complete = CLI_COMPLETE_KEY,
                 .complete_rest = CLI_COMPLETE_KEY,
+                .failed = CLI_FAILED,
+        },
+        {
+                .name = "engines",
+                .args = "",
+                .summary = "list what runs tasks, and how it is",
+                .description = "Lists the engines of the server: which is the default, whether each is well, and what it "
+                               "lacks. Below stands what was found on a host that Mayfly does not manage, with what to "
+                               "do about it.",
+                .options = no_options,
+                .exits = usual_exits,
+                .examples = "mayfly engines\n"
+                            "mayfly engines --json\n",
                 .failed = CLI_FAILED,
         },
         {

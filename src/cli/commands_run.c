@@ -42,6 +42,8 @@ const struct cli_option cli_run_options[] = {
           CLI_COMPLETE_VARIABLE, NULL, NULL },
         { "network", 0, "MODE", "none, nat or internet (default: the server's)", CLI_COMPLETE_WORDS,
           "none nat internet", NULL },
+        { "engine", 0, "NAME", "what runs it: mayfly engines lists them (default: the first)", CLI_COMPLETE_WORDS,
+          "native docker", NULL },
         { "timeout", 0, "DURATION", "kill it after this time (default: never)", CLI_COMPLETE_NONE, NULL, NULL },
         { "cpu-time", 0, "DURATION", "kill it after this time on processors (default: never)", CLI_COMPLETE_NONE, NULL,
           NULL },

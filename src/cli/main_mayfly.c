@@ -36,6 +36,7 @@ static const struct {
         { "key create", cmd_key_create },
         { "key list", cmd_key_list },
         { "key revoke", cmd_key_revoke },
+        { "engines", cmd_engines },
         { "version", cmd_version },
         { "completion", cmd_completion },
         { "help", cmd_help },

@@ -330,6 +330,7 @@ int run_options_parse(struct cli *cli, const struct cli_command *command, int ar
                 { "env-file", cli_set_list, &o.env_files },
                 { "workdir", set_copied, &q->workdir },
                 { "user", set_copied, &q->user },
+                { "engine", set_copied, &q->engine },
                 { "entrypoint", set_entrypoint, &q->entrypoint },
                 { "interactive", cli_set_true, &o.interactive },
                 { "attach", set_attach, &o },

@@ -25,7 +25,7 @@
 #define CANCEL_NS (5 * NS_PER_S)
 #define DRAIN_LOOK_NS (20 * NS_PER_MS)
 /* How long the start waits for an engine that does not answer, when there is another one or it is not ours to start. */
-#define ENGINE_ANSWER_NS (10 * NS_PER_S)
+#define ENGINE_ANSWER_NS (3 * NS_PER_S)
 /* How long the start waits for all of the engines, so that the first who asks for its health finds it well. */
 #define ENGINE_NS (2 * NS_PER_S)
 #define ENGINE_LOOK_NS (2 * NS_PER_MS)
