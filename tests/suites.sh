@@ -14,6 +14,7 @@ suite network python3 tests/network/run.py
 suite images python3 tests/image/run.py
 suite images/save python3 tests/image/save.py
 suite registry python3 tests/registry/run.py
+suite registry/trees python3 tests/registry/trees.py
 suite api/tasks python3 tests/api/tasks.py
 suite api/live python3 tests/api/live.py
 suite api/roles python3 tests/api/roles.py

@@ -254,6 +254,33 @@ static bool has_links(const struct merge *m, const char *path)
         return false;
 }
 
+/* What a layer implies below a link to nothing lies where the link leads, as if it had been unpacked over the lower layers. */
+static int make_target(struct merge *m, const char *path)
+{
+        auto_meta made = { .implied = NULL };
+        char inside[PATH_MAX], real[PATH_MAX];
+        struct place place;
+        const char *name;
+        int dir, fd, r;
+
+        if (snprintf(inside, sizeof(inside), "%s/-", path) >= (int)sizeof(inside) || meta_init(&made) < 0)
+                return -ENAMETOOLONG;
+        place_init(&place, m->root, &made, WORKER_DEPTH_MAX);
+        r = place_find(&place, inside, &dir, &name, real, NULL);
+        fd = r == 0 ? openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC) : r;
+        if (r == 0 && fd < 0)
+                fd = -errno;
+        place_done(&place);
+        return fd;
+}
+
+static bool is_link(int dir, const char *name)
+{
+        struct stat st;
+
+        return fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISLNK(st.st_mode);
+}
+
 /* Opens, for reading, the tree's counterpart of a directory; makes it where it is missing (*ret_made). -ENOENT: there is
  * none, and the layer has no use for one. */
 static int open_counterpart(struct merge *m, int from, int to_dir, const char *name, char path[PATH_MAX],
@@ -269,6 +296,9 @@ static int open_counterpart(struct merge *m, int from, int to_dir, const char *n
         r = has_links(m, path) ? 1 : has_content(m, from, path, depth);
         if (r <= 0)
                 return r < 0 ? r : -ENOENT;
+        fd = implied && is_link(to_dir, name) ? make_target(m, path) : -ENOENT;
+        if (fd >= 0)
+                return fd;
         r = path_remove_tree(to_dir, name);
         if (r < 0 && r != -ENOENT)
                 return r;

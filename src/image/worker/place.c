@@ -65,14 +65,21 @@ static int walk_up(struct place *p, struct walk *w)
         return walk_to(p, w);
 }
 
-/* Makes the directory that real now names; it is the layer's only by what lies in it. */
+/* Makes the directory that real now names; it is the layer's only by what lies in it, and does not show in the times of the one
+ * that holds it. */
 static int walk_make(struct place *p, struct walk *w, const char *name)
 {
+        struct timespec times[2];
+        struct stat st;
         int r;
 
         if (p->implied >= p->max_implied)
                 return -EFBIG;
-        if (mkdirat(w->fd, name, PLACE_IMPLIED_MODE) < 0)
+        if (fstat(w->fd, &st) < 0 || mkdirat(w->fd, name, PLACE_IMPLIED_MODE) < 0)
+                return -errno;
+        times[0] = st.st_atim;
+        times[1] = st.st_mtim;
+        if (utimensat(w->fd, ".", times, 0) < 0)
                 return -errno;
         p->implied++;
         r = meta_imply(p->meta, w->real);
