@@ -115,6 +115,8 @@ static const struct key keys[] = {
           "a connection that is silent so long is closed" },
         { "network.default", KIND_WORD, WORD(network.mode, networks), "none, nat or internet" },
         { "network.pool", KIND_CIDR, TEXT(network.pool), "IPv4 addresses of containers" },
+        { "network.connections", KIND_U32, NUMBER(network.connections, 0, 1 << 24),
+          "connections of a task at once, 0: any number" },
         { "network.stock", KIND_U32, NUMBER(network.stock, 0, 1024), "network namespaces kept ready" },
         { "history.max_tasks", KIND_U32, NUMBER(history.max_tasks, 1, 100000000), "ended tasks kept" },
         { "history.max_bytes", KIND_BYTES, NUMBER(history.max_bytes, MIB, 64 * TIB), "output kept" },
@@ -202,6 +204,7 @@ void config_default(struct config *c)
                         .idle_timeout_ms = 60 * SECOND_MS,
                 },
                 .network.stock = 16,
+                .network.connections = 8192,
                 .history = { .max_tasks = 100000, .max_bytes = GIB, .max_waiting = 128 * MIB, .max_age_ms = 7 * DAY_MS },
                 .images = {
                         .max_layer_bytes = 64 * GIB,

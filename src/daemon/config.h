@@ -51,6 +51,7 @@ struct config {
                 char mode[12];  /* network.default: nat */
                 char pool[20];  /* network.pool: 10.213.0.0/16 */
                 uint32_t stock; /* network.stock: namespaces kept ready */
+                uint32_t connections; /* of a task at once; 0: any number */
         } network;
         struct {
                 uint64_t max_tasks, max_bytes, max_waiting, max_age_ms;

@@ -280,7 +280,8 @@ int prepare_netd_args(const struct config *config, const struct users *users, ch
             add_arg(&args, "--peer-gid") < 0 || add_arg(&args, "%u", users->gid) < 0 || add_arg(&args, "--user") < 0 ||
             add_arg(&args, "%u:%u", users->net_uid, users->net_gid) < 0 || add_arg(&args, "--pool") < 0 ||
             add_arg(&args, "%s", config->network.pool) < 0 || add_arg(&args, "--stock") < 0 ||
-            add_arg(&args, "%u", config->network.stock) < 0 || add_arg(&args, "--name") < 0 ||
+            add_arg(&args, "%u", config->network.stock) < 0 || add_arg(&args, "--connections") < 0 ||
+            add_arg(&args, "%u", config->network.connections) < 0 || add_arg(&args, "--name") < 0 ||
             add_arg(&args, "%s", config->name) < 0 || add_arg(&args, "--id-range") < 0 ||
             add_arg(&args, "%u:%llu", config->id_base, (unsigned long long)end) < 0 || add_arg(&args, "--state") < 0 ||
             add_arg(&args, "%s/netd", config->run) < 0)

@@ -43,7 +43,7 @@
 
 struct options {
         const char *socket, *state, *name, *tasks_in;
-        uint32_t peer_uid, peer_gid, uid, gid, stock;
+        uint32_t peer_uid, peer_gid, uid, gid, stock, connections;
         bool has_peer, has_user, die_with_parent, clean;
         char prefix[NAMES_PREFIX_MAX];
         struct pool_conf pool;
@@ -68,7 +68,7 @@ struct netd {
 
 static const char usage[] =
         "usage: mayfly-netd --socket PATH --state DIR --peer-uid UID --peer-gid GID --pool CIDR --id-range LO:HI\n"
-        "                   [--name INSTANCE] [--user UID:GID] [--stock N] [--die-with-parent]\n"
+        "                   [--name INSTANCE] [--user UID:GID] [--stock N] [--connections N] [--die-with-parent]\n"
         "                   [--tasks-in CGROUP] [--clean] [--debug]\n";
 
 static int parse_option(struct options *o, int c, const char *arg)
@@ -99,6 +99,8 @@ static int parse_option(struct options *o, int c, const char *arg)
                 return priv_parse_pair(arg, &o->uid, &o->gid);
         case 'k':
                 return parse_u32(arg, &o->stock) < 0 || o->stock > STOCK_MAX ? -EINVAL : 0;
+        case 'C':
+                return parse_u32(arg, &o->connections);
         case 'x':
                 o->die_with_parent = true;
                 return 0;
@@ -123,7 +125,8 @@ static int parse_options(int argc, char **argv, struct options *o, struct err *e
                 { "peer-uid", required_argument, NULL, 'u' }, { "peer-gid", required_argument, NULL, 'g' },
                 { "pool", required_argument, NULL, 'p' },     { "name", required_argument, NULL, 'n' },
                 { "id-range", required_argument, NULL, 'r' }, { "user", required_argument, NULL, 'U' },
-                { "stock", required_argument, NULL, 'k' },    { "die-with-parent", no_argument, NULL, 'x' },
+                { "stock", required_argument, NULL, 'k' },    { "connections", required_argument, NULL, 'C' },
+                { "die-with-parent", no_argument, NULL, 'x' },
                 { "tasks-in", required_argument, NULL, 't' }, { "clean", no_argument, NULL, 'c' },
                 { "debug", no_argument, NULL, 'D' },          { NULL, 0, NULL, 0 },
         };
@@ -202,7 +205,12 @@ static int apply_rules(struct netd *d, struct err *err)
 static int open_network(struct netd *d, struct err *err)
 {
         const struct route_pool routes = own_routes(d);
-        const struct rules_conf rules = { d->opt.name, d->opt.prefix, routes.base, routes.dns, routes.bits };
+        const struct rules_conf rules = { .instance = d->opt.name,
+                                          .prefix = d->opt.prefix,
+                                          .base = routes.base,
+                                          .dns = routes.dns,
+                                          .bits = routes.bits,
+                                          .connections = d->opt.connections };
         int r;
 
         r = names_lock(d->opt.name, &d->lock, err);

@@ -1,6 +1,7 @@
 #include "net/rules.h"
 
 #include "base/fd.h"
+#include "base/log.h"
 #include "base/vec.h"
 #include "net/nl.h"
 #include "net/run.h"
@@ -16,6 +17,10 @@
 #define RULES_PER_CHAIN 12
 #define DUMP_TRIES 16
 #define EVENT_MAX 32768
+
+/* Stands where a task's connections are counted. What is new and too much is dropped before it takes a place in the host's table
+ * of connections, which all share. */
+static const char count_connections[] = "ct state new add @connections { ip saddr ct count over N } drop";
 
 /* Links of tasks are "<prefix>n*" for nat and "<prefix>i*" for internet: $nat and $internet below. "mf*" are those of
  * every instance.
@@ -48,6 +53,7 @@ static const struct chain {
                   "meta nfproto != ipv4 drop",
                   "ip saddr != $pool drop",
                   "fib saddr . iif oif missing drop",
+                  count_connections,
                   "jump task_out",
           } },
         { "task_forward",
@@ -62,6 +68,10 @@ static const struct chain {
           {
                   "meta nfproto != ipv4 drop",
                   "ct direction reply ct state established,related accept",
+                  /* The forwarder reads all questions from one socket, which has room for some 250. */
+                  "ip daddr $dns udp dport 53 update @asking { ip saddr limit rate over 1000/second burst 128 packets "
+                  "} "
+                  "drop",
                   "ip daddr @resolvers meta l4proto { tcp, udp } th dport 53 accept",
                   "drop",
           } },
@@ -181,17 +191,31 @@ static int add_sets(struct str *s, const struct rules_input *in)
                              "\tset %s {\n\t\ttype ipv4_addr\n\t\tflags dynamic,timeout\n\t\ttimeout 4s\n\t\tsize "
                              "65536\n\t}\n",
                              probe_sets[i]);
+        if (r == 0)
+                r = str_adds(s, "\tset connections {\n\t\ttype ipv4_addr\n\t\tflags dynamic\n\t\tsize 65536\n\t}\n"
+                                "\tset asking {\n\t\ttype ipv4_addr\n\t\tflags dynamic,timeout\n\t\ttimeout 1m\n"
+                                "\t\tsize 65536\n\t}\n");
         return r;
 }
 
-static int add_chain(struct str *s, const struct chain *c, size_t *rules)
+static int add_rule(struct str *s, const char *rule, uint32_t connections)
+{
+        if (rule == count_connections)
+                return str_addf(s, "\t\tct state new add @connections { ip saddr ct count over %u } drop\n",
+                                connections);
+        return str_addf(s, "\t\t%s\n", rule);
+}
+
+static int add_chain(struct str *s, const struct chain *c, uint32_t connections, size_t *rules)
 {
         int r = str_addf(s, "\tchain %s {\n", c->name);
 
         if (r == 0 && c->hook)
                 r = str_addf(s, "\t\t%s\n", c->hook);
         for (size_t i = 0; i < RULES_PER_CHAIN && c->rules[i] && r == 0; i++) {
-                r = str_addf(s, "\t\t%s\n", c->rules[i]);
+                if (c->rules[i] == count_connections && connections == 0)
+                        continue;
+                r = add_rule(s, c->rules[i], connections);
                 ++*rules;
         }
         return r < 0 ? r : str_adds(s, "\t}\n");
@@ -218,7 +242,7 @@ int rules_text(const struct rules_conf *conf, const struct rules_input *input, s
         if (r == 0)
                 r = add_sets(&s, input);
         for (size_t i = 0; i < ARRAY_LEN(chains) && r == 0; i++)
-                r = add_chain(&s, &chains[i], &rules);
+                r = add_chain(&s, &chains[i], conf->connections, &rules);
         if (r == 0)
                 r = str_adds(&s, "}\n");
         if (r < 0)
@@ -307,6 +331,10 @@ int rules_run(const char *text, struct err *err)
         return run_program(places, argv, text, err);
 }
 
+/* Whether the kernel has what counts connections; the table of that name lives for this transaction only. */
+static const char probe_counting[] = "table inet mayfly-counting { chain x { ct count over 1 drop; }; }\n"
+                                     "delete table inet mayfly-counting\n";
+
 int rules_restore(struct rules *r, struct err *err)
 {
         auto_str text = STR_INIT;
@@ -318,6 +346,11 @@ int rules_restore(struct rules *r, struct err *err)
         if (e < 0)
                 return err_oom(err);
         e = rules_run(text.data, err);
+        if (e < 0 && r->conf.connections > 0 && rules_run(probe_counting, NULL) < 0) {
+                log_warn("this kernel does not count connections (nft_connlimit): network.connections is not in force");
+                r->conf.connections = 0;
+                return rules_restore(r, err);
+        }
         if (e < 0)
                 return e;
         e = view(r, &v);

@@ -19,6 +19,7 @@ struct rules_conf {
         const char *instance, *prefix; /* borrowed for the life of the rules */
         uint32_t base, dns;            /* pool of addresses, and the forwarder's in it; host byte order */
         unsigned bits;
+        uint32_t connections; /* of one task, that are counted at once; 0: they are not */
 };
 
 /* What changes while the daemon runs. */

@@ -88,6 +88,7 @@ def test_forwarder(rig, mayfly):
             for _ in range(5):
                 assert asked(rig, other)[0].startswith("0 ")
             end(process)
+            assert "limit rate over 1000/second" in sh(f"nft list set inet {NAME} asking").split("elements")[1], "nothing counts"
         end_resolvers(rig)
         with report.case("dns: what was asked of a resolver that is gone from the file is asked anew of the next"):
             resolver(rig, "4", "127.0.0.1", "mute")
@@ -283,6 +284,25 @@ def warnings(mayfly):
     return mayfly.client.get("/v1/health").json()["warnings"]
 
 
+def test_connections():
+    """One task cannot fill the host's table of connections, nor keep mayfly-dns from hearing the others."""
+    with Rig() as rig:
+        mayfly = rig.instance()
+        mayfly.config["network__connections"] = 40
+        with mayfly:
+            with report.case("connections: a task has so many, and the next one its own"):
+                many = ("for i in $(seq 60); do sleep 20 | nc " + PUBLIC + " 8080 >/dev/null & done; sleep 4; "
+                        "netstat -tn | grep -c ESTABLISHED")
+                assert int(mayfly.task(many)["out"]) == 40, "not as many as it may have"
+                with mayfly.inside():
+                    assert mayfly.reaches(OUTSIDE)
+            with report.case("connections: the table stands as it was applied"):
+                pause(1)
+                assert "nft" not in read(mayfly.log).lower() or "again" not in read(mayfly.log), read(mayfly.log)[-500:]
+                assert "ct count over 40" in sh(f"nft list table inet {NAME}")
+            mayfly.stop()
+
+
 def test_firewall(rig, mayfly):
     with report.case("firewall: a chain that drops what is forwarded is named, and the advice helps"):
         sh("nft add table inet wall; nft 'add chain inet wall pass { type filter hook forward priority 10; policy drop; }'")
@@ -324,6 +344,7 @@ def in_one_instance(*tests):
 CASES = {
     "dns": lambda: in_one_instance(test_forwarder, test_real_resolvers),
     "firewall": lambda: in_one_instance(test_firewall),
+    "connections": test_connections,
     "docker-nft": lambda: test_docker("nft"),
 }
 LONG_CASES = {
