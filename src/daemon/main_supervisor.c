@@ -164,6 +164,7 @@ static int prepare(struct plan *p, struct err *err)
 
 static int prepare_only(struct plan *p, struct err *err)
 {
+        struct err why = ERR_INIT;
         int r;
 
         r = prepare(p, err);
@@ -171,6 +172,9 @@ static int prepare_only(struct plan *p, struct err *err)
                 r = prepare_ceiling(&p->config, &p->users, err);
         if (r == 0 && p->native)
                 r = prepare_netd_env(&p->config, &p->users, err);
+        /* Without it netd edits the chain all the same, and tries again where somebody was faster. */
+        if (r == 0 && p->native && prepare_xtables_lock(PREPARE_XTABLES_LOCK, (gid_t)p->users.net_gid, &why) < 0)
+                log_warn("%s", why.text);
         return r;
 }
 

@@ -270,6 +270,20 @@ static int add_arg(char ***args, const char *fmt, ...)
         return r < 0 ? r : strv_add(args, text.data);
 }
 
+int prepare_xtables_lock(const char *path, gid_t gid, struct err *err)
+{
+        auto_fd fd = open(path, O_RDONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
+        struct stat st;
+
+        if (fd < 0 || fstat(fd, &st) < 0)
+                return err_sys(err, "open '%s'", path);
+        if (!S_ISREG(st.st_mode) || st.st_uid != 0 || st.st_nlink != 1)
+                return err_set(err, EPERM, "'%s' is no file of root's own", path);
+        if (fchown(fd, (uid_t)-1, gid) < 0 || fchmod(fd, (st.st_mode & 0777) | 0040) < 0)
+                return err_sys(err, "let netd take the lock '%s'", path);
+        return 0;
+}
+
 int prepare_netd_args(const struct config *config, const struct users *users, char ***ret, struct err *err)
 {
         uint64_t end = (uint64_t)config->id_base + (uint64_t)(config->slots + 1) * CONFIG_ID_RANGE - 1;

@@ -44,6 +44,12 @@ int prepare_dirs(const struct config *config, const struct users *users, bool *r
 int prepare_ceiling(const struct config *config, const struct users *users, struct err *err);
 int prepare_netd_env(const struct config *config, const struct users *users, struct err *err);
 
+/* The lock of iptables-legacy, which mayfly-netd takes when it edits Docker's chain: it belongs to root, and is made readable for
+ * the group, which is what flock(2) needs. Service managers start netd without root's rights, so that it cannot make or open it
+ * itself. -EPERM: it is not root's own file. */
+#define PREPARE_XTABLES_LOCK "/run/xtables.lock"
+int prepare_xtables_lock(const char *path, gid_t gid, struct err *err);
+
 /* Arguments of mayfly-netd and mayfly-dns after their names, NULL-terminated. The caller owns *ret: strv_free(). */
 int prepare_netd_args(const struct config *config, const struct users *users, char ***ret, struct err *err);
 int prepare_dns_args(const struct config *config, const struct users *users, char ***ret, struct err *err);

@@ -140,6 +140,30 @@ static void test_netd_env(void **state)
         assert_non_null(strstr(text.data, "\nMAYFLY_DNS_ARGS=--pool 10.213.0.0/16 --user "));
 }
 
+static void test_xtables_lock(void **state)
+{
+        struct fixture *f = *state;
+        auto_free char *path = str_printf("%s/xtables.lock", f->dir);
+        struct err err = ERR_INIT;
+        struct stat st;
+
+        skip_unless_root();
+        for (int i = 0; i < 2; i++) {
+                assert_int_equal(prepare_xtables_lock(path, 1004, &err), 0);
+                assert_int_equal(stat(path, &st), 0);
+                assert_int_equal(st.st_mode & 07777, 0640);
+                assert_int_equal(st.st_uid, 0);
+                assert_int_equal(st.st_gid, 1004);
+        }
+        /* What others may have put there is left as it is. */
+        assert_int_equal(chown(path, 1001, 0), 0);
+        assert_int_equal(prepare_xtables_lock(path, 1004, &err), -EPERM);
+        assert_int_equal(unlink(path), 0);
+        assert_int_equal(symlink("/etc/passwd", path), 0);
+        assert_int_equal(prepare_xtables_lock(path, 1004, &err), -ELOOP);
+        assert_int_equal(unlink(path), 0);
+}
+
 static void test_sockets(void **state)
 {
         struct fixture *f = *state;
@@ -274,6 +298,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 CASE(test_dirs),         CASE(test_dirs_of_others_are_refused),
                 CASE(test_ceiling),      CASE(test_netd_env),
+                CASE(test_ceiling),      CASE(test_xtables_lock),
                 CASE(test_sockets),      CASE(test_one_instance),
                 CASE(test_users),        CASE(test_docker_alone),
                 CASE(test_docker_group),

@@ -1,6 +1,7 @@
 #include "net/docker.h"
 
 #include "base/fd.h"
+#include "base/log.h"
 #include "base/str.h"
 #include "net/link.h"
 
@@ -212,8 +213,12 @@ int docker_legacy_edit(const struct docker_legacy *old, const char *prefix, bool
 
 int docker_legacy_open_lock(void)
 {
-        int fd = open(LOCK_PATH, O_RDONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+        int fd = open(LOCK_PATH, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 
+        if (fd < 0 && errno == ENOENT)
+                fd = open(LOCK_PATH, O_RDONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+        if (fd < 0)
+                log_debug("open " LOCK_PATH ": %s", strerror(errno));
         return fd < 0 ? -EBADF : fd;
 }
 
