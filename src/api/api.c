@@ -37,6 +37,7 @@ static const struct route_handler handlers[ROUTES] = {
         [ROUTE_IMAGE_TAG] = { .run = images_tag_run },
         [ROUTE_IMAGE_PIN] = { .run = images_pin_run },
         [ROUTE_IMAGE_PRUNE] = { .run = images_prune_run },
+        [ROUTE_IMAGE_VERIFY] = { .run = images_verify_run },
         [ROUTE_IMAGE_SAVE] = { .run = images_save_run },
         [ROUTE_IMAGE_LOAD] = { images_load_begin, images_body, images_body_run },
         [ROUTE_IMAGE_GET] = { .run = images_get_run },
@@ -341,6 +342,7 @@ static void on_gone(struct http_request *r, bool sent, void *data)
         logs_call_gone(c);
         upload_call_gone(c);
         pull_call_gone(c);
+        verify_call_gone(c);
         save_call_gone(c);
         health_call_gone(c);
         call_release(c);

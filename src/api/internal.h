@@ -21,6 +21,7 @@
 struct call;
 struct logs;
 struct pulling;
+struct verifying;
 struct saving;
 struct stream;
 struct upload;
@@ -117,6 +118,7 @@ struct call {
         struct upload *upload;
         struct logs *logs;
         struct pulling *pulling;
+        struct verifying *verifying;
         struct saving *saving;
         struct task *task; /* waits for its end */
         void (*ended)(struct call *c, const struct wire_task *result);
@@ -250,6 +252,9 @@ bool image_visible(const struct call *c, const struct image *i);
 void images_tag_run(struct call *c);
 void images_pin_run(struct call *c);
 void images_prune_run(struct call *c);
+void images_verify_run(struct call *c);
+void verify_call_gone(struct call *c);
+json_t *repairs_json(const struct image_store *s); /* NULL: out of memory */
 /* A parameter that is true or false; false after having answered. */
 bool call_flag(struct call *c, const char *name, bool fallback, bool *ret);
 void images_pull_run(struct call *c);

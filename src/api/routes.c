@@ -109,6 +109,13 @@ static const struct param image_save_params[] = {
         LAST_PARAM,
 };
 
+static const struct param image_verify_params[] = {
+        { .name = "repair",
+          .type = PARAM_BOOL,
+          .help = "unpack again what is damaged; where that cannot be, the image is broken until it is pulled again" },
+        LAST_PARAM,
+};
+
 /* ── answers ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 #define ANSWER(name, code, of, text)                                                                                   \
@@ -167,6 +174,11 @@ static const struct answer image_pull_answers[] = {
 };
 static const struct answer image_save_answers[] = {
         { .status = 200, .media = "application/x-tar", .help = "the archive; it is whole only where the answer is" },
+        LAST_ANSWER,
+};
+static const struct answer image_verify_answers[] = {
+        { .status = 200, .media = JSON, .schema = "Verification", .help = "all was looked at" },
+        { .status = 200, .media = "text/event-stream", .help = "events progress, then done or error" },
         LAST_ANSWER,
 };
 static const struct answer openapi_answers[] = {
@@ -267,6 +279,9 @@ const struct route routes[ROUTES] = {
         [ROUTE_IMAGE_SAVE] = { "GET", "/v1/images/save", OP_IMAGE_READ, .params = image_save_params,
                                .name = "saveImages", .answers = image_save_answers, .problems = PROBLEMS(404),
                                .summary = "Images as an archive, which load and `docker load` read." },
+        [ROUTE_IMAGE_VERIFY] = { "POST", "/v1/images/verify", OP_IMAGE_CHANGE, .params = image_verify_params,
+                                 .name = "verifyImages", .answers = image_verify_answers, .problems = PROBLEMS(409, 507),
+                                 .summary = "Reads all of the store, and checks every blob, layer and tree." },
         [ROUTE_IMAGE_GET] = { "GET", "/v1/images/{+ref}", OP_IMAGE_READ, .name = "getImage",
                               .path_help = "a reference, or a digest", .answers = image_get_answers,
                               .problems = PROBLEMS(404), .summary = "One image, with its configuration." },

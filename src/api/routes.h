@@ -57,6 +57,7 @@ enum route_id {
         ROUTE_IMAGE_TAG,
         ROUTE_IMAGE_PIN,
         ROUTE_IMAGE_PRUNE,
+        ROUTE_IMAGE_VERIFY,
         ROUTE_IMAGE_SAVE,
         ROUTE_IMAGE_GET,
         ROUTE_IMAGE_DELETE,

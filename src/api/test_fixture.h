@@ -9,6 +9,7 @@
 #include "base/path.h"
 #include "http/client.h"
 #include "image/prune.h"
+#include "image/verify.h"
 #include "image/save.h"
 #include "state/db.h"
 #include "state/keys.h"
@@ -437,6 +438,59 @@ int image_store_prune(struct image_store *s, const struct image_prune_policy *po
         fn(0, &gone, NULL, data);
         image_prune_result_done(&gone);
         return 0;
+}
+
+const char *const image_fault_kinds[] = { "blob", "layer", "tree", NULL };
+
+char *const *image_store_repairs(const struct image_store *s)
+{
+        static char line[] = "a name was left out", *lines[] = { line, NULL };
+
+        (void)s;
+        return lines;
+}
+
+struct verify_call {
+        image_verify_progress_fn progress;
+        image_verified_fn fn;
+        void *data;
+        struct loop_timer timer;
+        bool repair;
+};
+
+static inline void verify_called(struct loop_timer *timer, void *data)
+{
+        char *digests[] = { image.digest, NULL };
+        struct image_fault fault = { .kind = IMAGE_FAULT_LAYER, .name = "sha256:ab", .text = "missing" };
+        const struct image_verification v = { .done = 1, .total = 1, .layers = 1, .faults = &fault, .n_faults = 1 };
+        struct verify_call *c = data;
+
+        (void)timer;
+        fault.digests = digests;
+        fault.repaired = c->repair;
+        if (c->progress)
+                c->progress(&v, c->data);
+        c->fn(0, &v, NULL, c->data);
+        free(c);
+}
+
+int image_store_verify(struct image_store *s, bool repair, image_verify_progress_fn progress, image_verified_fn fn,
+                       void *data, struct err *err)
+{
+        struct verify_call *c = calloc(1, sizeof(*c));
+
+        (void)err;
+        c->progress = progress;
+        c->fn = fn;
+        c->data = data;
+        c->repair = repair;
+        return loop_timer_set(s->loop, &c->timer, 0, verify_called, c);
+}
+
+void image_store_verify_cancel(struct image_store *s, void *data)
+{
+        (void)s;
+        (void)data;
 }
 
 const char *image_store_fault(const struct image_store *s)

@@ -131,9 +131,28 @@ static void test_prune(void **state)
         assert_problem(bytes, "bad_request", 400);
 }
 
+static void test_verify(void **state)
+{
+        struct fixture *f = *state;
+        auto_json found = post(f, "/v1/images/verify", 200);
+        auto_json repaired = post(f, "/v1/images/verify?repair=true", 200);
+        auto_json unclear = post(f, "/v1/images/verify?repair=maybe", 400);
+        auto_json health = get(f, "/v1/health", 200);
+        const json_t *fault = json_array_get(json_object_get(found, "faults"), 0);
+
+        assert_true(json_is_false(json_object_get(found, "ok")));
+        assert_string_equal(text_of(fault, "kind"), "layer");
+        assert_string_equal(json_string_value(json_array_get(json_object_get(fault, "images"), 0)), image_name);
+        assert_int_equal(json_array_size(json_object_get(found, "repairs")), 1);
+        assert_true(json_is_true(json_object_get(repaired, "ok")));
+        assert_problem(unclear, "bad_request", 400);
+        assert_int_equal(json_array_size(json_object_get(json_object_get(health, "store"), "repairs")), 1);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
+                cmocka_unit_test_setup_teardown(test_verify, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_images, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_tags_and_pins, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_prune, setup, teardown),

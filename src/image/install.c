@@ -21,13 +21,13 @@ static char present;
 
 /* ── reports of the workers ───────────────────────────────────────────────────────────────────────────────────────── */
 
-static int new_report(struct op *op)
+int op_report(struct op *op)
 {
         fd_replace(&op->report, memfd_create("report", MFD_CLOEXEC));
         return op->report < 0 ? err_sys(&op->err, "make a report") : 0;
 }
 
-static int read_report(struct op *op, struct str *ret, struct err *err)
+int op_read_report(struct op *op, struct str *ret, struct err *err)
 {
         struct stat st;
         size_t done = 0;
@@ -56,7 +56,7 @@ static int worker_error(struct op *op, int r, const struct err *err)
         const char *why = NULL;
         int num = 0;
 
-        if (read_report(op, &text, NULL) == 0 && json_read(text.data, text.len, &o, NULL) == 0) {
+        if (op_read_report(op, &text, NULL) == 0 && json_read(text.data, text.len, &o, NULL) == 0) {
                 why = json_string_value(json_object_get(o, "error"));
                 num = (int)json_integer_value(json_object_get(o, "errno"));
         }
@@ -69,7 +69,7 @@ static int worker_error(struct op *op, int r, const struct err *err)
         return err_set(&op->err, num, "%s", why);
 }
 
-static void wake_failed(struct op *op, int r, const struct err *err)
+void op_wake_failed(struct op *op, int r, const struct err *err)
 {
         r = worker_error(op, r, err);
         op_wake(op, r, &op->err);
@@ -82,7 +82,7 @@ static void on_worked(int r, uint32_t token, const struct err *err, void *data)
 
         (void)token;
         if (r < 0)
-                wake_failed(op, r, err);
+                op_wake_failed(op, r, err);
         else
                 op_wake(op, 0, NULL);
 }
@@ -95,7 +95,7 @@ int step_index(struct op *op)
         int r;
 
         fd_replace(&op->plain, -EBADF);
-        r = new_report(op);
+        r = op_report(op);
         if (r == 0)
                 r = image_layout_spool(&s->layout, &op->plain, &op->err);
         if (r == 0)
@@ -109,7 +109,7 @@ static int work_read_archive(struct op *op, struct err *err)
         auto_str text = STR_INIT;
         int r;
 
-        r = read_report(op, &text, err);
+        r = op_read_report(op, &text, err);
         if (r == 0)
                 r = image_archive_read(&op->layout, text.data, text.len, op->archive, op->plain, &op->found,
                                        err);
@@ -178,7 +178,7 @@ static int start_plain(struct op *op, int blob)
         op->diff_id[0] = '\0';
         r = image_layout_spool(&s->layout, &op->plain, &op->err);
         if (r == 0)
-                r = new_report(op);
+                r = op_report(op);
         if (r == 0)
                 r = s->workers.plain(s->workers.context, blob, op->plain, op->report, plain_max(s),
                                      s->config.max_layer_entries, on_worked, op, &op->err);
@@ -204,7 +204,7 @@ static int check_diff_id(struct op *op)
         const char *diff_id;
         int r;
 
-        r = read_report(op, &text, &op->err);
+        r = op_read_report(op, &text, &op->err);
         if (r < 0)
                 return r;
         if (json_read(text.data, text.len, &o, NULL) < 0)
@@ -222,7 +222,7 @@ static int check_diff_id(struct op *op)
 static int start_unpack(struct op *op, image_work_fn fn)
 {
         struct image_store *s = op->store;
-        int r = new_report(op);
+        int r = op_report(op);
 
         if (r == 0)
                 r = s->workers.unpack(s->workers.context, op->plain, op->report, s->config.max_layer_bytes,
@@ -235,7 +235,7 @@ static void on_import_unpacked(int r, uint32_t token, const struct err *err, voi
         struct op *op = data;
 
         if (r < 0) {
-                wake_failed(op, r, err);
+                op_wake_failed(op, r, err);
                 return;
         }
         op->token = token;
@@ -488,7 +488,7 @@ static void on_unpacked(int r, uint32_t token, const struct err *err, void *data
         struct op *op = data;
 
         if (r < 0) {
-                wake_failed(op, r, err);
+                op_wake_failed(op, r, err);
                 return;
         }
         op->token = token;
@@ -602,12 +602,12 @@ static void on_merged(int r, uint32_t token, const struct err *err, void *data)
         struct op *op = data;
 
         if (r < 0) {
-                wake_failed(op, r, err);
+                op_wake_failed(op, r, err);
                 return;
         }
         op->token = token;
         str_clear(&op->text);
-        r = read_report(op, &op->text, &op->err);
+        r = op_read_report(op, &op->text, &op->err);
         for (size_t i = 0; r == 0 && i < op->images.len; i++) {
                 if (str_eq(op->images.items[i]->image.tree, op->name))
                         r = stored_set_users(op->images.items[i], op->text.data, op->text.len, &op->err);
@@ -651,7 +651,7 @@ int step_merge(struct op *op)
         if (!op_claim(op, IMAGE_TREE, image->image.tree))
                 return op_wait(op, op_claimable);
         memcpy(op->name, image->image.tree, sizeof(op->name));
-        r = new_report(op);
+        r = op_report(op);
         if (r == 0)
                 r = s->workers.merge(s->workers.context, (const char(*)[65])image->config.diff_ids,
                                      image->config.n_diff_ids, op->report, on_merged, op, &op->err);

@@ -389,6 +389,14 @@ int image_layout_open_blob(const struct image_layout *l, const char *digest, int
         return 0;
 }
 
+void image_layout_drop_blob(const struct image_layout *l, const char *digest)
+{
+        if (!image_digest_valid(digest))
+                return;
+        (void)unlinkat(l->blobs, digest + 7, 0);
+        (void)unlinkat(l->partial, digest + 7, 0);
+}
+
 int image_layout_read_blob(const struct image_layout *l, const char *digest, size_t max, struct str *ret,
                            struct err *err)
 {

@@ -49,6 +49,7 @@ int image_layout_sync(const struct image_layout *l,
 /* The caller owns *ret. -ENOENT. */
 int image_layout_open_blob(const struct image_layout *l, const char *digest, int *ret, uint64_t *ret_size,
                            struct err *err);
+void image_layout_drop_blob(const struct image_layout *l, const char *digest); /* as one that is damaged */
 /* SHA-256 of a whole file. Reads all of it. */
 int image_layout_digest(int fd, char digest[IMAGE_DIGEST_MAX], struct err *err);
 /* A small one, its digest verified. */

@@ -114,6 +114,7 @@ void op_free(struct op *op)
         free(op->tag);
         strv_free(op->changes);
         strv_free(op->partials);
+        strv_free(op->broken);
         image_found_done(&op->found);
         stored_list_done(&op->images);
         map_free(op->layers);

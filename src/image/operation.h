@@ -101,6 +101,9 @@ struct image_store {
         struct map *layer_bytes;                /* hex of diff_ids: struct layer_bytes */
         struct loop_timer usage_timer;
         struct list prunes;
+        struct verify *verify; /* under way; NULL: none */
+        bool verify_ends;
+        char **repairs; /* what was mended since it was opened */
         struct image_pressure pressure;
         image_users_fn users;
         void *users_data;
@@ -121,6 +124,8 @@ void usage_changed(struct image_store *s);
 void usage_note_layer(struct image_store *s, const char *diff_id, uint64_t bytes, uint64_t entries); /* hex */
 const struct layer_bytes *usage_layer(const struct image_store *s, const char *diff_id); /* NULL: not known */
 
+void verify_close(struct image_store *s); /* verify.c */
+void store_note_repair(struct image_store *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void prune_close(struct image_store *s); /* prune.c */
 void pressure_start(struct image_store *s);
 int step_collect_partials(struct op *op);
@@ -161,6 +166,8 @@ struct op {
         int result;
         struct err err; /* of the failure that is told */
         bool cleaning;
+        enum image_kind verify_kind; /* VERIFY: of op->name */
+        char **broken;               /* BREAK: digests of images */
         bool roomed; /* the disk was full, and room was made once */
 
         image_loaded_fn loaded; /* one of the two */
@@ -256,6 +263,9 @@ int step_layer_plain(struct op *op);
 int step_layer_hash(struct op *op);
 int step_layer_unpack(struct op *op);
 
+int op_report(struct op *op); /* install.c: a fresh op->report; and its text, as a worker wrote it */
+int op_read_report(struct op *op, struct str *ret, struct err *err);
+void op_wake_failed(struct op *op, int r, const struct err *err); /* with the worker's own words, if it has some */
 bool layer_missing(const struct op *op, const char *blob, const char *diff_id); /* install.c */
 void layer_pair_key(const char *blob, const char *diff_id, char out[LAYER_PAIR_MAX]);
 int layer_plain_start(struct op *op, int blob); /* 1: op_wake() follows; 0: done already; -errno */

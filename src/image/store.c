@@ -287,6 +287,8 @@ void image_store_close(struct image_store *s)
         free_ops(&s->lingering);
         usage_close(s);
         prune_close(s);
+        verify_close(s);
+        strv_free(s->repairs);
         free((char *)(uintptr_t)s->config.trees_dir);
         stored_list_done(&s->images);
         image_layout_close(&s->layout);

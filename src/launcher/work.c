@@ -40,7 +40,8 @@ struct job {
         struct list queue;
         uint32_t seq, work;
         uint64_t max_bytes, max_entries;
-        int fds[INDEX_FDS]; /* as they came */
+        uint32_t token, kind; /* of COMPARE */
+        int fds[INDEX_FDS];   /* as they came */
         size_t n_fds;
         uint32_t n_layers;
         char layers[][LAUNCH_HEX + 1];
@@ -301,6 +302,28 @@ static int start_merge(struct work *w, struct place *p, const struct job *job, i
         return r;
 }
 
+static int start_compare(struct work *w, struct place *p, const struct job *job, struct err *err)
+{
+        char *argv[] = { (char *)"mayfly-worker", (char *)"compare", NULL };
+        int fds[CHILD_LAYERS + 1] = { -EBADF, -EBADF, job->fds[0], -EBADF, -EBADF };
+        struct work_child c = {
+                .argv = argv, .fds = fds, .n_fds = ARRAY_LEN(fds), .report_fd = job->fds[0], .capable = true
+        };
+        const struct token *t = find_token(w, job->token);
+        enum launch_kind kind = (enum launch_kind)job->kind;
+        auto_fd made = -EBADF, named = -EBADF;
+        int r;
+
+        if (!t || t->kind != kind)
+                return err_set(err, ENOENT, "no such token");
+        r = work_store_open_both(&w->store, job->token, kind, job->layers[0], &made, &named, err);
+        if (r < 0)
+                return r;
+        fds[CHILD_DIR] = made;
+        fds[CHILD_LAYERS] = named;
+        return start_child(w, p, &c, err);
+}
+
 static uint32_t new_token(struct work *w)
 {
         do
@@ -317,6 +340,8 @@ static int start_job(struct work *w, struct place *p, const struct job *job, str
         *p = (struct place){ .seq = job->seq, .pidfd = -EBADF };
         if (job->work == LAUNCH_WORK_INDEX || job->work == LAUNCH_WORK_PLAIN)
                 return start_copy(w, p, job, err);
+        if (job->work == LAUNCH_WORK_COMPARE)
+                return start_compare(w, p, job, err);
         p->kind = job->work == LAUNCH_WORK_UNPACK ? LAUNCH_KIND_LAYER : LAUNCH_KIND_TREE;
         p->token = new_token(w);
         r = work_store_make(&w->store, p->token, &dir, err);
@@ -489,7 +514,7 @@ void work_free(struct work *w)
 
 bool work_handles(uint32_t op)
 {
-        return op >= LAUNCH_WORK && op <= LAUNCH_LIST;
+        return (op >= LAUNCH_WORK && op <= LAUNCH_LIST) || op == LAUNCH_REPLACE;
 }
 
 static bool copy_hex(const char *from, char to[LAUNCH_HEX + 1])
@@ -503,7 +528,9 @@ static bool copy_hex(const char *from, char to[LAUNCH_HEX + 1])
 
 static size_t fds_of(uint32_t work)
 {
-        return work == LAUNCH_WORK_UNPACK ? UNPACK_FDS : work == LAUNCH_WORK_MERGE ? MERGE_FDS : INDEX_FDS;
+        return work == LAUNCH_WORK_UNPACK                                ? UNPACK_FDS
+               : work == LAUNCH_WORK_MERGE || work == LAUNCH_WORK_COMPARE ? MERGE_FDS
+                                                                          : INDEX_FDS;
 }
 
 static bool all_files(const int *fds, size_t n)
@@ -524,8 +551,9 @@ static int parse_work(const struct launch_header *msg, size_t len, int *fds, siz
         const char *names = (const char *)(m + 1);
         struct job *job;
 
-        if (len < sizeof(*m) || m->work < LAUNCH_WORK_INDEX || m->work > LAUNCH_WORK_PLAIN ||
-            m->n_layers > LAUNCH_LAYERS_MAX || (m->n_layers > 0 && m->work != LAUNCH_WORK_MERGE) ||
+        if (len < sizeof(*m) || m->work < LAUNCH_WORK_INDEX || m->work > LAUNCH_WORK_COMPARE ||
+            m->n_layers > LAUNCH_LAYERS_MAX || (m->work == LAUNCH_WORK_COMPARE && m->n_layers != 1) ||
+            (m->n_layers > 0 && m->work != LAUNCH_WORK_MERGE && m->work != LAUNCH_WORK_COMPARE) ||
             len != sizeof(*m) + (size_t)m->n_layers * LAUNCH_HEX || n_fds != fds_of(m->work) || !all_files(fds, n_fds))
                 return -EBADMSG;
         job = calloc(1, sizeof(*job) + m->n_layers * sizeof(job->layers[0]));
@@ -541,6 +569,8 @@ static int parse_work(const struct launch_header *msg, size_t len, int *fds, siz
         job->work = m->work;
         job->max_bytes = m->max_bytes;
         job->max_entries = m->max_entries;
+        job->token = m->token;
+        job->kind = m->kind;
         job->n_layers = m->n_layers;
         list_init(&job->queue);
         for (size_t i = 0; i < n_fds; i++)
@@ -582,6 +612,18 @@ static int handle_work(struct work *w, const struct launch_header *msg, size_t l
         return 0;
 }
 
+static int name_it(struct work *w, const struct launch_commit *m, const char *name, struct err *err)
+{
+        enum launch_kind kind = (enum launch_kind)m->kind;
+
+        if (m->h.op == LAUNCH_COMMIT)
+                return work_store_commit(&w->store, m->token, kind, name, err);
+        if (kind == LAUNCH_KIND_TREE && w->config.tree_busy && w->config.tree_busy(name, w->config.data))
+                return err_set(err, EBUSY, "a container uses the tree");
+        w->trash_left = true;
+        return work_store_replace(&w->store, m->token, kind, name, err);
+}
+
 static int handle_commit(struct work *w, const struct launch_header *msg, size_t len)
 {
         const struct launch_commit *m = (const void *)msg;
@@ -598,7 +640,7 @@ static int handle_commit(struct work *w, const struct launch_header *msg, size_t
                 return 0;
         }
         t->token = 0;
-        if (work_store_commit(&w->store, m->token, m->kind, name, &err) < 0) {
+        if (name_it(w, m, name, &err) < 0) {
                 (void)work_store_discard(&w->store, m->token);
                 w->trash_left = true;
                 refuse_err(w, msg->seq, &err);
@@ -699,7 +741,7 @@ int work_handle(struct work *w, const struct launch_header *msg, size_t len, int
 
         if (len >= sizeof(*msg) && msg->op == LAUNCH_WORK)
                 r = handle_work(w, msg, len, fds, n_fds);
-        else if (len >= sizeof(*msg) && n_fds == 0 && msg->op == LAUNCH_COMMIT)
+        else if (len >= sizeof(*msg) && n_fds == 0 && (msg->op == LAUNCH_COMMIT || msg->op == LAUNCH_REPLACE))
                 r = handle_commit(w, msg, len);
         else if (len >= sizeof(*msg) && n_fds == 0 && msg->op == LAUNCH_DISCARD)
                 r = handle_discard(w, msg, len);

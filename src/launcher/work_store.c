@@ -221,6 +221,57 @@ int work_store_commit(struct work_store *s, uint32_t token, enum launch_kind kin
         return 0;
 }
 
+static int rename_exchange(int from_dir, const char *from, int to_dir, const char *to)
+{
+        return sys_result(syscall(SYS_renameat2, from_dir, from, to_dir, to, RENAME_EXCHANGE));
+}
+
+int work_store_replace(struct work_store *s, uint32_t token, enum launch_kind kind, const char *name, struct err *err)
+{
+        int to = kind_dir(s, kind), r;
+        char from[WORK_NAME_MAX];
+        auto_fd dir = -EBADF;
+
+        if (!is_dir(to, name))
+                return work_store_commit(s, token, kind, name, err);
+        token_name(token, from);
+        dir = openat(s->tmp, from, DIR_FLAGS);
+        if (dir < 0)
+                return err_sys(err, "open what was made");
+        if (!is_dir(dir, "root"))
+                return err_set(err, ENOTDIR, "what was made is no directory");
+        r = settle_remove(&s->settle, kind, name);
+        if (r == 0 && kind == LAUNCH_KIND_LAYER)
+                r = rename_exchange(s->tmp, from, to, name);
+        else if (r == 0)
+                r = rename_exchange(dir, "root", to, name);
+        if (r < 0)
+                return err_set(err, -r, "replace '%s': %s", name, strerror(-r));
+        (void)settle_add(&s->settle, kind, name);
+        (void)throw_away(s, s->tmp, from);
+        return 0;
+}
+
+int work_store_open_both(struct work_store *s, uint32_t token, enum launch_kind kind, const char *name, int *ret_made,
+                         int *ret_named, struct err *err)
+{
+        auto_fd made = -EBADF, named = -EBADF;
+        char from[WORK_NAME_MAX + 8];
+
+        token_name(token, from);
+        if (kind == LAUNCH_KIND_TREE)
+                (void)snprintf(from + strlen(from), 8, "/root");
+        made = openat(s->tmp, from, DIR_FLAGS);
+        if (made < 0)
+                return err_sys(err, "open what was made");
+        named = openat(kind_dir(s, kind), name, DIR_FLAGS);
+        if (named < 0)
+                return err_sys(err, "open '%s'", name);
+        *ret_made = TAKE_FD(made);
+        *ret_named = TAKE_FD(named);
+        return 0;
+}
+
 int work_store_delete(struct work_store *s, enum launch_kind kind, const char *name, struct err *err)
 {
         int r = settle_remove(&s->settle, kind, name);

@@ -38,6 +38,12 @@ int work_store_discard(struct work_store *s, uint32_t token);
 /* Gives what was made its name. -EEXIST: the name is there. It counts on disk once it has settled. */
 int work_store_commit(struct work_store *s, uint32_t token, enum launch_kind kind, const char *name, struct err *err);
 
+/* The same, in the place of what has the name, which goes to the trash. */
+int work_store_replace(struct work_store *s, uint32_t token, enum launch_kind kind, const char *name, struct err *err);
+/* What was made, and what has the name: two directories with the same in them. The caller owns both. -ENOENT. */
+int work_store_open_both(struct work_store *s, uint32_t token, enum launch_kind kind, const char *name, int *ret_made,
+                         int *ret_named, struct err *err);
+
 int work_store_delete(struct work_store *s, enum launch_kind kind, const char *name,
                       struct err *err); /* into the trash */
 int work_store_open_layer(struct work_store *s, const char *name,

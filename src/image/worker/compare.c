@@ -4,6 +4,7 @@
 #include "base/path.h"
 #include "base/vec.h"
 #include "image/worker/attr.h"
+#include "image/worker/meta.h"
 #include "image/worker/report.h"
 #include "image/worker/worker.h"
 
@@ -270,6 +271,9 @@ static int both(struct compare *c, int one, int other, const char *name)
         c->entries++;
         if (a.st_dev == b.st_dev && a.st_ino == b.st_ino)
                 return 0;
+        /* The worker's own file has the time of its making. */
+        if (c->depth == 0 && str_eq(name, META_NAME))
+                b.st_mtim = a.st_mtim;
         r = look(c, one, other, name, &a, &b, &what);
         if (r == 0 && what)
                 r = tell(c, name, what);

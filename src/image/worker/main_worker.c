@@ -1,5 +1,6 @@
 #include "base/fd.h"
 #include "image/worker.h"
+#include "image/worker/compare.h"
 #include "image/worker/report.h"
 #include "image/worker/worker.h"
 
@@ -71,12 +72,19 @@ static int do_sync(int argc, char **argv, struct str *report, struct err *err)
         return syncfs(WORKER_FD_DIR) < 0 ? err_sys(err, "write to disk") : 0;
 }
 
+static int do_compare(int argc, char **argv, struct str *report, struct err *err)
+{
+        (void)argc;
+        (void)argv;
+        return worker_compare(WORKER_FD_DIR, WORKER_FD_LAYERS, report, err);
+}
+
 static const struct {
         const char *name;
         int (*run)(int argc, char **argv, struct str *report, struct err *err);
 } commands[] = {
         { "index", do_index }, { "plain", do_plain },   { "unpack", do_unpack },
-        { "merge", do_merge }, { "remove", do_remove }, { "sync", do_sync },
+        { "merge", do_merge }, { "remove", do_remove }, { "compare", do_compare }, { "sync", do_sync },
 };
 
 static int run(int argc, char **argv, struct str *report, struct err *err)

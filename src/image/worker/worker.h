@@ -5,6 +5,7 @@
  *   mayfly-worker unpack MAX_BYTES MAX_ENTRIES
  *   mayfly-worker merge N_LAYERS
  *   mayfly-worker remove
+ *   mayfly-worker compare
  *   mayfly-worker sync
  *
  * Ends with one of enum image_worker_exit; the report (image/worker.h) goes to WORKER_FD_REPORT. */
@@ -21,7 +22,7 @@ enum worker_fd {
         WORKER_FD_PLAIN,     /* index, plain: the uncompressed copy */
         WORKER_FD_REPORT,    /* all but remove and sync */
         WORKER_FD_DIR,       /* unpack, merge: the directory to fill; remove: the one to empty; sync: any */
-        WORKER_FD_LAYERS,    /* merge: one for each layer, lowest first */
+        WORKER_FD_LAYERS,    /* merge: one for each layer, lowest first; compare: what is to be like WORKER_FD_DIR */
 };
 
 #define WORKER_LAYERS_MAX 127
