@@ -274,6 +274,52 @@ static int work_repair(struct op *op, struct err *err)
         return 0;
 }
 
+static bool needs(const struct stored *i, const char *name)
+{
+        for (size_t k = 0; k < i->config.n_diff_ids; k++)
+                if (str_eq(i->config.diff_ids[k], name))
+                        return true;
+        return str_eq(i->image.tree, name);
+}
+
+bool sweep_skip(struct op *op, int r)
+{
+        bool any = false;
+
+        if (op->steps != op_sweep_steps || op->cleaning || r == -ENOMEM || r == -ENOSPC || r == -EDQUOT ||
+            (op->steps[op->at] != step_unpack && op->steps[op->at] != step_merge))
+                return false;
+        for (size_t i = op->images.len; i > 0; i--) {
+                struct stored *image = op->images.items[i - 1], *have;
+
+                if (!needs(image, op->name))
+                        continue;
+                have = store_find_digest(op->store, image->image.digest);
+                if (have)
+                        have->image.broken = true;
+                store_note_repair(op->store, "image %s is broken, and has to be brought again: %s",
+                                  have && have->image.names ? have->image.names[0] : image->image.digest, op->err.text);
+                op->images.items[i - 1] = op->images.items[--op->images.len];
+                stored_free(image);
+                any = true;
+        }
+        op->layer_at = LAYER_FIND;
+        op->err = (struct err)ERR_INIT;
+        op_unclaim(op);
+        return any;
+}
+
+int step_tell_sweep(struct op *op)
+{
+        if (op->made[0] > 0 || op->made[1] > 0)
+                store_note_repair(op->store, "%u layers and %u trees that were missing were made again", op->made[0],
+                                  op->made[1]);
+        if (op->dropped[0] > 0 || op->dropped[1] > 0)
+                store_note_repair(op->store, "%u layers and %u trees that no image needs were removed", op->dropped[0],
+                                  op->dropped[1]);
+        return STEP_NEXT;
+}
+
 int step_repair(struct op *op)
 {
         const struct image_store *s = op->store;
@@ -286,6 +332,8 @@ int step_repair(struct op *op)
         for (size_t i = 0; i < s->images.len; i++) {
                 const struct stored *have = s->images.items[i];
 
+                if (have->image.broken)
+                        continue;
                 if (!map_find(op->trees, have->image.tree) || (!have->passwd && !have->group))
                         op->found.items[op->found.n++].manifest = have->manifest;
         }
@@ -454,8 +502,10 @@ static int delete_next(struct op *op, enum image_kind kind, struct map *present,
                 (void)map_remove(present, name);
                 if (is_wanted(op, copy))
                         continue;
-                if (s->workers.remove(s->workers.context, kind, copy, on_deleted, op, NULL) == 0)
+                if (s->workers.remove(s->workers.context, kind, copy, on_deleted, op, NULL) == 0) {
+                        op->dropped[kind == IMAGE_TREE]++;
                         return STEP_AGAIN;
+                }
         }
         return STEP_NEXT;
 }

@@ -286,6 +286,8 @@ static void on_committed(int r, const struct err *err, void *data)
         op->token = 0;
         if (r == -EEXIST)
                 r = 0;
+        if (r == 0)
+                op->made[op->claim_kind == IMAGE_TREE]++;
         layer_pair_key(op->layer.digest, op->claim, pair);
         if (r == 0 && op->claim[0] && op_announce(op, op->claim_kind == IMAGE_LAYER ? pair : NULL) < 0)
                 r = op_out_of_memory(op);

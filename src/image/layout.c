@@ -156,9 +156,18 @@ static int each(int dirfd, void (*fn)(int dirfd, const char *name, void *data), 
 
 static void remove_temporary(int dirfd, const char *name, void *data)
 {
-        (void)data;
-        if (!hex_is_lower(name, HEX))
-                (void)unlinkat(dirfd, name, 0);
+        struct image_layout *l = data;
+
+        if (!hex_is_lower(name, HEX) && unlinkat(dirfd, name, 0) == 0)
+                l->cut_off++;
+}
+
+static void remove_cut_users(int dirfd, const char *name, void *data)
+{
+        struct image_layout *l = data;
+
+        if (strstr(name, ".tmp") && unlinkat(dirfd, name, 0) == 0)
+                l->cut_off++;
 }
 
 /* Written, or (ctime) named or held. */
@@ -225,7 +234,9 @@ int image_layout_open(const char *path, struct image_layout *ret, struct err *er
         if (r == 0)
                 r = open_dir(l.dir, "partial", &l.partial, err);
         if (r == 0)
-                r = each(l.blobs, remove_temporary, NULL, err);
+                r = each(l.blobs, remove_temporary, &l, err);
+        if (r == 0)
+                r = each(l.users, remove_cut_users, &l, err);
         if (r == 0)
                 r = each(l.partial, remove_old_partial, &l, err);
         if (r == 0)

@@ -22,6 +22,7 @@ struct image_claims;
 struct image_layout {
         int dir, blobs, users, partial;
         struct image_claims *claims; /* of all views */
+        unsigned cut_off;            /* files that the opening removed, whose writing had not ended */
         uint64_t claimant;           /* 0: nobody; nothing is claimed */
 };
 #define IMAGE_LAYOUT_NONE                                                                                              \

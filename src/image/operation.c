@@ -58,9 +58,10 @@ const op_step op_pin_steps[] = {
 const op_step op_usage_steps[] = { step_write_usage, NULL };
 
 const op_step op_sweep_steps[] = {
-        step_list_layers, step_list_trees,   step_repair,        step_unpack,        step_merge,
-        step_lock_index,  step_publish,      step_unlock_index,  step_lock_collect,  step_list_layers,
-        step_list_trees,  step_delete_trees, step_delete_layers, step_collect_blobs, NULL,
+        step_list_layers,   step_list_trees,    step_repair,     step_unpack,
+        step_merge,         step_lock_index,    step_publish,    step_unlock_index,
+        step_lock_collect,  step_list_layers,   step_list_trees, step_delete_trees,
+        step_delete_layers, step_collect_blobs, step_tell_sweep, NULL,
 };
 
 const op_step op_clean_steps[] = {
@@ -428,7 +429,8 @@ static void run(struct op *op)
                         }
                         if (make_room(op, r))
                                 return;
-                        fail(op, r);
+                        if (!sweep_skip(op, r))
+                                fail(op, r);
                         continue;
                 }
                 op->at++;
@@ -459,7 +461,8 @@ void op_wake(struct op *op, int r, const struct err *err)
                         (void)err_set(&op->err, -r, "%s", strerror(-r));
                 if (make_room(op, r))
                         return;
-                fail(op, r);
+                if (!sweep_skip(op, r))
+                        fail(op, r);
         } else if (op->waiting == STEP_WAIT) {
                 op->at++;
         }

@@ -128,6 +128,8 @@ void verify_close(struct image_store *s); /* verify.c */
 void store_note_repair(struct image_store *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void prune_close(struct image_store *s); /* prune.c */
 void pressure_start(struct image_store *s);
+int step_tell_sweep(struct op *op);
+bool sweep_skip(struct op *op, int r); /* collect.c: one image that cannot be made again must not keep others from it */
 int step_collect_partials(struct op *op);
 
 /* account.c: a map of all that images need, each with how many need it, and what it weighs. */
@@ -168,7 +170,7 @@ struct op {
         bool cleaning;
         enum image_kind verify_kind; /* VERIFY: of op->name */
         char **broken;               /* BREAK: digests of images */
-        bool roomed; /* the disk was full, and room was made once */
+        bool roomed;                 /* the disk was full, and room was made once */
 
         image_loaded_fn loaded; /* one of the two */
         image_done_fn done;
@@ -195,6 +197,7 @@ struct op {
         struct image_descriptor target; /* REMOVE: manifest */
         bool whole;                     /* REMOVE: the image, not only a name */
         bool more;                      /* of names in a listing */
+        unsigned made[2], dropped[2];   /* SWEEP: layers, trees */
         int work_result;
         struct err work_err;
         struct image_hold *hold; /* of a pull; borrowed */

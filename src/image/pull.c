@@ -287,9 +287,12 @@ static void prove(struct pull *pull)
                 pulls_save(pull->pulls);
 }
 
+/* What is damaged has to be brought again: it is as good as not here. */
 static const struct image *local_image(const struct pull *pull)
 {
-        return image_store_find(pull->pulls->config.store, pull->name, NULL);
+        const struct image *image = image_store_find(pull->pulls->config.store, pull->name, NULL);
+
+        return image && !image->broken ? image : NULL;
 }
 
 static void fetch(struct pull *pull);
@@ -844,11 +847,13 @@ static int decide(struct image_pulls *p, const struct image_pull_request *q, str
                 return err_set(err, why.num, "%s", why.text);
         remote = named && registries_enabled(p->config.registries) && !str_eq(ref.domain, IMAGE_BUILTIN_DOMAIN) &&
                  q->policy != IMAGE_PULL_NEVER;
-        if (remote && (!image || q->policy == IMAGE_PULL_ALWAYS || (!ref.digest[0] && top_is_old(p, name))))
+        if (remote && (!image || image->broken || q->policy == IMAGE_PULL_ALWAYS || (!ref.digest[0] && top_is_old(p, name))))
                 return pull_get(p, q, &remotely, ret_pull, err);
         if (!image)
                 return absent(q, named ? &ref : NULL, err);
         name_it(image, name, q->ref, &w->answer);
+        if (image->broken)
+                return err_set(err, EBADMSG, "image %s is damaged, and has to be brought again", w->answer.ref);
         r = decide_here(p, q, image, named && (ref.digest[0] || has_name(image, name)) ? &ref : NULL, w, ret_pull, err);
         return r == -ENOENT && !err->num ? absent(q, &ref, err) : r;
 }

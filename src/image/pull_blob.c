@@ -1,6 +1,7 @@
 /* Blobs: from a registry into a file, hashed as they come. */
 
 #include "image/pull_internal.h"
+#include "image/prune.h"
 
 #include "base/fd.h"
 #include "http/fetch.h"
@@ -98,6 +99,19 @@ static int digest_check(struct blob *b, struct err *err)
         return 0;
 }
 
+/* ── a full disk ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Images are collected, and the same is tried once more. Until then the blob counts as busy. */
+static bool make_room(struct blob *b, image_done_fn fn)
+{
+        if ((b->work_result != -ENOSPC && b->work_result != -EDQUOT) || b->roomed ||
+            image_store_make_room(b->pulls->config.store, fn, b, NULL) < 0)
+                return false;
+        b->roomed = true;
+        b->busy = true;
+        return true;
+}
+
 static void finish_run(void *data)
 {
         struct blob *b = data;
@@ -151,12 +165,28 @@ static void write_run(void *data)
 }
 
 static void write_next(struct blob *b);
+static void write_done(void *data);
+
+static void write_again(int r, const struct err *err, void *data)
+{
+        struct blob *b = data;
+
+        (void)err;
+        if (!blob_back(b))
+                return;
+        if (r == 0)
+                r = blob_work(b, write_run, write_done);
+        if (r < 0)
+                blob_fail(b, b->work_result, &b->work_err);
+}
 
 static void write_done(void *data)
 {
         struct blob *b = data;
 
         if (!blob_back(b))
+                return;
+        if (make_room(b, write_again))
                 return;
         if (b->work_result < 0) {
                 blob_fail(b, b->work_result, &b->work_err);

@@ -55,6 +55,7 @@ struct blob {
         struct str filling, writing;
         bool busy, ended; /* a work thread has it; all has come */
         bool paused;
+        bool roomed; /* the disk was full, and room was made once */
         bool was_here, downloaded;
         bool spent; /* part of an image, or good for none: the partial goes */
         int work_result;

@@ -295,7 +295,9 @@ static int job_fill(struct job *job, const struct job_source *source, struct err
 
 static void job_begin(struct job *job)
 {
-        job->present = image_store_by_digest(job->pulls->config.store, job->digest) != NULL;
+        const struct image *image = image_store_by_digest(job->pulls->config.store, job->digest);
+
+        job->present = image && !image->broken;
         if (job->present)
                 install(job);
         else if (blob_want(job->pulls, job, &job->parts.config, &job->config_blob, &job->err) < 0)

@@ -181,7 +181,8 @@ static int load_entry(struct image_store *s, const json_t *v)
         image = store_find_digest(s, d.digest);
         if (!image) {
                 if (stored_new(&s->layout, &d, &image, &err) < 0) {
-                        log_debug("images: %s (%s) is left out: %s", name ? name : "no name", digest, err.text);
+                        store_note_repair(s, "%s (%s) is left out: %s", name ? name : "an image without a name", digest,
+                                          err.text);
                         return 0;
                 }
                 if (image_layout_read_users(&s->layout, image->image.tree, &users, NULL) == 0)
@@ -249,6 +250,8 @@ int image_store_open(struct loop *loop, const struct image_store_config *config,
         r = image_layout_open(config->dir, &s->layout, err);
         if (r == 0)
                 r = load_index(s, err);
+        if (r == 0 && s->layout.cut_off > 0)
+                store_note_repair(s, "%u files whose writing was cut off were removed", s->layout.cut_off);
         if (r == 0 && usage_load(s) < 0)
                 r = err_oom(err);
         if (r < 0)
