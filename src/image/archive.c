@@ -560,6 +560,18 @@ static bool names_image(const char *name)
         return strpbrk(name, ":/") != NULL;
 }
 
+/* Some archives have none; one that is there counts. */
+static int check_version(const struct archive *a, struct err *err)
+{
+        auto_str text = STR_INIT;
+        int r;
+
+        if (!find(a, "oci-layout"))
+                return 0;
+        r = read_file(a, "oci-layout", &text, err);
+        return r < 0 ? r : image_layout_version(text.data, text.len, err);
+}
+
 static int read_oci(struct archive *a, struct err *err)
 {
         auto_index x = { .entries = NULL };
@@ -567,7 +579,9 @@ static int read_oci(struct archive *a, struct err *err)
         bool any = false;
         int r;
 
-        r = read_file(a, "index.json", &text, err);
+        r = check_version(a, err);
+        if (r == 0)
+                r = read_file(a, "index.json", &text, err);
         if (r == 0)
                 r = image_index_parse(text.data, text.len, &x, err);
         for (size_t i = 0; r == 0 && i < x.n; i++) {

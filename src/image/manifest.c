@@ -3,6 +3,7 @@
 #include "base/str.h"
 #include "image/ref.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <openssl/evp.h>
 #include <openssl/sha.h>
@@ -12,6 +13,7 @@
 
 #define ARGS_MAX 4096
 #define STRING_MAX (128U << 10) /* what execve(2) takes as one argument */
+#define URLS_MAX 64
 #define BLOB_MAX (UINT64_C(1) << 50)
 
 #define ANNOTATION_NAME "org.opencontainers.image.ref.name"
@@ -93,6 +95,73 @@ static int get_strings(const json_t *o, const char *name, size_t max, char ***re
         return 0;
 }
 
+/* restricted-name of RFC 6838, section 4.2; the bytes it took, 0: it is none. */
+static size_t media_name(const char *s)
+{
+        static const char more[] = "!#$&-^_.+";
+        size_t n = 0;
+
+        while (isalnum((unsigned char)s[n]) || (n > 0 && s[n] && strchr(more, s[n])))
+                n++;
+        return n <= 127 ? n : 0;
+}
+
+static bool media_type_valid(const char *s)
+{
+        size_t type = media_name(s), subtype;
+
+        if (type == 0 || s[type] != '/')
+                return false;
+        subtype = media_name(s + type + 1);
+        return subtype > 0 && !s[type + 1 + subtype];
+}
+
+/* A media type, or "" where it is absent. */
+static int get_media(const json_t *o, const char *name, char out[IMAGE_MEDIA_MAX], struct err *err)
+{
+        int r = get_text(o, name, out, IMAGE_MEDIA_MAX, err);
+
+        if (r == 0 && out[0] && !media_type_valid(out))
+                r = bad(err, name, "no media type");
+        return r;
+}
+
+/* RFC 3986, section 3: a scheme, and more. */
+static bool is_uri(const char *s)
+{
+        size_t n = 0;
+
+        while (isalnum((unsigned char)s[n]) || (n > 0 && s[n] && strchr("+-.", s[n])))
+                n++;
+        return isalpha((unsigned char)s[0]) && s[n] == ':' && s[n + 1];
+}
+
+/* Members of a descriptor that nothing here follows, but that must be what they are to be. */
+static int check_others(const json_t *o, struct err *err)
+{
+        const json_t *data = json_object_get(o, "data");
+        auto_str decoded = STR_INIT;
+        char media[IMAGE_MEDIA_MAX];
+        auto_strv urls = NULL;
+        int r;
+
+        r = get_media(o, "artifactType", media, err);
+        if (r == 0)
+                r = get_strings(o, "urls", URLS_MAX, &urls, err);
+        if (r < 0)
+                return r;
+        for (char **u = urls; u && *u; u++) {
+                if (!is_uri(*u))
+                        return bad(err, "urls", "one is no URL");
+        }
+        if (data && !json_is_null(data) &&
+            (!json_is_string(data) ||
+             base64_decode(&decoded, json_string_value(data), json_string_length(data)) < 0 ||
+             (json_int_t)decoded.len != json_integer_value(json_object_get(o, "size"))))
+                return bad(err, "data", "not the contents in base64");
+        return 0;
+}
+
 static int get_descriptor(const json_t *o, struct image_descriptor *ret, struct err *err)
 {
         const json_t *size = json_object_get(o, "size");
@@ -100,7 +169,7 @@ static int get_descriptor(const json_t *o, struct image_descriptor *ret, struct 
 
         if (!json_is_object(o))
                 return bad(err, "descriptor", "no JSON object");
-        r = get_text(o, "mediaType", ret->media_type, sizeof(ret->media_type), err);
+        r = get_media(o, "mediaType", ret->media_type, err);
         if (r == 0)
                 r = get_text(o, "digest", ret->digest, sizeof(ret->digest), err);
         if (r == 0)
@@ -110,12 +179,12 @@ static int get_descriptor(const json_t *o, struct image_descriptor *ret, struct 
         if (!json_is_integer(size) || json_integer_value(size) < 0 || (uint64_t)json_integer_value(size) > BLOB_MAX)
                 return bad(err, "descriptor", "no valid size");
         ret->size = (uint64_t)json_integer_value(size);
-        return 0;
+        return check_others(o, err);
 }
 
 static int check_schema(const json_t *o, const char *what, const char *oci, const char *docker, struct err *err)
 {
-        const json_t *version = json_object_get(o, "schemaVersion");
+        const json_t *version = json_object_get(o, "schemaVersion"), *subject = json_object_get(o, "subject");
         char media[IMAGE_MEDIA_MAX];
         int r;
 
@@ -128,7 +197,9 @@ static int check_schema(const json_t *o, const char *what, const char *oci, cons
                 return bad(err, what, "schemaVersion is not 2");
         if (media[0] && !str_eq(media, oci) && !str_eq(media, docker))
                 return bad(err, what, "its media type is another one");
-        return 0;
+        if (subject && !json_is_null(subject) && !json_is_object(subject))
+                return bad(err, what, "its subject is no descriptor");
+        return get_media(o, "artifactType", media, err);
 }
 
 static bool is_layer_type(const char *media)
@@ -406,6 +477,20 @@ void image_config_done(struct image_config *c)
         free(c->diff_ids);
         json_decref(c->json);
         *c = (struct image_config){ .json = NULL };
+}
+
+int image_layout_version(const char *text, size_t len, struct err *err)
+{
+        auto_json o = NULL;
+        const char *version;
+        int r = len > IMAGE_JSON_MAX ? -EBADMSG : json_read(text, len, &o, NULL);
+
+        if (r == -ENOMEM)
+                return err_oom(err);
+        version = r < 0 ? NULL : json_string_value(json_object_get(o, "imageLayoutVersion"));
+        if (!version)
+                return bad(err, "oci-layout", "no JSON object with an imageLayoutVersion");
+        return str_starts(version, "1.") ? 0 : bad(err, "oci-layout", "the layout's version is not 1");
 }
 
 static int parse_saved(const json_t *o, struct image_saved *s, struct err *err)

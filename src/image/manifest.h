@@ -15,7 +15,7 @@
 #define IMAGE_JSON_MAX (4U << 20) /* any manifest, index or configuration */
 #define IMAGE_INDEX_MAX 1024      /* descriptors in an index */
 #define IMAGE_DIGEST_MAX 80
-#define IMAGE_MEDIA_MAX 128
+#define IMAGE_MEDIA_MAX 256 /* twice 127, a slash, NUL: RFC 6838, section 4.2 */
 
 #define MEDIA_OCI_INDEX "application/vnd.oci.image.index.v1+json"
 #define MEDIA_OCI_MANIFEST "application/vnd.oci.image.manifest.v1+json"
@@ -76,6 +76,9 @@ struct image_config {
 int image_config_parse(const char *text, size_t len, struct image_config *ret, struct err *err);
 void image_config_done(struct image_config *c);
 #define auto_config __attribute__((cleanup(image_config_done))) struct image_config
+
+/* The file oci-layout (image-layout.md): of a version that is known here, 1.x. -EBADMSG. */
+int image_layout_version(const char *text, size_t len, struct err *err);
 
 /* Docker's manifest.json in archives of `docker save`. */
 struct image_saved {

@@ -85,7 +85,8 @@ class Traces:
         self.client = instance.client
 
     def look(self):
-        disk = {d: sorted(os.listdir(d)) for d in self.dirs if os.path.isdir(d)}
+        # When images were last used is written now and then, and names only what there is.
+        disk = {d: sorted(n for n in os.listdir(d) if n != "usage.json") for d in self.dirs if os.path.isdir(d)}
         images = [(i["digest"], sorted(i["names"])) for i in self.client.get("/v1/images").json()["images"]]
         return disk, sorted(images)
 
