@@ -108,13 +108,23 @@ def through(address):
 @test
 def rate_of_an_address():
     key = instance.net_client("read")
-    statuses = [key.request("GET", "/v1/version", headers=through("198.51.100.1")).status for _ in range(60)]
+    kept = key.connect(30)
+
+    def asked(address):
+        kept.request("GET", "/v1/version", headers=key.authorization() | through(address))
+        answer = kept.getresponse()
+        answer.read()
+        return answer.status
+
+    # On one connection, as an emulated machine makes no 20 a second.
+    statuses = [asked("198.51.100.1") for _ in range(200)]
     assert 429 in statuses and statuses[:40] == [200] * 40, statuses
-    equal(key.request("GET", "/v1/version", headers=through("198.51.100.2")).status, 200)
+    equal(asked("198.51.100.2"), 200)
     # One who has a /64 has one address of it.
-    statuses = [key.request("GET", "/v1/version", headers=through(f"2001:db8::{i:x}")).status for i in range(1, 61)]
+    statuses = [asked(f"2001:db8::{i:x}") for i in range(1, 201)]
     assert 429 in statuses, statuses
-    equal(key.request("GET", "/v1/version", headers=through("2001:db8:0:1::1")).status, 200)
+    equal(asked("2001:db8:0:1::1"), 200)
+    kept.close()
 
 
 @test

@@ -36,7 +36,8 @@ install -D -m 644 contrib/systemd/mayfly.sysusers "$root/usr/lib/sysusers.d/mayf
 install -D -m 644 contrib/systemd/mayfly.tmpfiles "$root/usr/lib/tmpfiles.d/mayfly.conf"
 tar -C "$root" -cf "$stage/root.tar" .
 
-packages="$(tools/setup.sh --print run demo | xargs) python3 iproute2 procps util-linux git zstd strace slowhttptest dnsmasq-base ${MAYFLY_VM_PACKAGES:-}"
+# Of the tests' packages all but compilers, what takes long to install, and services that would start with the machine.
+packages="$(tools/setup.sh --print run demo test | grep -vE '^(clang|cppcheck|gcovr|golang|node|docker.io|podman|chromium|unbound|haproxy|nginx|.*-dev$)' | xargs) git ${MAYFLY_VM_PACKAGES:-}"
 start=$SECONDS status=0
 copies=(-c "$tree:/opt/mayfly" -c "$stage/root.tar:/opt/root.tar")
 corpora=${MAYFLY_CORPORA:-../shared/corpora}
