@@ -340,6 +340,7 @@ static void on_gone(struct http_request *r, bool sent, void *data)
         call_hold(c);
         tasks_call_gone(c);
         logs_call_gone(c);
+        long_call_gone(c);
         upload_call_gone(c);
         pull_call_gone(c);
         verify_call_gone(c);
@@ -356,6 +357,7 @@ static void on_drained(struct http_request *r, void *data)
         if (!c)
                 return;
         logs_call_drained(c);
+        long_call_drained(c);
         save_call_drained(c);
 }
 

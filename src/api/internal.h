@@ -16,10 +16,12 @@
 #define API_UNWANTED_MAX (1024 * 1024) /* bytes of a body where none is expected */
 #define API_QUEUE 0                    /* of the loop's workers: large bodies */
 #define API_INLINE_MAX (64 * 1024)     /* bytes of a body that are parsed on the loop's own thread */
+#define API_LONG_FROM (1024 * 1024)    /* bytes of output from which on an answer is made in pieces */
 #define API_ADDRESS_MAX METER_NAME_MAX
 
 struct call;
 struct logs;
+struct long_answer;
 struct pulling;
 struct verifying;
 struct saving;
@@ -117,11 +119,14 @@ struct call {
         size_t charged; /* of the memory for bodies */
         struct upload *upload;
         struct logs *logs;
+        struct long_answer *long_answer;
         struct pulling *pulling;
         struct verifying *verifying;
         struct saving *saving;
         struct task *task; /* waits for its end */
         void (*ended)(struct call *c, const struct wire_task *result);
+        struct task *ended_task;       /* in ended(): whose result it is */
+        struct history_record *record; /* in found(): the same record, whose contents may be taken */
         void (*found)(struct call *c, const struct history_record *record);
         struct wire_task_request request;
         struct json_faults faults;
@@ -202,7 +207,7 @@ int outcome_status(enum wire_status status, enum wire_reason reason);
 unsigned outcome_retry_after(enum wire_reason reason, unsigned said_s); /* 0: no Retry-After */
 int record_text(const struct history_record *record, struct str *out);
 /* Answers a task that is in history, as 201 or as the problem that its end is. */
-void answer_record(struct call *c, const struct history_record *record);
+void answer_record(struct call *c, struct history_record *record);
 void tasks_call_gone(struct call *c);
 
 /* The task that the path names: a live one, or (NULL) one whose record `found` is called with, later. NULL too after an answer:
@@ -220,6 +225,16 @@ void tasks_stderr_run(struct call *c);
 
 /* Appends all that is kept of a live task's stream from an offset on. -ENOBUFS after having answered, -ENOMEM, -errno. */
 int task_read_all(struct call *c, struct task *t, enum engine_stream stream, uint64_t offset, struct str *out);
+
+/* ── long answers: long.c ── */
+
+bool output_is_long(size_t out, size_t err);
+void answer_long_task(struct call *c, int status, const struct wire_task *result, struct task *t);
+/* Takes the text's contents; its strings are those of the task's streams. */
+void answer_long_text(struct call *c, int status, struct wire_text *text, struct task *t);
+void answer_long_record(struct call *c, int status, struct history_record *record); /* takes its streams */
+void long_call_drained(struct call *c);
+void long_call_gone(struct call *c);
 
 void tasks_logs_run(struct call *c);
 void logs_call_drained(struct call *c);

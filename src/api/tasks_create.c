@@ -48,14 +48,19 @@ unsigned outcome_retry_after(enum wire_reason reason, unsigned said_s)
         return said_s ? said_s : API_BUSY_RETRY_S;
 }
 
-static void answer_with_location(struct call *c, int status, const char *id, struct str *text)
+static void add_location(struct call *c, const char *id)
 {
         char location[64];
 
-        if (c->http) {
-                (void)snprintf(location, sizeof(location), "/v1/tasks/%s", id);
-                (void)http_add_header(c->http, "Location", location);
-        }
+        if (!c->http)
+                return;
+        (void)snprintf(location, sizeof(location), "/v1/tasks/%s", id);
+        (void)http_add_header(c->http, "Location", location);
+}
+
+static void answer_with_location(struct call *c, int status, const char *id, struct str *text)
+{
+        add_location(c, id);
         call_answer(c, status, text);
 }
 
@@ -69,7 +74,10 @@ static void answer_result(struct call *c, const struct wire_task *result)
                 call_retry_after(c, retry_s);
         if (status != 0)
                 call_problem_of(c, status, wire_reason_names[result->reason], result->detail, result->id, NULL);
-        else if (wire_task_write(result, &text) < 0)
+        else if (c->ended_task && output_is_long(result->out_len[0], result->out_len[1])) {
+                add_location(c, result->id);
+                answer_long_task(c, 201, result, c->ended_task);
+        } else if (wire_task_write(result, &text) < 0)
                 call_oom(c);
         else
                 answer_with_location(c, 201, result->id, &text);
@@ -79,11 +87,12 @@ static void on_ended(struct task *t, const struct wire_task *result, void *data)
 {
         struct call *c = data;
 
-        (void)t;
         c->task = NULL;
         loop_timer_cancel(&c->timer);
+        c->ended_task = t;
         if (c->http && !c->answered)
                 c->ended(c, result);
+        c->ended_task = NULL;
         call_release(c);
 }
 
@@ -119,7 +128,7 @@ int record_text(const struct history_record *record, struct str *out)
         return wire_task_add_output(record->document.data, record->document.len, data, len, &record->outputs, out);
 }
 
-void answer_record(struct call *c, const struct history_record *record)
+void answer_record(struct call *c, struct history_record *record)
 {
         auto_json document = NULL;
         auto_str text = STR_INIT;
@@ -139,7 +148,10 @@ void answer_record(struct call *c, const struct history_record *record)
         if (status != 0)
                 call_problem_of(c, status, reason, json_string_value(json_object_get(document, "detail")), record->id,
                                 NULL);
-        else if (record_text(record, &text) < 0)
+        else if (output_is_long(record->out[0].len, record->out[1].len)) {
+                add_location(c, record->id);
+                answer_long_record(c, 201, record);
+        } else if (record_text(record, &text) < 0)
                 call_oom(c);
         else
                 answer_with_location(c, 201, record->id, &text);

@@ -33,7 +33,9 @@ static void on_record(int r, struct history_record *record, const struct err *er
         } else if (r < 0) {
                 call_problem(c, 500, "internal", "%s", err ? err->text : "history");
         } else {
+                c->record = record;
                 c->found(c, record);
+                c->record = NULL;
         }
         call_release(c);
 }
@@ -71,11 +73,13 @@ static bool has_ended(struct task *t)
         return now.status >= WIRE_EXITED;
 }
 
-static void answer_task(struct call *c, int status, const struct wire_task *t)
+static void answer_task(struct call *c, int status, const struct wire_task *now, struct task *t)
 {
         auto_str text = STR_INIT;
 
-        if (wire_task_write(t, &text) < 0)
+        if (now->has_output && output_is_long(now->out_len[0], now->out_len[1]))
+                answer_long_task(c, status, now, t);
+        else if (wire_task_write(now, &text) < 0)
                 call_oom(c);
         else
                 call_answer(c, status, &text);
@@ -86,14 +90,16 @@ static void answer_live(struct call *c, int status, struct task *t)
         struct wire_task now;
 
         task_describe(t, &now);
-        answer_task(c, status, &now);
+        answer_task(c, status, &now, t);
 }
 
 static void found_whole(struct call *c, const struct history_record *record)
 {
         auto_str text = STR_INIT;
 
-        if (record_text(record, &text) < 0)
+        if (output_is_long(record->out[0].len, record->out[1].len))
+                answer_long_record(c, 200, c->record);
+        else if (record_text(record, &text) < 0)
                 call_oom(c);
         else
                 call_answer(c, 200, &text);
@@ -115,11 +121,10 @@ static void on_wait_ended(struct task *t, const struct wire_task *result, void *
 {
         struct call *c = data;
 
-        (void)t;
         c->task = NULL;
         loop_timer_cancel(&c->timer);
         if (c->http && !c->answered)
-                answer_task(c, 200, result);
+                answer_task(c, 200, result, t);
         call_release(c);
 }
 

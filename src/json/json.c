@@ -137,14 +137,12 @@ static int add_escape(struct str *out, unsigned char c)
         return str_add(out, e, 2);
 }
 
-int json_add_string(struct str *out, const char *s, size_t len)
+int json_add_escaped(struct str *out, const char *s, size_t len)
 {
-        size_t before = out->len, start = 0, i;
+        size_t start = 0, i;
         int r;
 
         r = len > PTRDIFF_MAX / 2 ? -ENOMEM : str_reserve(out, len + 2);
-        if (r == 0)
-                r = str_addc(out, '"');
         for (i = 0; r == 0 && i < len; i++) {
                 unsigned char c = (unsigned char)s[i];
 
@@ -155,8 +153,16 @@ int json_add_string(struct str *out, const char *s, size_t len)
                         r = add_escape(out, c);
                 start = i + 1;
         }
+        return r == 0 ? str_add(out, s + start, len - start) : r;
+}
+
+int json_add_string(struct str *out, const char *s, size_t len)
+{
+        size_t before = out->len;
+        int r = str_addc(out, '"');
+
         if (r == 0)
-                r = str_add(out, s + start, len - start);
+                r = json_add_escaped(out, s, len);
         if (r == 0)
                 r = str_addc(out, '"');
         if (r < 0 && out->data) {

@@ -27,6 +27,7 @@ int json_write(const json_t *v, struct str *out); /* compact, reals with 15 digi
 
 /* Appends a JSON string with quotes; bytes must be valid UTF-8. -ENOMEM. */
 int json_add_string(struct str *out, const char *s, size_t len);
+int json_add_escaped(struct str *out, const char *s, size_t len); /* without the quotes */
 
 struct json_fault {
         char *pointer, *detail;

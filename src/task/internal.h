@@ -115,10 +115,10 @@ struct task {
         char *detail;
         struct engine_exit exit;
         uint64_t ended_ns;
-        void *out[2];
+        struct task_output *kept_out[2]; /* NULL: nothing */
+        void *out[2];                    /* of those */
         size_t out_len[2];
         uint64_t out_total[2];
-        bool mapped[2];
         struct times times[2]; /* of output that came while it ran; what came with the end has its time */
 };
 

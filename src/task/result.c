@@ -12,32 +12,73 @@
 
 #define OUTPUT_MAP_MIN (64 * 1024) /* below, a copy is cheaper than page faults */
 
-static int load_stream(struct task *t, int i, const struct engine_output *o)
+struct task_output {
+        unsigned refs;
+        bool mapped;
+        size_t len;
+        void *data;
+};
+
+void task_output_unref(struct task_output *o)
 {
-        size_t len = (size_t)o->kept;
+        if (!o || --o->refs > 0)
+                return;
+        if (o->mapped)
+                (void)munmap(o->data, o->len);
+        else
+                free(o->data);
+        free(o);
+}
+
+struct task_output *task_output_ref(struct task *t, enum engine_stream stream)
+{
+        struct task_output *o = t->kept_out[stream];
+
+        if (o)
+                o->refs++;
+        return o;
+}
+
+static int read_stream(struct task_output *o, int fd)
+{
         ssize_t n;
 
-        if (len == 0)
-                return 0;
-        if (len >= OUTPUT_MAP_MIN) {
-                void *p = mmap(NULL, len, PROT_READ, MAP_SHARED, o->fd, 0);
+        if (o->len >= OUTPUT_MAP_MIN) {
+                void *p = mmap(NULL, o->len, PROT_READ, MAP_SHARED, fd, 0);
 
                 if (p == MAP_FAILED)
                         return -errno;
-                t->out[i] = p;
-                t->mapped[i] = true;
-        } else {
-                t->out[i] = malloc(len);
-                if (!t->out[i])
-                        return -ENOMEM;
-                n = pread(o->fd, t->out[i], len, 0);
-                if (n < 0 || (size_t)n != len) {
-                        free(t->out[i]);
-                        t->out[i] = NULL;
-                        return n < 0 ? -errno : -EIO;
-                }
+                o->data = p;
+                o->mapped = true;
+                return 0;
         }
-        t->out_len[i] = len;
+        o->data = malloc(o->len);
+        if (!o->data)
+                return -ENOMEM;
+        n = pread(fd, o->data, o->len, 0);
+        return n < 0 ? -errno : (size_t)n != o->len ? -EIO : 0;
+}
+
+static int load_stream(struct task *t, int i, const struct engine_output *kept)
+{
+        struct task_output *o;
+        int r;
+
+        if (kept->kept == 0)
+                return 0;
+        o = calloc(1, sizeof(*o));
+        if (!o)
+                return -ENOMEM;
+        o->refs = 1;
+        o->len = (size_t)kept->kept;
+        r = read_stream(o, kept->fd);
+        if (r < 0) {
+                task_output_unref(o);
+                return r;
+        }
+        t->kept_out[i] = o;
+        t->out[i] = o->data;
+        t->out_len[i] = o->len;
         return 0;
 }
 
@@ -59,12 +100,9 @@ void task_load_output(struct task *t)
 void task_unload_output(struct task *t)
 {
         for (int i = 0; i < 2; i++) {
-                if (t->mapped[i])
-                        (void)munmap(t->out[i], t->out_len[i]);
-                else
-                        free(t->out[i]);
+                task_output_unref(t->kept_out[i]);
+                t->kept_out[i] = NULL;
                 t->out[i] = NULL;
-                t->mapped[i] = false;
                 t->out_len[i] = 0;
         }
 }

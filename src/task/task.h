@@ -150,6 +150,11 @@ void task_unfollow(struct task *t, void *follower_data);
 /* Copies what is kept from an offset on: bytes copied, 0 at what is the end now, or -errno. */
 ssize_t task_read_output(struct task *t, enum engine_stream stream, uint64_t offset, void *buf, size_t len);
 
+/* What an ended task left of a stream stays as long as it is referred to, also when the task has gone. NULL: nothing. */
+struct task_output;
+struct task_output *task_output_ref(struct task *t, enum engine_stream stream);
+void task_output_unref(struct task_output *o); /* accepts NULL */
+
 /* When what is kept came. What no mark reaches has come with the end, or comes now. A peek. */
 const struct times *task_times(const struct task *t, enum engine_stream stream);
 

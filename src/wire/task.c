@@ -3,6 +3,7 @@
 #include "wire/task.h"
 
 #include "base/time.h"
+#include "wire/stream.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -88,6 +89,7 @@ int wire_signal_parse(const char *name)
 struct writer {
         struct str *out;
         int error;
+        struct wire_text *text; /* NULL: the streams are written with the rest */
 };
 
 #define PUT(w, call)                                                                                                   \
@@ -188,14 +190,31 @@ static void put_stream(struct writer *w, const char *name, const void *data, siz
         put(w, "\"");
 }
 
+/* Leaves a stream to wire_text_next(). */
+static void leave_stream(struct writer *w, int i, const char *name, const void *data, size_t len, bool text)
+{
+        put(w, name);
+        put(w, "\"");
+        w->text->data[i] = data;
+        w->text->len[i] = len;
+        w->text->plain[i] = text;
+        w->out = &w->text->parts[i + 1];
+        put(w, "\"");
+}
+
 static void put_streams(struct writer *w, const void *const data[2], const size_t len[2], bool base64)
 {
         bool text[2];
 
         for (int i = 0; i < 2; i++)
                 text[i] = !base64 && is_text(data[i], len[i]);
-        put_stream(w, "\"stdout\":", data[0], len[0], text[0]);
-        put_stream(w, ",\"stderr\":", data[1], len[1], text[1]);
+        if (w->text) {
+                leave_stream(w, 0, "\"stdout\":", data[0], len[0], text[0]);
+                leave_stream(w, 1, ",\"stderr\":", data[1], len[1], text[1]);
+        } else {
+                put_stream(w, "\"stdout\":", data[0], len[0], text[0]);
+                put_stream(w, ",\"stderr\":", data[1], len[1], text[1]);
+        }
         put(w, text[0] ? ",\"stdout_encoding\":\"utf-8\"" : ",\"stdout_encoding\":\"base64\"");
         put(w, text[1] ? ",\"stderr_encoding\":\"utf-8\"," : ",\"stderr_encoding\":\"base64\",");
 }
@@ -279,24 +298,45 @@ static void put_rest(struct writer *w, const char *at, size_t len, const struct 
         PUT(w, str_add(w->out, at + head, len - head));
 }
 
-int wire_task_add_output(const char *document, size_t len, const void *const data[2], const size_t data_len[2],
-                         const struct str *outputs, struct str *out)
+static int add_output(struct writer *w, const char *document, size_t len, const void *const data[2],
+                      const size_t data_len[2], const struct str *outputs)
 {
         const char *at = memmem(document, len, streams_before, strlen(streams_before));
         const size_t note = strlen(base64_note);
-        struct writer w = { .out = out };
         size_t head;
         bool base64;
 
         if (!at)
-                return str_add(out, document, len);
+                return str_add(w->out, document, len);
         head = (size_t)(at - document);
         base64 = head >= note && memcmp(at - note, base64_note, note) == 0;
-        PUT(&w, str_reserve(out, len + data_len[0] + data_len[1] + (outputs ? outputs->len : 0) + 128));
-        PUT(&w, str_add(out, document, base64 ? head - note : head));
-        put_streams(&w, data, data_len, base64);
-        put_rest(&w, at, len - head, outputs);
-        return w.error;
+        PUT(w,
+            str_reserve(w->out, len + (w->text ? 0 : data_len[0] + data_len[1]) + (outputs ? outputs->len : 0) + 128));
+        PUT(w, str_add(w->out, document, base64 ? head - note : head));
+        put_streams(w, data, data_len, base64);
+        put_rest(w, at, len - head, outputs);
+        return w->error;
+}
+
+int wire_task_add_output(const char *document, size_t len, const void *const data[2], const size_t data_len[2],
+                         const struct str *outputs, struct str *out)
+{
+        struct writer w = { .out = out };
+
+        return add_output(&w, document, len, data, data_len, outputs);
+}
+
+int wire_task_begin_output(const char *document, size_t len, const void *const data[2], const size_t data_len[2],
+                           const struct str *outputs, struct wire_text *ret)
+{
+        struct writer w = { .out = &ret->parts[0], .text = ret };
+        int r;
+
+        *ret = (struct wire_text){ .part = 0 };
+        r = add_output(&w, document, len, data, data_len, outputs);
+        if (r < 0)
+                wire_text_done(ret);
+        return r;
 }
 
 /* ── the whole ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -375,21 +415,78 @@ static void put_facts(struct writer *w, const struct wire_task *t)
         put(w, "}");
 }
 
+static void put_task(struct writer *w, const struct wire_task *t)
+{
+        put_outcome(w, t);
+        if (t->has_output)
+                put_streams(w, t->out, t->out_len, t->encoding == WIRE_ENC_BASE64);
+        else if (t->encoding == WIRE_ENC_BASE64)
+                put(w, base64_note);
+        put_facts(w, t);
+}
+
 int wire_task_write(const struct wire_task *t, struct str *out)
 {
         struct writer w = { .out = out };
         size_t before = out->len;
 
         PUT(&w, str_reserve(out, 1024 + (t->has_output ? t->out_len[0] + t->out_len[1] : 0)));
-        put_outcome(&w, t);
-        if (t->has_output)
-                put_streams(&w, t->out, t->out_len, t->encoding == WIRE_ENC_BASE64);
-        else if (t->encoding == WIRE_ENC_BASE64)
-                put(&w, base64_note);
-        put_facts(&w, t);
+        put_task(&w, t);
         if (w.error < 0 && out->data) {
                 out->len = before;
                 out->data[before] = '\0';
         }
         return w.error;
+}
+
+/* ── in pieces ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+int wire_task_begin(const struct wire_task *t, struct wire_text *ret)
+{
+        struct writer w = { .out = &ret->parts[0], .text = ret };
+
+        *ret = (struct wire_text){ .part = 0 };
+        put_task(&w, t);
+        if (w.error < 0)
+                wire_text_done(ret);
+        return w.error;
+}
+
+/* Cut where a character ends, or three bytes. */
+static int next_of_string(struct wire_text *w, int i, struct str *out)
+{
+        const char *data = (const char *)w->data[i] + w->at;
+        size_t n = MIN(w->len[i] - w->at, (size_t)WIRE_PIECE);
+        int r;
+
+        if (w->plain[i])
+                n = wire_text_cut(data, n);
+        r = w->plain[i] ? json_add_escaped(out, data, n) : base64_encode(out, data, n);
+        if (r == 0)
+                w->at += n;
+        return r;
+}
+_Static_assert(WIRE_PIECE % 3 == 0, "pieces of base64 can be put one after the other");
+
+int wire_text_next(struct wire_text *w, struct str *out)
+{
+        int i = (int)w->part / 2, r = 0;
+
+        if (w->part % 2 == 1 && w->at < w->len[i])
+                r = next_of_string(w, i, out);
+        else if (w->part % 2 == 0)
+                r = str_add(out, w->parts[i].data ? w->parts[i].data : "", w->parts[i].len);
+        if (r < 0)
+                return r;
+        if (w->part % 2 == 0 || w->at >= w->len[i]) {
+                w->part++;
+                w->at = 0;
+        }
+        return w->part <= 4;
+}
+
+void wire_text_done(struct wire_text *w)
+{
+        for (size_t i = 0; i < ARRAY_LEN(w->parts); i++)
+                str_done(&w->parts[i]);
 }

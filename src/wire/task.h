@@ -231,6 +231,25 @@ int wire_task_write(const struct wire_task *t, struct str *out); /* one JSON obj
 int wire_task_add_output(const char *document, size_t len, const void *const data[2], const size_t data_len[2],
                          const struct str *outputs, struct str *out);
 
+/* A JSON text with two long strings, which are made piece by piece: parts[0], the first one, parts[1], the second, parts[2]. The
+ * parts are owned: wire_text_done(); `data` is borrowed until then. */
+struct wire_text {
+        struct str parts[3];
+        const void *data[2];
+        size_t len[2];
+        bool plain[2]; /* UTF-8, as it is; else base64 */
+        unsigned part; /* what comes next: 0, 2, 4 the parts, 1, 3 the strings */
+        size_t at;
+};
+#define WIRE_PIECE (48 * 1024) /* bytes of a string in one piece; a multiple of 3 */
+
+int wire_task_begin(const struct wire_task *t, struct wire_text *ret);
+/* As wire_task_add_output(). */
+int wire_task_begin_output(const char *document, size_t len, const void *const data[2], const size_t data_len[2],
+                           const struct str *outputs, struct wire_text *ret);
+int wire_text_next(struct wire_text *w, struct str *out); /* appends a piece: 1; that was the last: 0; -ENOMEM */
+void wire_text_done(struct wire_text *w);
+
 /* An answer read, unknown members let pass: they are a newer daemon's. -EINVAL: it is no task; -ENOMEM. */
 int wire_task_read(json_t *document, struct wire_task *ret, struct err *err);
 void wire_task_done(struct wire_task *t); /* of one that was read */

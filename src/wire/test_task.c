@@ -427,6 +427,54 @@ static void test_problem(void **state)
         json_faults_done(&faults);
 }
 
+/* Piece by piece it is the same text. */
+static void test_in_pieces(void **state)
+{
+        static const size_t sizes[] = { 0, 1, 3, WIRE_PIECE - 1, WIRE_PIECE, WIRE_PIECE + 1, 5 * WIRE_PIECE + 2 };
+        const struct str brought = { .data = (char *)"[1]", .len = 3 };
+        char *data = malloc(6 * WIRE_PIECE);
+
+        (void)state;
+        assert_non_null(data);
+        for (size_t i = 0; i < 4 * ARRAY_LEN(sizes); i++) {
+                size_t len = sizes[i % ARRAY_LEN(sizes)];
+                struct wire_task t = {
+                        .id = "x",
+                        .exit_code = 1,
+                        .has_output = true,
+                        .out = { data, "e\n\"" },
+                        .out_len = { len, 3 },
+                        .encoding = i / ARRAY_LEN(sizes) == 3 ? WIRE_ENC_BASE64 : WIRE_ENC_AUTO,
+                };
+                auto_str whole = STR_INIT, pieces = STR_INIT, document = STR_INIT;
+                struct wire_text made;
+
+                for (size_t k = 0; k < len; k++) /* ASCII, what is escaped, four bytes each, no text */
+                        data[k] = i < ARRAY_LEN(sizes) || (i < 2 * ARRAY_LEN(sizes) && k >= len / 4 * 4) ? 'a'
+                                  : i < 2 * ARRAY_LEN(sizes) ? "\xf0\x9f\x98\x80"[k % 4]
+                                                             : (char)(k % 7 == 0 ? '\n' : k);
+                assert_int_equal(wire_task_write(&t, &whole), 0);
+                assert_int_equal(wire_task_begin(&t, &made), 0);
+                while (wire_text_next(&made, &pieces) > 0)
+                        ;
+                assert_string_equal(pieces.data, whole.data);
+                wire_text_done(&made);
+                t.has_output = false;
+                assert_int_equal(wire_task_write(&t, &document), 0);
+                str_clear(&whole);
+                str_clear(&pieces);
+                assert_int_equal(wire_task_add_output(document.data, document.len, t.out, t.out_len, &brought, &whole),
+                                 0);
+                assert_int_equal(wire_task_begin_output(document.data, document.len, t.out, t.out_len, &brought, &made),
+                                 0);
+                while (wire_text_next(&made, &pieces) > 0)
+                        ;
+                assert_string_equal(pieces.data, whole.data);
+                wire_text_done(&made);
+        }
+        free(data);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -437,6 +485,7 @@ int main(void)
                 cmocka_unit_test(test_read),      cmocka_unit_test(test_read_list),
                 cmocka_unit_test(test_read_odd),  cmocka_unit_test(test_add_output_elsewhere),
                 cmocka_unit_test(test_signals),   cmocka_unit_test(test_problem),
+                cmocka_unit_test(test_in_pieces),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

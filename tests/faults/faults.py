@@ -5,6 +5,7 @@ meanwhile, and all recovers without a restart.
     tests/faults/faults.py [--long] [disk] [full_queue] [full_results] [descriptors] [memory] [slow] [queue] [hangups]
 """
 
+import base64
 import concurrent.futures
 import json
 import os
@@ -339,8 +340,17 @@ def test_memory():
             assert set(got) <= {201, 413, 429, 500, 503, "refused"}, got
             assert mayfly.wait_until(lambda: attempt(i, body("true")) == 201, 20), "no task after that"
             succeeds(i)
+        def long_answers():
+            """Made in pieces, of what is kept anyway."""
+            noise = body("head", "-c", "48m", "/dev/urandom", limits={**SMALL, "output": "64m"})
+            answers = in_parallel(2, lambda k: i.client.post(noise).json())
+            assert [(a["stdout_bytes"], a["stdout_encoding"], len(base64.b64decode(a["stdout"]))) for a in answers] == [
+                (48 << 20, "base64", 48 << 20)] * 2
         if sanitized(daemon):
             raise mayfly.Skip("the sanitizer needs more")
+        with report.case("64 MiB of memory: answers longer than that"):
+            limited(daemon, "data", 64 << 20, long_answers)
+            assert mayfly.wait_until(lambda: attempt(i, body("true")) == 201, 20), "no task after that"
         with report.case("64 MiB of memory: clean errors, the others are served"):
             limited(daemon, "data", 64 << 20, little)
         with report.case("64 MiB of memory: recovery without a restart"):
@@ -403,7 +413,7 @@ def test_slow():
                 print(f"faults: slow {mode}: {most} connections, {len(served)} tasks served, p50 "
                       f"{served[len(served) // 2] * 1000:.1f} ms, refused {refused}, RSS {rss(i) >> 20} MiB")
                 assert served and not refused, f"{refused} refused"
-                assert most > SLOW_CONNECTIONS * 3 // 4 or mode == "read", f"only {most} connections"
+                assert most > SLOW_CONNECTIONS * 3 // 4 or mode == "read" or sanitized(daemon), f"only {most} connections"
                 assert mayfly.wait_until(lambda: connections_to(port) < 50, 30), f"{connections_to(port)} connections stay"
         with report.case("slow connections: recovery without a restart"):
             succeeds(i)

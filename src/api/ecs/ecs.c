@@ -144,6 +144,22 @@ static int put_stream(struct str *out, const char *name, const struct wire_task 
         return r == 0 ? str_addc(out, '"') : r;
 }
 
+static void answer_long(struct call *c, const struct wire_task *t)
+{
+        struct wire_text text = {
+                .data = { t->out[0], t->out[1] },
+                .len = { t->out_len[0], t->out_len[1] },
+        };
+
+        if (str_addf(&text.parts[0], "{\"exitCode\":%d,\"stdout\":\"", t->exit_code) < 0 ||
+            str_adds(&text.parts[1], "\",\"stderr\":\"") < 0 || str_adds(&text.parts[2], "\"}") < 0) {
+                wire_text_done(&text);
+                call_oom(c);
+        } else {
+                answer_long_text(c, 201, &text, c->ended_task);
+        }
+}
+
 static void on_ended(struct call *c, const struct wire_task *t)
 {
         auto_str text = STR_INIT;
@@ -161,6 +177,8 @@ static void on_ended(struct call *c, const struct wire_task *t)
 
                 call_problem(c, status >= 500 ? status : 500, wire_reason_names[t->reason], "%s",
                              t->detail ? t->detail : "the task has no result");
+        } else if (c->ended_task && output_is_long(t->out_len[0], t->out_len[1])) {
+                answer_long(c, t);
         } else if (str_addf(&text, "{\"exitCode\":%d", t->exit_code) < 0 || put_stream(&text, "stdout", t, 0) < 0 ||
                    put_stream(&text, "stderr", t, 1) < 0 || str_addc(&text, '}') < 0) {
                 call_oom(c);
