@@ -59,6 +59,10 @@ systemd_units() {
     local unit old
     for unit in mayflyd mayfly-launcher mayfly-netd mayfly-dns; do
         old=$(pid_of "$unit")
+        if [ "$(systemctl show -p NRestarts --value "$unit.service")" -gt 1 ] || [ "$old" = 0 ]; then
+            bad "systemd: $unit" "$(systemctl status --no-pager -n 10 "$unit" 2>&1 | tail -n 20)"
+            continue
+        fi
         kill -9 "$old"
         if eventually other_pid "$unit" "$old" && eventually serves && eventually task true; then
             ok "systemd: kill -9 of $unit, the next one serves"

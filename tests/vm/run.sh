@@ -15,7 +15,7 @@ trap 'rm -rf "$stage"' EXIT
 # What the tree is without its sources: the tools see that there is nothing to build.
 tree=$stage/tree
 mkdir -p "$tree/build/tests"
-git ls-files -z -- . ':!src' ':!bench' | while IFS= read -r -d '' file; do
+git ls-files -z -- . ':!src' | while IFS= read -r -d '' file; do
     [ ! -e "$file" ] || printf '%s\0' "$file"
 done | xargs -0 cp --parents -t "$tree"
 for program in mayfly mayflyd mayfly-supervisor mayfly-launcher mayfly-netd mayfly-dns mayfly-worker mayfly-init mayfly-health; do
