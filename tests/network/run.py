@@ -124,8 +124,9 @@ def test_forwarder(rig, mayfly):
         process, log = resolver(rig, "4", "127.0.0.1", "plain")
         pid = mayfly.pid("mayfly-dns")
         status = read(f"/proc/{pid}/status")
+        sanitized = "asan" in read(f"/proc/{pid}/maps")  # which the filter would not let work
         for line in ("CapPrm:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"):
-            assert line in status, (line, status)
+            assert line in status or (sanitized and "Seccomp" in line), (line, status)
         os.kill(pid, signal.SIGKILL)
         assert wait_until(lambda: mayfly.pids().get("mayfly-dns") not in (None, pid))
         with mayfly.inside() as nat:
