@@ -103,5 +103,54 @@ systemd_units() {
 }
 if wants systemd; then systemd_units; fi
 
+# ── systemd-resolved as the machine's resolver ──
+
+answers=203.0.113.7 # tests/network/dns_tools.py, to whatever is asked
+serve_names() { # ADDRESS: a DNS server there, whom resolved is told of
+    python3 tests/network/dns_tools.py serve 4 "$1" plain /root/dns.log &
+    names=$!
+    mkdir -p /etc/systemd/resolved.conf.d
+    printf '[Resolve]\nDNS=%s\nFallbackDNS=\nDNSSEC=no\nLLMNR=no\nMulticastDNS=no\n' "$1" >/etc/systemd/resolved.conf.d/test.conf
+    systemctl restart systemd-resolved
+    eventually grep -qx "nameserver $1" /run/systemd/resolve/resolv.conf
+}
+tells() { task "${@:2}" 2>&1 | grep -qF "$1"; } # TEXT COMMAND…
+names_of() { # TITLE, whom tasks are to ask
+    if eventually tells "nameserver $2" cat /etc/resolv.conf && eventually tells "$answers" nslookup name.test; then
+        ok "$1"
+    else
+        bad "$1" "$(task sh -c 'cat /etc/resolv.conf; nslookup name.test' 2>&1; cat /run/systemd/resolve/resolv.conf; tail -n 5 /root/resolved.log)"
+    fi
+}
+
+resolved() {
+    command -v resolvectl >/dev/null || { bad resolved "systemd-resolved was not brought along"; return; }
+    local before serve names
+    before=$(readlink /etc/resolv.conf || true)
+    [ -n "$before" ] || cp /etc/resolv.conf /root/resolv.conf
+    ip link add up0 type dummy && ip addr add 198.51.100.53/24 dev up0 && ip link set up0 up && ip route add default via 198.51.100.1
+    serve_names 127.0.0.1 || bad resolved "$(systemctl status --no-pager -n 10 systemd-resolved 2>&1 | tail -n 15)"
+    ln -sf /run/systemd/resolve/stub-resolv.conf /etc/resolv.conf
+    if eventually sh -c "getent hosts name.test | grep -q $answers"; then ok "resolved: the machine's own names"; else bad "resolved: the machine's own names" "$(resolvectl status 2>&1 | head -n 20)"; fi
+    build/mayfly serve --data /root/resolved --network.default nat --registries.enabled false >/root/resolved.log 2>&1 &
+    serve=$!
+    eventually serves
+    tools/busybox-image.sh | build/mayfly import - busybox:demo >/dev/null 2>&1 || bad "resolved: import" "status $?"
+    task() { build/mayfly run busybox:demo "$@"; }
+    names_of "resolved: its server is on loopback: tasks ask mayfly-dns" 10.213.0.1
+    kill "$names"
+    wait "$names" 2>/dev/null
+    serve_names 198.51.100.53
+    names_of "resolved: its server is elsewhere: tasks ask it themselves" 198.51.100.53
+    kill "$names" "$serve"
+    wait "$names" "$serve" 2>/dev/null
+    if [ -n "$before" ]; then ln -sf "$before" /etc/resolv.conf; else rm /etc/resolv.conf && cp /root/resolv.conf /etc/resolv.conf; fi
+    ip link del up0
+    rm -rf /etc/systemd/resolved.conf.d/test.conf /root/resolved
+    rmdir --ignore-fail-on-non-empty /etc/systemd/resolved.conf.d
+    systemctl restart systemd-resolved
+}
+if wants resolved; then resolved; fi
+
 tests/leftover/check.py --compare /root/before.json --wait 20 || failed=1
 exit "$failed"

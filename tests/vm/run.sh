@@ -2,7 +2,7 @@
 # The README's two commands, the whole-program tests and the systemd units in a machine with Debian 12's own kernel,
 # systemd and pure cgroup v2; and that nothing is left afterwards. With KVM some minutes; without, ten times as long.
 #
-#   tests/vm/run.sh [PART…]      parts: demo test systemd (all)
+#   tests/vm/run.sh [PART…]      parts: demo test systemd (all of these), resolved (with systemd-resolved in the machine)
 #
 # MAYFLY_VM_ONLY: a pattern for the suites of the part `test`. MAYFLY_VM_SECONDS: the time limit (3600).
 set -euo pipefail
@@ -38,6 +38,8 @@ tar -C "$root" -cf "$stage/root.tar" .
 
 # Of the tests' packages all but compilers, what takes long to install, and services that would start with the machine.
 packages="$(tools/setup.sh --print run demo test | grep -vE '^(clang|cppcheck|gcovr|golang|node|docker.io|podman|chromium|unbound|haproxy|nginx|.*-dev$)' | xargs) git ${MAYFLY_VM_PACKAGES:-}"
+# Nobody else's network is changed by it: the machine is not kept.
+case " $* " in *" resolved "*) packages+=" systemd-resolved" ;; esac
 start=$SECONDS status=0
 copies=(-c "$tree:/opt/mayfly" -c "$stage/root.tar:/opt/root.tar")
 corpora=${MAYFLY_CORPORA:-../shared/corpora}
