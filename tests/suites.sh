@@ -5,6 +5,7 @@ suite leftover/before python3 tests/leftover/check.py --save "$logs/before.json"
 
 suite launcher tests/launcher/run.sh
 suite conformance/native tests/conformance/run.sh
+suite conformance/docker tests/conformance/run.sh --engine docker
 suite isolation python3 tests/isolation/run.py
 suite kill python3 tests/kill/kill.py
 suite kill/points python3 tests/kill/points.py
@@ -62,11 +63,13 @@ fi
 unset MAYFLY_HOST
 
 suite api/ecs python3 tests/api/ecs.py
+suite api/ecs/docker python3 tests/api/ecs.py --engine docker
 suite cli/remote tests/cli/remote.sh
 suite docs tests/docs/run_docs.sh
 suite picture python3 tests/picture/run.py
 suite demo tests/demo.sh
 if [ -n "$long" ]; then
+    suite api/tasks/docker python3 tests/api/tasks.py --engine docker
     suite isolation/weakened python3 tests/isolation/run_weakened.py
     suite cross tests/cross/run.sh
     suite debootstrap tests/debootstrap/run.sh

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import dockerd  # noqa: E402
 import mayfly  # noqa: E402
 
 IMAGE = "busybox:demo"
@@ -16,17 +17,18 @@ IMAGE = "busybox:demo"
 class TcpInstance(mayfly.Instance):
     """With the image IMAGE, and a port of its own on loopback."""
 
-    def __init__(self, name, pool, **config):
+    def __init__(self, name, pool, engine=None, **config):
         mayfly.exclusive(name)
         self.port = mayfly.free_port()
-        super().__init__(name, pool, listen=f"tcp://127.0.0.1:{self.port}", **config)
+        self.engine = engine or dockerd.Native()
+        super().__init__(name, pool, listen=f"tcp://127.0.0.1:{self.port}", **self.engine.config, **config)
 
     def start(self):
         fresh = not os.path.exists(self.data_dir)
         super().start()
         if fresh:
             archive = subprocess.run([mayfly.ROOT + "/tools/busybox-image.sh"], stdout=subprocess.PIPE, check=True).stdout
-            self.load(archive, IMAGE)
+            self.engine.load(self, archive, IMAGE)
         return self
 
     def make_key(self, role, **members):
@@ -42,9 +44,9 @@ def equal(got, want):
     assert got == want, f"got {got!r}, expected {want!r}"
 
 
-def run_all(tests):
+def run_all(tests, prefix=""):
     """Runs them; those that are named on the command line, if any are."""
-    report = mayfly.Report()
+    report = mayfly.Report(prefix)
     for function in tests:
         if len(sys.argv) > 1 and function.__name__ not in sys.argv[1:]:
             continue

@@ -8,6 +8,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import dockerd  # noqa: E402
 import mayfly  # noqa: E402
 
 VERSIONS = ("v1.0", "v1.1")
@@ -182,18 +183,23 @@ def original_limits(address, key):
 
 def main():
     mayfly.exclusive("ecs")
-    with mayfly.Instance("mfecs", "10.215.0.0/16", listen="tcp://127.0.0.1:16293") as instance:
-        instance.load(mayfly.busybox().bytes(), "busybox:demo")
-        address = ("127.0.0.1", 16293)
-        ecs = Ecs(address, instance.key("task"))
-        for version in VERSIONS:
-            tasks(ecs, version)
-            refused(ecs, version)
-            others(ecs, version, "http://127.0.0.1:16293")
-        authorisation(instance, address)
-        time_limit(instance, address)
-    with mayfly.Instance("mfecs", "10.215.0.0/16", listen="tcp://127.0.0.1:16293", ecs__original_limits="true") as instance:
-        original_limits(("127.0.0.1", 16293), instance.key("task"))
+    with dockerd.engine_asked("mfecs") as engine:
+        if engine.name != "native":
+            report.prefix = f"ecs, {engine.name}: "
+        with mayfly.Instance("mfecs", "10.215.0.0/16", listen="tcp://127.0.0.1:16293", **engine.config) as instance:
+            engine.load(instance, mayfly.busybox().bytes(), "busybox:demo")
+            address = ("127.0.0.1", 16293)
+            ecs = Ecs(address, instance.key("task"))
+            for version in VERSIONS:
+                tasks(ecs, version)
+                refused(ecs, version)
+                others(ecs, version, "http://127.0.0.1:16293")
+            authorisation(instance, address)
+            time_limit(instance, address)
+        if engine.name == "native":
+            with mayfly.Instance("mfecs", "10.215.0.0/16", listen="tcp://127.0.0.1:16293",
+                                 ecs__original_limits="true") as instance:
+                original_limits(("127.0.0.1", 16293), instance.key("task"))
     report.exit()
 
 

@@ -101,6 +101,17 @@ def alone(docker):
         assert mayfly.wait_until(lambda: docker.containers() == []), docker.containers()
 
 
+def documented():
+    """{feature: {engine: has it}} of the table in docs/engines.md."""
+    table = {}
+    with open(os.path.join(mayfly.ROOT, "docs/engines.md"), encoding="utf-8") as f:
+        for line in f:
+            cells = [cell.strip() for cell in line.split("|")[1:-1]]
+            if len(cells) == 4 and cells[0].startswith("`") and {cells[1], cells[2]} <= {"yes", "no"}:
+                table[cells[0].strip("`")] = {"native": cells[1] == "yes", "docker": cells[2] == "yes"}
+    return table
+
+
 def no_access(docker):
     with report.case("a socket that is root's alone is refused with what to do"):
         os.chmod(docker.socket, 0o600)
@@ -141,6 +152,9 @@ def both(docker):
         with report.case("what one cannot do is refused for it alone"):
             refused(client, 400, {"image": IMAGE, "engine": "docker", "limits": {"cpu_time": 1}})
             equal(client.run(IMAGE, "true", engine="native", limits={"cpu_time": 1})["exit_code"], 0)
+        with report.case("the table of the documents is what the engines tell"):
+            told = client.get("/v1/engines").json()["engines"]
+            equal(documented(), {f: {e["name"]: e["features"][f] for e in told} for f in told[0]["features"]})
         with report.case("the command tells of both"):
             out = instance.cli("engines").stdout.decode()
             assert "native" in out and "docker" in out, out

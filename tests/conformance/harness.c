@@ -152,6 +152,7 @@ int suite_open(struct suite *s, const struct suite_config *c, struct err *err)
         if (!db)
                 return err_oom(err);
         s->owner = "conformance";
+        s->sample = c->sample;
         r = loop_new(&s->loop, err);
         if (r == 0)
                 r = history_open(s->loop, &history, &s->history, err);
@@ -366,6 +367,7 @@ int main(int argc, char **argv)
                 .netd = option(argc, argv, "--netd"),
                 .data = option(argc, argv, "--data"),
                 .image = option(argc, argv, "--image"),
+                .sample = str_eq(option(argc, argv, "--sample"), "1"),
         };
         const char *only = option(argc, argv, "--only");
         struct suite s = { .loop = NULL };
@@ -378,7 +380,7 @@ int main(int argc, char **argv)
                 (void)fprintf(stderr, "usage: conformance --engine native --launcher SOCKET --netd SOCKET --data DIR "
                                       "--image TAR [--only TEXT]\n"
                                       "       conformance --engine docker --docker-host SOCKET --name NAME --data DIR "
-                                      "[--only TEXT]\n");
+                                      "[--sample 1] [--only TEXT]\n");
                 return 2;
         }
         if (getenv("MAYFLY_DEBUG"))

@@ -16,6 +16,7 @@
 struct suite_config {
         const char *engine, *launcher, *netd, *data, *image;
         const char *docker, *name; /* its socket, our containers' instance */
+        bool sample;
 };
 
 struct suite {
@@ -29,6 +30,7 @@ struct suite {
         int imported;
         struct err err;
         unsigned passed, failed, skipped;
+        bool sample; /* of what is done very often, a part: for engines that take long */
         const char *name; /* of the test that runs */
         bool bad;         /* it has failed */
 };

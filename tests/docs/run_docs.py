@@ -42,6 +42,9 @@ ELSEWHERE = {
     "podman load -i demo.tar": "tests/image/save.py, group podman",
     "docker export some-container | mayfly import - mine:1 --change 'CMD [\"sh\"]'": "docs/first-task.md, with tar",
     "sudo mayfly serve": "tools/test.sh starts the instance so",
+    "sudo mayfly serve --engine docker --docker-host unix:///var/run/docker.sock": "tests/api/engines.py, with a Docker of its own",
+    "systemctl edit podman.socket": "a file of the machine's",
+    "systemctl edit mayflyd.service": "a file of the machine's",
 }
 
 # What the documents show, and what takes its place: addresses that the machine may use for something else.

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 
 import mayfly
@@ -119,3 +120,39 @@ class Dockerd:
 
     def __exit__(self, *_):
         self.close()
+
+
+class Native:
+    """What a suite asks of either engine."""
+
+    name, config = "native", {}
+
+    def load(self, instance, archive, ref):
+        instance.load(archive, ref)
+
+
+class OverDocker:
+    name = "docker"
+
+    def __init__(self, docker):
+        self.docker = docker
+        self.config = {"engine": "docker", "docker-host": docker.host}
+
+    def load(self, _instance, archive, ref):
+        self.docker.load(archive, ref)
+
+
+@contextlib.contextmanager
+def engine_asked(name):
+    """The engine that `--engine NAME` on the command line says, which is taken out of it: native, or docker with a dockerd of
+    its own."""
+    chosen = "native"
+    if "--engine" in sys.argv:
+        at = sys.argv.index("--engine")
+        chosen = sys.argv[at + 1]
+        del sys.argv[at:at + 2]
+    if chosen == "native":
+        yield Native()
+    else:
+        with Dockerd(name) as docker:
+            yield OverDocker(docker)
