@@ -66,6 +66,7 @@ suite api/ecs python3 tests/api/ecs.py
 suite api/ecs/docker python3 tests/api/ecs.py --engine docker
 suite cli/remote tests/cli/remote.sh
 suite docs tests/docs/run_docs.sh
+suite requirements python3 tests/registry/requirements.py "$logs"
 suite picture python3 tests/picture/run.py
 suite demo tests/demo.sh
 if [ -n "$long" ]; then

@@ -588,7 +588,7 @@ static int read_oci(struct archive *a, struct err *err)
                 const struct image_index_entry *e = &x.entries[i];
                 char **names = NULL;
 
-                if (e->attestation || (e->os[0] && !str_eq(e->os, "linux")))
+                if (e->attestation || e->unknown || (e->os[0] && !str_eq(e->os, "linux")))
                         continue;
                 if (e->architecture[0] && !str_eq(e->architecture, image_host_architecture()))
                         continue;

@@ -155,8 +155,7 @@ static int check_others(const json_t *o, struct err *err)
                         return bad(err, "urls", "one is no URL");
         }
         if (data && !json_is_null(data) &&
-            (!json_is_string(data) ||
-             base64_decode(&decoded, json_string_value(data), json_string_length(data)) < 0 ||
+            (!json_is_string(data) || base64_decode(&decoded, json_string_value(data), json_string_length(data)) < 0 ||
              (json_int_t)decoded.len != json_integer_value(json_object_get(o, "size"))))
                 return bad(err, "data", "not the contents in base64");
         return 0;
@@ -302,6 +301,9 @@ static int parse_entry(const json_t *v, struct image_index_entry *e, struct err 
                 r = get_text(notes, ANNOTATION_DOCKER_TYPE, type, sizeof(type), err);
         e->nested = str_eq(e->descriptor.media_type, MEDIA_OCI_INDEX) ||
                     str_eq(e->descriptor.media_type, MEDIA_DOCKER_LIST);
+        e->unknown = e->descriptor.media_type[0] && !e->nested &&
+                     !str_eq(e->descriptor.media_type, MEDIA_OCI_MANIFEST) &&
+                     !str_eq(e->descriptor.media_type, MEDIA_DOCKER_MANIFEST);
         e->attestation = str_eq(type, "attestation-manifest") || str_eq(e->os, "unknown");
         return r;
 }
@@ -358,7 +360,7 @@ const char *image_host_architecture(void)
 /* How well an entry suits: 0 not at all. */
 static int suits(const struct image_index_entry *e, const char *architecture)
 {
-        if (e->attestation)
+        if (e->attestation || e->unknown)
                 return 0;
         if (!e->os[0] && !e->architecture[0])
                 return 1;

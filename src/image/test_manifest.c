@@ -131,6 +131,11 @@ static void test_choose(void **state)
         add(&s, D1, NULL, NULL, NULL);
         add(&s, D2, NULL, NULL, NULL);
         assert_null(choose(&s, "amd64"));
+        assert_int_equal(str_adds(&s, "{\"mediaType\":\"application/xml\",\"digest\":\"" D1 "\",\"size\":1,"
+                                      "\"platform\":{\"os\":\"linux\",\"architecture\":\"amd64\"}}"),
+                         0);
+        add(&s, D2, "linux", "amd64", "v2");
+        assert_string_equal(choose(&s, "amd64"), D2);
 }
 
 static void test_config(void **state)

@@ -76,8 +76,12 @@ class Archive:
         for name in self.files:
             if name.startswith("blobs/"):
                 equal(hashlib.sha256(self.read(name)).hexdigest(), os.path.basename(name))
+        equal(self.json("oci-layout"), {"imageLayoutVersion": "1.0.0"})
+        index = self.json("index.json")
+        equal((index["schemaVersion"], index["mediaType"]), (2, rawtar.OCI_INDEX))
+        assert "blobs" in self.names and "blobs/sha256" in self.names, self.names
         wanted = set()
-        for entry in self.json("index.json")["manifests"]:
+        for entry in index["manifests"]:
             manifest = self.json("blobs/" + entry["digest"].replace(":", "/"))
             wanted |= {entry["digest"], manifest["config"]["digest"], *[layer["digest"] for layer in manifest["layers"]]}
         equal({n for n in self.files if n.startswith("blobs/")}, {"blobs/" + d.replace(":", "/") for d in wanted})
