@@ -42,6 +42,9 @@ static const struct route_handler handlers[ROUTES] = {
         [ROUTE_IMAGE_LOAD] = { images_load_begin, images_body, images_body_run },
         [ROUTE_IMAGE_GET] = { .run = images_get_run },
         [ROUTE_IMAGE_DELETE] = { .run = images_delete_run },
+        [ROUTE_LOGIN_LIST] = { .run = logins_list_run },
+        [ROUTE_LOGIN] = { .run = login_run },
+        [ROUTE_LOGOUT] = { .run = logout_run },
         [ROUTE_KEY_CREATE] = { .run = keys_create_run },
         [ROUTE_KEY_LIST] = { .run = keys_list_run },
         [ROUTE_KEY_GET] = { .run = keys_get_run },
@@ -344,6 +347,7 @@ static void on_gone(struct http_request *r, bool sent, void *data)
         upload_call_gone(c);
         pull_call_gone(c);
         verify_call_gone(c);
+        login_call_gone(c);
         save_call_gone(c);
         health_call_gone(c);
         call_release(c);
@@ -385,6 +389,7 @@ static void on_revoked(const struct key *key, void *data)
         struct call *c;
 
         streams_revoked(a, key->id);
+        logins_revoked(a, key->owner);
         LIST_FOREACH(c, &a->calls, node) {
                 if (!c->http || !str_eq(c->who.key_id, key->id))
                         continue;

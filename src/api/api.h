@@ -23,6 +23,8 @@ struct api_config {
         struct tasks *tasks; /* all borrowed until api_free() */
         struct image_store *store;
         struct image_pulls *pulls; /* NULL: nothing is pulled */
+        struct registries *registries;
+        struct logins *logins; /* NULL: none are kept */
         struct history *history;
         struct engine *const *engines; /* the first is the default; at most API_ENGINES_MAX */
         size_t n_engines;

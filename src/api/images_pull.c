@@ -64,7 +64,7 @@ static const struct {
         { ENOMEM, 503, "out_of_memory" },
 };
 
-static void outcome_of(int r, int *ret_status, const char **ret_reason)
+void pull_outcome(int r, int *ret_status, const char **ret_reason)
 {
         *ret_status = 500;
         *ret_reason = "internal";
@@ -100,7 +100,7 @@ static void stream_outcome(struct call *c, int r, const struct image_pull_result
         int status, w;
 
         loop_timer_cancel(&c->timer);
-        outcome_of(r, &status, &reason);
+        pull_outcome(r, &status, &reason);
         if (r == 0)
                 w = write_event(c, "done", result_json(c, result));
         else
@@ -125,7 +125,7 @@ static void answer_outcome(struct call *c, int r, const struct image_pull_result
                 call_answer_json(c, 200, answer);
                 return;
         }
-        outcome_of(r, &status, &reason);
+        pull_outcome(r, &status, &reason);
         if (r == -EBUSY)
                 call_retry_after(c, result->retry_after_s ? result->retry_after_s : API_BUSY_RETRY_S);
         if (r == -ENOMEM)

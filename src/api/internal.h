@@ -20,6 +20,7 @@
 #define API_ADDRESS_MAX METER_NAME_MAX
 
 struct call;
+struct login_call;
 struct logs;
 struct long_answer;
 struct pulling;
@@ -122,6 +123,7 @@ struct call {
         struct long_answer *long_answer;
         struct pulling *pulling;
         struct verifying *verifying;
+        struct login_call *login;
         struct saving *saving;
         struct task *task; /* waits for its end */
         void (*ended)(struct call *c, const struct wire_task *result);
@@ -275,6 +277,14 @@ bool call_flag(struct call *c, const char *name, bool fallback, bool *ret);
 void images_pull_run(struct call *c);
 void images_pulls_run(struct call *c);
 void pull_call_gone(struct call *c);
+/* How what image/registry.h and image/pull.h answer is told. */
+void pull_outcome(int r, int *ret_status, const char **ret_reason);
+
+void logins_list_run(struct call *c);
+void login_run(struct call *c);
+void logout_run(struct call *c);
+void login_call_gone(struct call *c);
+void logins_revoked(struct api *a, const char *owner);
 void images_save_run(struct call *c);
 void save_call_drained(struct call *c);
 void save_call_gone(struct call *c);

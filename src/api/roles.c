@@ -3,7 +3,7 @@
 #include <stddef.h>
 
 const char *const operation_names[] = {
-        "ping", "info", "health", "task_run", "task_read", "task_control", "image_read", "image_change", "keys", NULL,
+        "ping", "info", "health", "task_run", "task_read", "task_control", "image_read", "image_change", "logins", "keys", NULL,
 };
 
 /* Operations without objects of somebody's are all or nothing. */
@@ -17,6 +17,7 @@ static const enum scope scopes[OPERATIONS][KEY_ROLES] = {
         [OP_TASK_CONTROL] = { SCOPE_ALL, SCOPE_NONE, SCOPE_OWN, SCOPE_NONE },
         [OP_IMAGE_READ] = { SCOPE_ALL, SCOPE_ALL, SCOPE_ALL, SCOPE_ALL },
         [OP_IMAGE_CHANGE] = { SCOPE_ALL, SCOPE_ALL, SCOPE_NONE, SCOPE_NONE },
+        [OP_LOGINS] = { SCOPE_OWN, SCOPE_OWN, SCOPE_OWN, SCOPE_NONE },
         [OP_KEYS] = { SCOPE_ALL, SCOPE_NONE, SCOPE_NONE, SCOPE_NONE },
 };
 

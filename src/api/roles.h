@@ -14,9 +14,10 @@ enum operation {
         OP_TASK_CONTROL, /* cancel, signal, delete */
         OP_IMAGE_READ,
         OP_IMAGE_CHANGE,
+        OP_LOGINS, /* at registries */
         OP_KEYS,
 };
-#define OPERATIONS 9
+#define OPERATIONS 10
 extern const char *const operation_names[]; /* in the enum's order, NULL-terminated */
 
 /* Of whose objects: to who may not see them the others do not exist (404). */

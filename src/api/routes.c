@@ -137,6 +137,8 @@ ANSWER(image_change_answers, 200, "Image", "the image, as it is now");
 ANSWER(image_prune_answers, 200, "Pruned", "what has gone, or would go");
 ANSWER(image_load_answers, 201, "ImageList", "what the archive held");
 ANSWER(key_create_answers, 201, "NewKey", "the key, with its secret for the only time");
+ANSWER(login_list_answers, 200, "LoginList", "the registries that the caller is logged in to");
+ANSWER(login_answers, 200, "Login", "the registry takes the credentials, which are kept");
 ANSWER(key_list_answers, 200, "KeyList", "the newest first");
 ANSWER(key_get_answers, 200, "Key", "the key");
 static const struct answer task_run_answers[] = {
@@ -288,6 +290,14 @@ const struct route routes[ROUTES] = {
         [ROUTE_IMAGE_DELETE] = { "DELETE", "/v1/images/{+ref}", OP_IMAGE_CHANGE, .name = "deleteImage",
                                  .path_help = "a reference, or a digest", .answers = image_delete_answers,
                                  .problems = PROBLEMS(404, 409), .summary = "Removes a name, or an image." },
+        [ROUTE_LOGIN_LIST] = { "GET", "/v1/registries", OP_LOGINS, .name = "listLogins", .answers = login_list_answers,
+                               .summary = "Lists the registries that the caller is logged in to." },
+        [ROUTE_LOGIN] = { "POST", "/v1/registries/login", OP_LOGINS, BODY_JSON, SMALL_BODY, .name = "login",
+                          .request = "LoginRequest", .answers = login_answers, .problems = PROBLEMS(415, 502, 507),
+                          .summary = "Tries credentials at a registry, and keeps them for the caller's pulls and tasks." },
+        [ROUTE_LOGOUT] = { "POST", "/v1/registries/logout", OP_LOGINS, BODY_JSON, SMALL_BODY, .name = "logout",
+                           .request = "LogoutRequest", .answers = no_content_answers, .problems = PROBLEMS(404, 415),
+                           .summary = "Forgets the credentials for a registry." },
         [ROUTE_KEY_CREATE] = { "POST", "/v1/keys", OP_KEYS, BODY_JSON, SMALL_BODY, .name = "createKey",
                                .request = "KeyRequest", .answers = key_create_answers, .problems = PROBLEMS(415),
                                .summary = "Makes a key." },

@@ -4,7 +4,9 @@
 #include "base/units.h"
 #include "cli/bar.h"
 #include "cli/cli.h"
+#include "cli/docker_config.h"
 #include "cli/options.h"
+#include "cli/password.h"
 #include "cli/sse.h"
 
 #include <errno.h>
@@ -16,7 +18,6 @@
 #define SHORT_DIGEST 12
 #define ROWS_MAX 12 /* of layers; the rest is in the total only */
 #define RATE_NS (3 * NS_PER_S)
-#define PASSWORD_MAX 32768
 
 struct pulling {
         const struct cli *cli;
@@ -187,41 +188,57 @@ static int on_data(const void *data, size_t len, void *arg)
         return sse_feed(&p->sse, data, len, on_event, p);
 }
 
-static int read_password(struct str *ret, struct err *err)
+static void wipe(struct str *s)
 {
-        char buffer[4096];
-        ssize_t n;
+        if (s->data)
+                explicit_bzero(s->data, s->len);
+        str_done(s);
+}
 
-        while ((n = read(STDIN_FILENO, buffer, sizeof(buffer))) > 0)
-                if (str_add(ret, buffer, (size_t)n) < 0 || ret->len > PASSWORD_MAX)
-                        return err_set(err, E2BIG, "the password on stdin is too long");
-        while (ret->len > 0 && (ret->data[ret->len - 1] == '\n' || ret->data[ret->len - 1] == '\r'))
-                ret->data[--ret->len] = '\0';
-        return ret->len > 0 ? 0 : err_set(err, EINVAL, "there is no password on stdin");
+static int add_auth(json_t *o, const char *username, const char *password, struct err *err)
+{
+        json_t *auth = json_pack("{s:s, s:s}", "username", username, "password", password);
+
+        return json_object_set_new(o, "registry_auth", auth) < 0 ? err_set(err, EINVAL, "the credentials are no UTF-8")
+                                                                 : 0;
+}
+
+/* Those that were given; else Docker's, if it has some; else none, and the server takes those that it keeps. */
+static int add_credentials(const struct pulling *p, json_t *o, struct err *err)
+{
+        struct docker_login docker = { .username = NULL };
+        struct str password = STR_INIT;
+        struct err why = ERR_INIT;
+        int r = 0;
+
+        if (p->username) {
+                r = cli_read_password(&password, err);
+                if (r == 0)
+                        r = add_auth(o, p->username, password.data, err);
+                wipe(&password);
+                return r;
+        }
+        if (docker_login_find(p->image, &docker, &why) < 0)
+                cli_warn("without Docker's credentials: %s", why.text);
+        else if (docker.username)
+                r = add_auth(o, docker.username, docker.password, err);
+        docker_login_done(&docker);
+        return r;
 }
 
 static int make_body(const struct pulling *p, struct str *ret, struct err *err)
 {
         auto_json o = json_pack("{s:s, s:s}", "image", p->image, "pull", p->policy);
-        auto_str password = STR_INIT;
-        int r = 0;
+        int r;
 
+        if (!o)
+                return err_set(err, EINVAL, "the image's name is no UTF-8");
         if (p->username && !p->password_stdin)
                 return err_set(err, EINVAL, "--username needs --password-stdin");
         if (p->password_stdin && !p->username)
                 return err_set(err, EINVAL, "--password-stdin needs --username");
-        if (p->username) {
-                r = read_password(&password, err);
-                if (r == 0)
-                        r = json_object_set_new(
-                                    o, "registry_auth",
-                                    json_pack("{s:s, s:s}", "username", p->username, "password", password.data)) < 0
-                                    ? err_oom(err)
-                                    : 0;
-        }
-        if (r == 0 && (!o || json_write(o, ret) < 0))
-                r = err_oom(err);
-        return r;
+        r = add_credentials(p, o, err);
+        return r == 0 && json_write(o, ret) < 0 ? err_oom(err) : r;
 }
 
 static int pull(struct pulling *p, struct err *err)
@@ -238,7 +255,7 @@ static int pull(struct pulling *p, struct err *err)
                 .on_data_arg = p,
         };
         auto_answer answer = { .status = 0 };
-        auto_str body = STR_INIT;
+        __attribute__((cleanup(wipe))) struct str body = STR_INIT;
         int r = make_body(p, &body, err);
 
         if (r < 0)

@@ -1,6 +1,7 @@
 #include "base/fd.h"
 #include "base/str.h"
 #include "cli/cli.h"
+#include "cli/docker_config.h"
 #include "cli/run_input.h"
 #include "cli/run_options.h"
 #include "cli/run_output.h"
@@ -241,6 +242,27 @@ static int run_live(const struct cli *cli, struct run_options *o, const struct s
         return r;
 }
 
+/* Docker's, where none were given; without any the server takes those that it keeps. */
+static int take_credentials(struct wire_task_request *q, struct err *err)
+{
+        struct docker_login docker = { .username = NULL };
+        struct err why = ERR_INIT;
+
+        if (q->registry_username || q->pull == WIRE_PULL_NEVER)
+                return 0;
+        if (docker_login_find(q->image, &docker, &why) < 0) {
+                cli_warn("without Docker's credentials: %s", why.text);
+                return 0;
+        }
+        if (!docker.username)
+                return 0;
+        q->registry_username = TAKE_PTR(docker.username);
+        q->registry_password = TAKE_PTR(docker.password);
+        return strlen(q->registry_password) > WIRE_CREDENTIAL_MAX
+                       ? err_set(err, E2BIG, "Docker's credentials for %s are too long", q->image)
+                       : 0;
+}
+
 static int failed(const struct cli_command *command, int r, struct err *err)
 {
         if (cli_signal)
@@ -262,7 +284,9 @@ int cmd_run(struct cli *cli, const struct cli_command *command, int argc, char *
                 return r > 0 ? CLI_OK : cli_fail(command, &err);
         if (!options.live)
                 cli_catch_signals();
-        r = build_body(&options, &body, &err);
+        r = take_credentials(&options.request, &err);
+        if (r == 0)
+                r = build_body(&options, &body, &err);
         if (r == 0)
                 r = options.live ? run_live(cli, &options, &body, &code, &err)
                                  : run_whole(cli, &options, &body, &code, &err);

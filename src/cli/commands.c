@@ -147,6 +147,14 @@ static const struct cli_option pull_options[] = {
         END,
 };
 
+static const struct cli_option login_options[] = {
+        VALUE("username", 'u', "NAME", "whom the registry knows (default: asked for)"),
+        FLAG("password-stdin", 0, "reads the password from stdin (default: asked for, without echo)"),
+        FLAG("list", 0, "only lists where you are logged in"),
+        REFUSED("password", 'p', "TEXT", "everybody on this machine sees a command's arguments: use --password-stdin"),
+        END,
+};
+
 static const struct cli_option rmi_options[] = {
         FLAG("force", 'f', "no error if it is not there"),
         END,
@@ -448,6 +456,31 @@ const struct cli_command cli_commands[] = {
                 .failed = CLI_FAILED,
         },
         {
+                .name = "login",
+                .args = "[REGISTRY]",
+                .summary = "have the server keep credentials for a registry",
+                .description =
+                        "Asks the registry whether it takes them, and keeps them sealed, for the pulls and tasks of your\n"
+                        "key alone. The registry is docker.io by default. pull and run also take what `docker login` left\n"
+                        "in ~/.docker/config.json, or with its credential helpers.",
+                .options = login_options,
+                .exits = usual_exits,
+                .examples = "mayfly login registry.example:5000\n"
+                            "mayfly login -u ann --password-stdin registry.example:5000 < password\n"
+                            "mayfly login --list\n",
+                .failed = CLI_FAILED,
+        },
+        {
+                .name = "logout",
+                .args = "[REGISTRY]",
+                .summary = "have the server forget credentials for a registry",
+                .description = "Those that `mayfly login` kept. The registry is docker.io by default.",
+                .options = no_options,
+                .exits = usual_exits,
+                .examples = "mayfly logout registry.example:5000\n",
+                .failed = CLI_FAILED,
+        },
+        {
                 .name = "rmi",
                 .args = "IMAGE...",
                 .summary = "remove images",
@@ -604,6 +637,7 @@ const struct cli_variable cli_variables[] = {
         { "MAYFLY_CACERT", "A file of certificates to trust for https://, instead of the system's." },
         { "MAYFLY_PIN", "The only public key to trust for https://, as sha256//HASH." },
         { "MAYFLY_REGISTRY_AUTH", "USER:PASSWORD for the registry of the image that mayfly run uses." },
+        { "DOCKER_CONFIG", "Directory of Docker's config.json, for credentials of registries; ~/.docker by default." },
         { "NO_COLOR", "Where it is set, nothing is coloured." },
         { NULL, NULL },
 };

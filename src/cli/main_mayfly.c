@@ -29,6 +29,8 @@ static const struct {
         { "unpin", cmd_unpin },
         { "import", cmd_import },
         { "load", cmd_load },
+        { "login", cmd_login },
+        { "logout", cmd_logout },
         { "pull", cmd_pull },
         { "save", cmd_save },
         { "rmi", cmd_rmi },

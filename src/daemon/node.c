@@ -148,6 +148,7 @@ static int serve(struct node *n, struct err *err)
                 .tasks = n->tasks,
                 .store = n->store,
                 .pulls = n->pulls,
+                .registries = n->registries,
                 .history = n->history,
                 .engines = n->engines.all,
                 .n_engines = n->engines.n,
@@ -294,6 +295,13 @@ static int open_images(struct node *n, struct err *err)
         return r;
 }
 
+static bool kept_login(const char *owner, const char *registry, struct str *username, struct str *password, void *data)
+{
+        const struct node *n = data;
+
+        return logins_find(n->serve.logins, owner, registry, username, password);
+}
+
 static int open_pulls(struct node *n, struct err *err)
 {
         const struct config *c = n->config;
@@ -313,6 +321,8 @@ static int open_pulls(struct node *n, struct err *err)
         };
         struct image_pulls_config pulls = {
                 .store = n->store,
+                .kept = kept_login,
+                .kept_data = n,
                 .parallel = c->registries.parallel,
                 .proof_fresh_ms = c->registries.proof_ms,
                 .proof_hold_ms = c->registries.proof_hold_ms,

@@ -28,6 +28,8 @@ int serve_open(struct serve *s, struct loop *loop, struct err *err)
                 r = state_db_open(db, &s->db, err);
         if (r == 0)
                 r = keys_new(loop, s->db, &s->keys, err);
+        if (r == 0)
+                r = logins_new(loop, s->db, s->seal, &s->logins, err);
         return r;
 }
 
@@ -175,6 +177,7 @@ int serve_start(struct serve *s, struct loop *loop, struct api_config *config, s
         if (split_proxies(c->trusted_proxies, &proxies) < 0)
                 return err_oom(err);
         config->keys = s->keys;
+        config->logins = s->logins;
         config->max_connections = c->limits.connections;
         config->max_per_address = c->limits.address_connections;
         config->idle_timeout_s = (unsigned)((c->limits.idle_timeout_ms + 999) / 1000);
@@ -235,6 +238,7 @@ void serve_stop(struct serve *s)
 void serve_done(struct serve *s)
 {
         http_tls_free(TAKE_PTR(s->tls));
+        logins_free(TAKE_PTR(s->logins));
         keys_free(TAKE_PTR(s->keys));
         state_db_close(TAKE_PTR(s->db));
         seal_free(TAKE_PTR(s->seal));

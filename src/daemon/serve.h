@@ -7,6 +7,7 @@
 #include "daemon/listen.h"
 #include "state/db.h"
 #include "state/keys.h"
+#include "state/logins.h"
 #include "state/seal.h"
 
 #include <stddef.h>
@@ -20,12 +21,13 @@ struct serve {
         size_t n_fds;
         struct state_db *db;
         struct keys *keys;
+        struct logins *logins;
         struct seal *seal;
         struct http_tls *tls; /* NULL: no listener needs one */
         struct api *api;
 };
 
-/* Opens state.db, its keys, and the key that seals. Blocks. */
+/* Opens state.db, its keys and logins, and the key that seals. Blocks. */
 int serve_open(struct serve *s, struct loop *loop, struct err *err);
 /* Makes the API and listens; what the configuration names and nobody passed is bound here. `config` says the rest. Blocks. */
 int serve_start(struct serve *s, struct loop *loop, struct api_config *config, struct err *err);

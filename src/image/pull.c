@@ -668,9 +668,25 @@ static int pull_fill(struct pull *pull, const struct image_pull_request *q, cons
         pull->owner = strdup(q->owner ? q->owner : "");
         pull->begun_real_ms = time_real_ms();
         (void)snprintf(pull->reference, sizeof(pull->reference), "%s", reference);
-        if (!pull->owner)
-                return err_oom(err);
-        return credentials_copy(&pull->credentials, q->username, q->password, err);
+        return pull->owner ? 0 : err_oom(err);
+}
+
+/* Those of the request, else those that are kept for its owner. */
+static int credentials_of(const struct image_pulls *p, const struct image_pull_request *q, const char *registry,
+                          struct credentials *ret, struct err *err)
+{
+        struct str username = STR_INIT, password = STR_INIT;
+        int r = 0;
+
+        if (q->username && *q->username)
+                return credentials_copy(ret, q->username, q->password, err);
+        if (p->config.kept && p->config.kept(q->owner ? q->owner : "", registry, &username, &password, p->config.kept_data))
+                r = credentials_copy(ret, username.data, password.data, err);
+        if (password.data)
+                OPENSSL_cleanse(password.data, password.len);
+        str_done(&username);
+        str_done(&password);
+        return r;
 }
 
 static struct pull *pull_find(struct image_pulls *p, const char *key)
@@ -724,20 +740,19 @@ static void pull_begin(struct pull *pull, const struct beginning *b)
                 pull_ask(pull, pull->state == PULL_RESOLVE ? REGISTRY_MANIFEST : REGISTRY_HEAD, pull->reference);
 }
 
-/* The pull of this, which there is or begins now. */
-static int pull_get(struct image_pulls *p, const struct image_pull_request *q, const struct beginning *b,
-                    struct pull **ret, struct err *err)
+/* The pull of this, which there is or begins now; takes the credentials if it begins. */
+static int pull_get_with(struct image_pulls *p, const struct image_pull_request *q, const struct beginning *b,
+                         struct credentials *credentials, struct pull **ret, struct err *err)
 {
         const struct image_ref *ref = b->ref;
-        char credentials[65], as[REF_TEXT_MAX];
+        char as[REF_TEXT_MAX];
         auto_free char *key = NULL;
         struct pull *pull;
         int r;
 
-        registry_credentials_key(q->username && *q->username ? q->username : NULL, q->password, credentials);
         image_ref_format(b->trusted_as, as);
         key = str_printf("%s\n%s\n%s\n%s\n%s\n%d\n%d", q->owner ? q->owner : "", b->image ? b->image->digest : "",
-                         b->name, as, credentials,
+                         b->name, as, credentials->key,
                          q->policy == IMAGE_PULL_MISSING && image_store_find(p->config.store, b->name, NULL),
                          (int)b->state);
         if (!key)
@@ -761,10 +776,25 @@ static int pull_get(struct image_pulls *p, const struct image_pull_request *q, c
                 pull_free(pull);
                 return r;
         }
+        pull->credentials = *credentials;
+        *credentials = (struct credentials){ .username = NULL };
         list_append(&p->pulls, &pull->node);
         pull_begin(pull, b);
         *ret = pull;
         return 0;
+}
+
+static int pull_get(struct image_pulls *p, const struct image_pull_request *q, const struct beginning *b,
+                    struct pull **ret, struct err *err)
+{
+        struct credentials credentials = { .username = NULL };
+        int r;
+
+        r = credentials_of(p, q, b->ref->domain, &credentials, err);
+        if (r == 0)
+                r = pull_get_with(p, q, b, &credentials, ret, err);
+        credentials_done(&credentials);
+        return r;
 }
 
 static int absent(const struct image_pull_request *q, const struct image_ref *ref, struct err *err)

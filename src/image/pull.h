@@ -14,6 +14,7 @@
 #pragma once
 
 #include "base/err.h"
+#include "base/str.h"
 #include "image/registry.h"
 #include "image/store.h"
 #include "loop/loop.h"
@@ -28,6 +29,9 @@ struct image_pulls_config {
         struct image_store *store; /* both borrowed */
         struct registries *registries;
         const struct trust *trust; /* whom images must come from; borrowed; NULL: anybody */
+        /* What an owner has kept for a registry, for requests without credentials: true with both appended. NULL: nothing. */
+        bool (*kept)(const char *owner, const char *registry, struct str *username, struct str *password, void *data);
+        void *kept_data;
         unsigned parallel;       /* blobs at once */
         uint64_t proof_fresh_ms; /* how long a proof of access counts without asking again… */
         uint64_t proof_hold_ms;  /* …and while the registry cannot be asked */
@@ -78,7 +82,7 @@ struct image_pull_request {
         const char *ref, *owner;
         bool all; /* the owner may use whatever is present */
         enum image_pull_policy policy;
-        const char *username, *password; /* NULL: none */
+        const char *username, *password; /* NULL: what is kept for the owner */
         image_progress_fn progress;      /* at most some times a second, never after the answer; NULL: none */
 };
 

@@ -197,9 +197,13 @@ static void call_target(struct registry_call *c)
 
         memcpy(prefix, base->path, sizeof(prefix));
         c->url = *base;
+        c->redirects = 0;
+        if (c->what == REGISTRY_PING) {
+                (void)snprintf(c->url.path, sizeof(c->url.path), "%.2000s/v2/", prefix);
+                return;
+        }
         (void)snprintf(c->url.path, sizeof(c->url.path), "%.2000s/v2/%s/%s/%s", prefix, c->ref.path, kinds[c->what],
                        c->reference);
-        c->redirects = 0;
 }
 
 static void on_again(struct loop_timer *timer, void *data)
@@ -600,8 +604,9 @@ static char *cert_path(const struct registries *r, const struct registry_url *ur
         return NULL;
 }
 
-int registry_fetch(struct registry_call *c, const struct registry_url *url, const char *const *headers,
-                   const char *method, const struct fetch_handler *handler, struct err *err)
+int registry_fetch_with(struct registry_call *c, const struct registry_url *url, const char *const *headers,
+                        const char *method, const struct str *body, const struct fetch_handler *handler,
+                        struct err *err)
 {
         const struct registries_config *config = &c->registries->config;
         auto_free char *ca = NULL, *cert = NULL, *key = NULL;
@@ -611,6 +616,8 @@ int registry_fetch(struct registry_call *c, const struct registry_url *url, cons
                 .method = method,
                 .url = text,
                 .headers = headers,
+                .body = body->len > 0 ? body->data : NULL,
+                .body_len = body->len,
                 .proxy = without_proxy(c->registries, url) ? NULL : config->proxy,
                 .connect_timeout_ms = config->connect_ms,
                 .stall_bytes = c->what == REGISTRY_BLOB ? STALL_BYTES : 1,
@@ -629,6 +636,14 @@ int registry_fetch(struct registry_call *c, const struct registry_url *url, cons
         q.client_cert = cert && key ? cert : NULL;
         q.client_key = cert && key ? key : NULL;
         return fetch_start(c->registries->fetcher, &q, &checked, c, &c->fetch, err);
+}
+
+int registry_fetch(struct registry_call *c, const struct registry_url *url, const char *const *headers,
+                   const char *method, const struct fetch_handler *handler, struct err *err)
+{
+        const struct str none = STR_INIT;
+
+        return registry_fetch_with(c, url, headers, method, &none, handler, err);
 }
 
 void registry_request_again(struct registry_call *c)
@@ -762,7 +777,8 @@ static int call_fill(struct registry_call *c, const struct registry_request *q, 
         if ((q->username && *q->username && !c->username) || (c->username && q->password && !c->password))
                 return err_oom(err);
         registry_credentials_key(c->username, c->password, c->key);
-        add_mirrors(c);
+        if (c->what != REGISTRY_PING)
+                add_mirrors(c);
         return add_origin(c, err);
 }
 

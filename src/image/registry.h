@@ -48,8 +48,13 @@ int registries_new(struct loop *loop, const struct registries_config *config, st
 void registries_free(struct registries *r); /* cancels all; accepts NULL; not from within a callback */
 bool registries_enabled(const struct registries *r);
 
-/* REFERRERS: an index of what refers to a digest, which is the reference; -ENOENT where the registry has no such API. */
-enum registry_what { REGISTRY_HEAD, REGISTRY_MANIFEST, REGISTRY_BLOB, REGISTRY_REFERRERS };
+/* PING: whether the registry (ref->domain) takes the credentials; no mirror is asked.
+ * REFERRERS: an index of what refers to a digest, which is the reference; -ENOENT where the registry has no such API. */
+enum registry_what { REGISTRY_HEAD, REGISTRY_MANIFEST, REGISTRY_BLOB, REGISTRY_REFERRERS, REGISTRY_PING };
+
+/* With this name for a user the password is an OAuth 2 refresh token («identity token»), which only token servers are told
+ * (distribution, spec/auth/oauth.md). As in Docker's configuration. */
+#define REGISTRY_TOKEN_USER "<token>"
 
 /* All is copied. */
 struct registry_request {

@@ -127,6 +127,11 @@ static bool may_use_credentials(const struct registry_call *c)
         return c->username && !c->endpoints[c->endpoint].mirror;
 }
 
+static bool has_identity_token(const struct registry_call *c)
+{
+        return c->username && str_eq(c->username, REGISTRY_TOKEN_USER);
+}
+
 static void unauthorized(struct registry_call *c)
 {
         registry_fail(c, EACCES, "%s",
@@ -136,7 +141,7 @@ static void unauthorized(struct registry_call *c)
 
 static void use_basic(struct registry_call *c)
 {
-        if (!may_use_credentials(c)) {
+        if (!may_use_credentials(c) || has_identity_token(c)) {
                 unauthorized(c);
                 return;
         }
@@ -275,73 +280,108 @@ static bool realm_trusted(const struct registry_call *c, const struct registry_u
         return same_domain(realm->host, base->host) || registry_listed(c->registries->config.realms, realm);
 }
 
-static int realm_query(struct registry_call *c, struct registry_url *realm, struct err *err)
+static int realm_query(struct registry_call *c, struct registry_url *realm, const char *scope, struct err *err)
 {
-        auto_free char *own = str_printf("repository:%s:pull", c->ref.path);
-        const char *scope = c->challenge.scope[0] && !str_starts(c->challenge.scope, "repository:") ? c->challenge.scope
-                                                                                                    : own;
         auto_str query = STR_INIT;
         int r;
 
-        if (!own)
-                return err_oom(err);
         r = str_adds(&query, realm->path);
         if (r == 0 && c->challenge.service[0])
                 r = add_query(&query, strchr(realm->path, '?') ? '&' : '?', "service", c->challenge.service);
-        if (r == 0)
+        if (r == 0 && *scope)
                 r = add_query(&query, strchr(query.data, '?') ? '&' : '?', "scope", scope);
         if (r < 0)
                 return err_oom(err);
         if (query.len >= sizeof(realm->path))
-                return err_set(err, EINVAL, "it is too long");
+                return err_set(err, EINVAL, "its address is too long");
         memcpy(realm->path, query.data, query.len + 1);
         return 0;
 }
 
-static void ask_for_token(struct registry_call *c)
+/* What a refresh token is exchanged for an access token by (RFC 6749, section 6): in the body of a POST. */
+static int token_form(const struct registry_call *c, const char *scope, struct str *out)
+{
+        int r = str_adds(out, "grant_type=refresh_token&client_id=mayfly");
+
+        if (r == 0 && c->challenge.service[0])
+                r = add_query(out, '&', "service", c->challenge.service);
+        if (r == 0 && *scope)
+                r = add_query(out, '&', "scope", scope);
+        return r == 0 ? add_query(out, '&', "refresh_token", c->password ? c->password : "") : r;
+}
+
+static void wipe_text(struct str *s)
+{
+        if (s->data)
+                OPENSSL_cleanse(s->data, s->len);
+        str_done(s);
+}
+
+static int fetch_token(struct registry_call *c, const char *scope, struct err *err)
 {
         static const struct fetch_handler handler = { .head = on_token_head,
                                                       .data = on_token_data,
                                                       .done = on_token_done };
-        auto_free char *basic = NULL;
         const char *headers[] = { "Accept: application/json", "User-Agent: mayfly", NULL, NULL };
+        struct str form = STR_INIT;
+        char *basic = NULL;
+        int r = 0;
+
+        if (c->with_credentials && has_identity_token(c)) {
+                headers[2] = "Content-Type: application/x-www-form-urlencoded";
+                r = token_form(c, scope, &form);
+        } else {
+                if (c->with_credentials)
+                        headers[2] = basic = basic_header(c);
+                if (c->with_credentials && !basic)
+                        r = -ENOMEM;
+                if (r == 0)
+                        r = realm_query(c, &c->url, scope, err);
+        }
+        c->phase = CALL_TOKEN;
+        c->broken = 0;
+        str_clear(&c->body);
+        if (r == 0)
+                r = registry_fetch_with(c, &c->url, headers, form.len > 0 ? "POST" : "GET", &form, &handler, err);
+        else if (!err->num)
+                r = err_oom(err);
+        if (basic)
+                OPENSSL_cleanse(basic, strlen(basic));
+        free(basic);
+        wipe_text(&form);
+        return r;
+}
+
+static void ask_for_token(struct registry_call *c)
+{
+        auto_free char *own = c->what == REGISTRY_PING ? strdup("") : str_printf("repository:%s:pull", c->ref.path);
+        const char *scope = own;
         struct err err = ERR_INIT;
-        struct registry_url *realm = &c->url;
         int r;
 
-        r = registry_url_parse(c->challenge.realm, realm, &err);
+        if (!own) {
+                registry_fail(c, ENOMEM, "out of memory");
+                return;
+        }
+        if (c->challenge.scope[0] && !str_starts(c->challenge.scope, "repository:"))
+                scope = c->challenge.scope;
+        r = registry_url_parse(c->challenge.realm, &c->url, &err);
         if (r == 0)
-                r = registry_target_check(c, realm, &err);
-        if (r == 0)
-                r = realm_query(c, realm, &err);
+                r = registry_target_check(c, &c->url, &err);
         if (r < 0) {
                 registry_fail(c, EHOSTUNREACH, "its token server cannot be used: %s", err.text);
                 return;
         }
         c->with_credentials = may_use_credentials(c);
-        if (c->with_credentials && !realm_trusted(c, realm)) {
+        if (c->with_credentials && !realm_trusted(c, &c->url)) {
                 registry_fail(c, EACCES,
                               "it names a token server elsewhere, %s, which the credentials are not sent to "
                               "(registries.realms)",
-                              realm->host);
+                              c->url.host);
                 return;
         }
-        if (c->with_credentials) {
-                basic = basic_header(c);
-                if (!basic) {
-                        registry_fail(c, ENOMEM, "out of memory");
-                        return;
-                }
-                headers[2] = basic;
-        }
-        c->phase = CALL_TOKEN;
-        c->broken = 0;
-        str_clear(&c->body);
-        r = registry_fetch(c, realm, headers, "GET", &handler, &err);
-        if (basic)
-                OPENSSL_cleanse(basic, strlen(basic));
-        if (r < 0)
-                registry_fail(c, EHOSTUNREACH, "its token server: %s", err.text);
+        if (fetch_token(c, scope, &err) < 0)
+                registry_fail(c, err.num == ENOMEM ? ENOMEM : EHOSTUNREACH, "its token server: %s", err.text);
 }
 
 void registry_challenged(struct registry_call *c)

@@ -76,6 +76,9 @@ void registry_fail(struct registry_call *c, int num, const char *fmt, ...) __att
 void registry_transient(struct registry_call *c, int num, const char *why);
 int registry_fetch(struct registry_call *c, const struct registry_url *url, const char *const *headers,
                    const char *method, const struct fetch_handler *handler, struct err *err);
+int registry_fetch_with(struct registry_call *c, const struct registry_url *url, const char *const *headers,
+                        const char *method, const struct str *body, const struct fetch_handler *handler,
+                        struct err *err);
 bool registry_listed(const char *list, const struct registry_url *url);
 bool registry_plain_allowed(const struct registries *r, const struct registry_url *url);
 /* Before the first byte: -EPERM with a text for a host that this call may not be led to. */

@@ -145,6 +145,28 @@ bool registry_url_same_origin(const struct registry_url *a, const struct registr
 
 /* ── addresses ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+int registry_name(const char *text, char ret[256], struct err *err)
+{
+        static const char *const hub[] = { "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com" };
+        const char *scheme = strstr(text, "://"), *host = scheme ? scheme + 3 : text;
+        size_t len = strcspn(host, "/");
+        char name[256], parsed[256], shown[STR_SHOWN_MAX];
+        uint16_t port;
+
+        if (len == 0 || len >= sizeof(name))
+                return err_set(err, EINVAL, "'%s' is no registry", str_show(text, shown));
+        for (size_t i = 0; i < len; i++)
+                name[i] = (char)tolower((unsigned char)host[i]);
+        name[len] = '\0';
+        if (registry_host_parse(name, parsed, &port, NULL) < 0)
+                return err_set(err, EINVAL, "'%s' is no registry", str_show(text, shown));
+        for (size_t i = 0; i < ARRAY_LEN(hub); i++)
+                if (str_eq(name, hub[i]))
+                        (void)snprintf(name, sizeof(name), "docker.io");
+        memcpy(ret, name, sizeof(name));
+        return 0;
+}
+
 bool registry_host_is_loopback(const char *host)
 {
         struct in_addr v4;

@@ -55,6 +55,29 @@ static void test_bad_challenges(void **state)
 
 /* ── addresses ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+static void test_names(void **state)
+{
+        static const struct {
+                const char *text, *name;
+        } rows[] = {
+                { "docker.io", "docker.io" },
+                { "https://index.docker.io/v1/", "docker.io" },
+                { "registry-1.docker.io", "docker.io" },
+                { "Registry.Example:5000", "registry.example:5000" },
+                { "http://[::1]:5000/v2/", "[::1]:5000" },
+        };
+        static const char *const bad[] = { "", "https://", "a b", "user@host", "a:b", ":5" };
+        char name[256];
+
+        (void)state;
+        for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+                assert_int_equal(registry_name(rows[i].text, name, NULL), 0);
+                assert_string_equal(name, rows[i].name);
+        }
+        for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+                assert_int_equal(registry_name(bad[i], name, NULL), -EINVAL);
+}
+
 static void assert_joined(const char *location, const char *expected)
 {
         struct registry_url base, url;
@@ -199,6 +222,7 @@ static void test_access(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
+                cmocka_unit_test(test_names),
                 cmocka_unit_test(test_challenges),
                 cmocka_unit_test(test_bad_challenges),
                 cmocka_unit_test(test_locations),

@@ -20,6 +20,13 @@ static const char *const migrations[] = {
         "  revoked INTEGER NOT NULL,"
         "  used INTEGER NOT NULL,"
         "  bounds TEXT NOT NULL) WITHOUT ROWID;",
+        "CREATE TABLE logins ("
+        "  owner TEXT NOT NULL,"
+        "  registry TEXT NOT NULL,"
+        "  username TEXT NOT NULL,"
+        "  created INTEGER NOT NULL,"
+        "  sealed BLOB NOT NULL,"
+        "  PRIMARY KEY (owner, registry)) WITHOUT ROWID;",
 };
 
 #define STATE_VERSION ((int)ARRAY_LEN(migrations))

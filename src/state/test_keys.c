@@ -321,7 +321,7 @@ static void test_versions(void **state)
         set_version(f->path, 99);
         assert_int_equal(state_db_open(f->path, &db, &err), -ENOTSUP);
         assert_non_null(strstr(err.text, "newer Mayfly"));
-        set_version(f->path, 1);
+        set_version(f->path, 2);
         assert_int_equal(fd_write_file(AT_FDCWD, garbage, 0600, "this is not a database at all", 29, &err), 0);
         assert_int_equal(state_db_open(garbage, &db, &err), -EBADMSG);
         assert_null(db);

@@ -44,6 +44,9 @@ OTHERS = [
     ("POST", "/v1/images/pull", {"image": IMAGE}, (200, 200, 403, 403)),  # there is no registry: what is present will do
     ("GET", "/v1/images/pulls", None, (200, 200, 200, 200)),
     ("GET", "/v1/images/save?ref=" + IMAGE, None, (200, 200, 200, 200)),
+    ("GET", "/v1/registries", None, (200, 200, 200, 403)),
+    ("POST", "/v1/registries/login", {"registry": "localhost:1", "username": "a", "password": "b"}, (403, 403, 403, 403)),  # no registry
+    ("POST", "/v1/registries/logout", {"registry": "localhost:1"}, (404, 404, 404, 403)),
     ("GET", "/v1/keys", None, (200, 403, 403, 403)),
     ("POST", "/v1/keys", {"role": "read"}, (201, 403, 403, 403)),
     ("GET", "/v1/keys/{key}", None, (200, 403, 403, 403)),

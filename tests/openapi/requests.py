@@ -455,7 +455,7 @@ def main():
             report.not_ok(f"{key} ({n} times)", run.example[key])
         with report.case("every operation was asked, and every one once answered with success"):
             for operation in run.operations:
-                if operation.upgrades:
+                if operation.upgrades or operation.path.endswith(("/login", "/logout")):  # takes a registry: tests/registry
                     continue
                 good = [k for k in run.seen if k.startswith(operation.name + " 2")]
                 assert good, f"{operation.name}: {[k for k in run.seen if k.startswith(operation.name + ' ')]}"

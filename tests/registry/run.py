@@ -21,6 +21,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "../lib"), HERE]
 import mayfly  # noqa: E402
+import credentials  # noqa: E402
 import misbehaviour  # noqa: E402
 import outcomes  # noqa: E402
 import registries  # noqa: E402
@@ -192,6 +193,7 @@ def htpasswd(w):
         equal(run(third, image).status, 403)
     with report.case("htpasswd: a proof holds while the registry is down"):
         r.stop()
+        time.sleep(3.5)  # the fresh ones have lapsed
         equal(run(first, image).status, 201)
         equal(run(third, image).status, 502)
     with report.case("htpasswd: credentials are nowhere in the log"):
@@ -455,7 +457,7 @@ class World:
         self.port = mayfly.free_port()
         self.instance = mayfly.Instance(
             "mf-registry", POOL, registries__enabled="true", images__max_layer_bytes="1g", registries__certs=self.certs, registries__stall="2s",
-            registries__retries="2", registries__wait_max="3s", registries__proof="1s", listen=f"tcp://127.0.0.1:{self.port}",
+            registries__retries="2", registries__wait_max="3s", registries__proof="3s", listen=f"tcp://127.0.0.1:{self.port}",
             registries__mirrors=f"mirrored.invalid=http://127.0.0.1:1,mirrored.invalid=http://{self.mirror.host}/prefix")
         self.client = self.instance.client
 
@@ -478,7 +480,7 @@ def main():
     pattern = re.compile(sys.argv[1] if len(sys.argv) > 1 else "")
     mayfly.exclusive("registry")
     groups = [open_registry, htpasswd, tls, tokens, platforms, mirrors, cuts, deaths, cancels, bad]
-    groups += [functools.partial(group, report=report) for module in (outcomes, trust) for group in module.GROUPS]
+    groups += [functools.partial(group, report=report) for module in (outcomes, credentials, trust) for group in module.GROUPS]
     directory = tempfile.mkdtemp(prefix="mf-registry-", dir="/tmp")
     world = None
     try:

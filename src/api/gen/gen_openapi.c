@@ -6,6 +6,7 @@
 #include "api/routes.h"
 #include "base/str.h"
 #include "state/keys.h"
+#include "state/logins.h"
 #include "wire/task.h"
 
 #include <ctype.h>
@@ -26,6 +27,7 @@ static const struct {
         { "WIRE_MEMORY_MAX", WIRE_MEMORY_MAX },   { "WIRE_DISK_MIN", WIRE_DISK_MIN },
         { "WIRE_SHM_MIN", WIRE_SHM_MIN },         { "WIRE_OUTPUT_MAX", WIRE_OUTPUT_MAX },
         { "WIRE_PIDS_MAX", WIRE_PIDS_MAX },       { "KEY_NAME_MAX", KEY_NAME_MAX },
+        { "LOGIN_USERNAME_MAX", LOGIN_USERNAME_MAX }, { "LOGIN_PASSWORD_MAX", LOGIN_PASSWORD_MAX },
         { "KEY_LIST_MAX", KEY_LIST_MAX },         { "KEY_PATTERN_MAX", KEY_PATTERN_MAX },
 };
 

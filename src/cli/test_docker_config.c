@@ -1,0 +1,137 @@
+#include "cli/docker_config.h"
+
+#include "base/fd.h"
+#include "base/str.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static char dir[32], file[64];
+
+static int setup(void **state)
+{
+        (void)state;
+        (void)snprintf(dir, sizeof(dir), "/tmp/mayfly-docker-XXXXXX");
+        if (!mkdtemp(dir) || setenv("DOCKER_CONFIG", dir, 1) < 0)
+                return -1;
+        (void)snprintf(file, sizeof(file), "%s/config.json", dir);
+        return 0;
+}
+
+static int teardown(void **state)
+{
+        (void)state;
+        (void)unlink(file);
+        return rmdir(dir);
+}
+
+static int find(const char *config, const char *image, struct docker_login *ret)
+{
+        struct err err = ERR_INIT;
+
+        assert_int_equal(fd_write_file(AT_FDCWD, file, 0600, config, strlen(config), &err), 0);
+        return docker_login_find(image, ret, &err);
+}
+
+static void test_registries(void **state)
+{
+        static const struct {
+                const char *image, *registry;
+        } rows[] = {
+                { "busybox", "docker.io" },
+                { "busybox:1.36", "docker.io" },
+                { "acme/x@sha256:12", "docker.io" },
+                { "docker.io/acme/x", "docker.io" },
+                { "index.docker.io/x", "docker.io" },
+                { "localhost/x", "localhost" },
+                { "localhost:5000/x:1", "localhost:5000" },
+                { "Registry.Example/x", "registry.example" },
+                { "[::1]:5000/x", "[::1]:5000" },
+        };
+        char name[256], large[600];
+
+        (void)state;
+        for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+                assert_int_equal(docker_registry_of(rows[i].image, name), 0);
+                assert_string_equal(name, rows[i].registry);
+        }
+        memset(large, 'a', sizeof(large));
+        memcpy(large + 400, ".b/x", 5);
+        assert_int_equal(docker_registry_of(large, name), -EINVAL);
+        assert_int_equal(docker_registry_name("https://", name), -EINVAL);
+}
+
+static void test_auths(void **state)
+{
+        static const struct {
+                const char *config, *image, *username, *password;
+        } rows[] = {
+                { "{\"auths\":{\"https://index.docker.io/v1/\":{\"auth\":\"YW5uOnB3OnI=\"}}}", "busybox", "ann",
+                  "pw:r" },
+                { "{\"auths\":{\"docker.io\":{\"auth\":\"YW5uOnB3\"}}}", "acme/x", "ann", "pw" },
+                { "{\"auths\":{\"https://r.example/v2/\":{\"username\":\"a\",\"password\":\"b\"}}}", "r.example/x", "a",
+                  "b" },
+                { "{\"auths\":{\"r.example\":{\"auth\":\"YW5uOg==\",\"identitytoken\":\"t\"}}}", "r.example/x",
+                  "<token>", "t" },
+                { "{\"auths\":{\"r.example\":{\"auth\":\"YW5uOnB3\"}}}", "busybox", NULL, NULL },
+                { "{\"auths\":{\"r.example\":{\"auth\":\"YW5uOnB3\"}}}", "r.example:5000/x", NULL, NULL },
+                { "{\"auths\":{\"r.example\":{}}}", "r.example/x", NULL, NULL },
+                { "{\"auths\":5,\"credHelpers\":[]}", "r.example/x", NULL, NULL },
+                { "{}", "r.example/x", NULL, NULL },
+        };
+
+        (void)state;
+        for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+                struct docker_login l;
+
+                assert_int_equal(find(rows[i].config, rows[i].image, &l), 0);
+                assert_int_equal(l.username != NULL, rows[i].username != NULL);
+                if (l.username) {
+                        assert_string_equal(l.username, rows[i].username);
+                        assert_string_equal(l.password, rows[i].password);
+                }
+                docker_login_done(&l);
+        }
+}
+
+static void test_bad(void **state)
+{
+        static const char *const bad[] = {
+                "{",
+                "",
+                "{\"auths\":{\"r.example\":{\"auth\":\"!\"}}}",
+                "{\"auths\":{\"r.example\":{\"auth\":\"YW5u\"}}}",
+                "{\"auths\":{\"r.example\":{\"auth\":\"OnB3\"}}}",
+                "{\"credsStore\":\"../x\"}",
+                "{\"credsStore\":\"none-such\"}",
+        };
+        struct docker_login l;
+
+        (void)state;
+        for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+                assert_true(find(bad[i], "r.example/x", &l) < 0);
+                assert_null(l.username);
+        }
+        assert_int_equal(unlink(file), 0);
+        assert_int_equal(docker_login_find("r.example/x", &l, NULL), 0);
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test_setup_teardown(test_registries, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_auths, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_bad, setup, teardown),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
