@@ -262,6 +262,8 @@ static int images_in_use(void *data, struct map *digests)
                 const struct image *image;
 
                 task_describe(t, &told);
+                if (told.status >= WIRE_EXITED)
+                        continue;
                 image = told.image_digest ? image_store_by_digest(n->store, told.image_digest) : NULL;
                 if (!image && told.image_ref)
                         image = image_store_find(n->store, told.image_ref, NULL);

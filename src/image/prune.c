@@ -500,8 +500,11 @@ void pressure_start(struct image_store *s)
 
 int image_store_make_room(struct image_store *s, image_done_fn fn, void *data, struct err *err)
 {
-        struct image_room *room = calloc(1, sizeof(*room));
+        struct image_room *room;
 
+        if (s->config.high_water == 0)
+                return err_set(err, ENOSPC, "the disk is full, and no image is collected");
+        room = calloc(1, sizeof(*room));
         if (!room)
                 return err_oom(err);
         room->fn = fn;

@@ -47,7 +47,7 @@ typedef int (*image_users_fn)(void *data, struct map *digests);
 void image_store_set_users(struct image_store *s, image_users_fn fn, void *data);
 
 /* The disk is full: collects down to the low mark at once. r 0: something has gone, and trying again may do; -ENOSPC:
- * there was nothing to collect. fn comes later, once. */
+ * there was nothing to collect. fn comes later, once. -ENOSPC at once where nothing is ever collected. */
 int image_store_make_room(struct image_store *s, image_done_fn fn, void *data, struct err *err);
 
 /* What is wrong with the room for images, in words; NULL: nothing. A peek. */

@@ -213,6 +213,12 @@ static const char *status_differs(const struct stat *a, const struct stat *b)
         return !S_ISDIR(a->st_mode) && a->st_mtim.tv_sec != b->st_mtim.tv_sec ? "another time" : NULL;
 }
 
+/* What a worker cannot read, since it is somebody's who is none of the store's, is not as it should be. */
+static bool is_closed(int r)
+{
+        return r == -EACCES || r == -EPERM || r == -EIO;
+}
+
 /* *ret_what: what is to be told; NULL: nothing. */
 static int look(struct compare *c, int one, int other, const char *name, const struct stat *a, const struct stat *b,
                 const char **ret_what)
@@ -228,6 +234,10 @@ static int look(struct compare *c, int one, int other, const char *name, const s
                 what = "another target";
         } else if (S_ISREG(a->st_mode)) {
                 r = files_differ(c, one, other, name, &what);
+                if (is_closed(r)) {
+                        what = "cannot be read";
+                        r = 1;
+                }
         }
         if (r == 1)
                 *ret_what = what;
@@ -243,7 +253,7 @@ static int walk_into(struct compare *c, int one, int other, const char *name)
         int r;
 
         if (a < 0 || b < 0)
-                return -errno;
+                return is_closed(-errno) ? tell(c, name, "cannot be read") : -errno;
         if (++c->depth > WORKER_DEPTH_MAX + 2)
                 return -ELOOP;
         r = xattrs_differ(c, a, b);
@@ -260,6 +270,47 @@ static int walk_into(struct compare *c, int one, int other, const char *name)
         return r;
 }
 
+static bool lists_differ(const struct meta_list *a, const struct meta_list *b)
+{
+        bool differ = a->len != b->len;
+
+        for (size_t i = 0; !differ && i < a->len; i++)
+                differ = !str_eq(a->items[i].path, b->items[i].path) || (!a->items[i].target != !b->items[i].target) ||
+                         (a->items[i].target && !str_eq(a->items[i].target, b->items[i].target));
+        return differ;
+}
+
+static bool implied_differ(const struct meta *a, const struct meta *b)
+{
+        const char *path;
+        void *value;
+        size_t pos = 0;
+
+        if (map_len(a->implied) != map_len(b->implied))
+                return true;
+        while (map_next(a->implied, &pos, &path, &value))
+                if (!meta_implied(b, path))
+                        return true;
+        return false;
+}
+
+/* What the worker wrote beside the root: its time means nothing, nor does the order of a part of it. */
+static int metas_differ(int one, int other)
+{
+        auto_meta a = { .implied = NULL };
+        auto_meta b = { .implied = NULL };
+        struct err err = ERR_INIT;
+
+        if (meta_init(&a) < 0 || meta_init(&b) < 0)
+                return -ENOMEM;
+        if (meta_read(&a, one, &err) < 0)
+                return -err.num;
+        if (meta_read(&b, other, &err) < 0)
+                return err.num == ENOMEM ? -ENOMEM : 1;
+        return implied_differ(&a, &b) || lists_differ(&a.whiteouts, &b.whiteouts) ||
+               lists_differ(&a.opaques, &b.opaques) || lists_differ(&a.links, &b.links);
+}
+
 static int both(struct compare *c, int one, int other, const char *name)
 {
         const char *what = NULL;
@@ -271,9 +322,10 @@ static int both(struct compare *c, int one, int other, const char *name)
         c->entries++;
         if (a.st_dev == b.st_dev && a.st_ino == b.st_ino)
                 return 0;
-        /* The worker's own file has the time of its making. */
-        if (c->depth == 0 && str_eq(name, META_NAME))
-                b.st_mtim = a.st_mtim;
+        if (c->depth == 0 && str_eq(name, META_NAME) && S_ISREG(a.st_mode) && S_ISREG(b.st_mode)) {
+                r = metas_differ(one, other);
+                return r == 1 ? tell(c, name, "other contents") : r;
+        }
         r = look(c, one, other, name, &a, &b, &what);
         if (r == 0 && what)
                 r = tell(c, name, what);
