@@ -7,6 +7,7 @@ meanwhile, and all recovers without a restart.
 
 import base64
 import concurrent.futures
+import contextlib
 import json
 import os
 import resource
@@ -97,17 +98,29 @@ def in_parallel(n, function):
         return [f.result() for f in [pool.submit(function, k) for k in range(n)]]
 
 
+@contextlib.contextmanager
+def on_a_disk(what, megabytes, **config):
+    """An instance whose data are on a small disk of their own, and that disk."""
+    i = instance(what, **config)
+    disk = None
+    try:
+        disk = Disk(os.path.join(i.dir, "disk"), megabytes)
+        i.data_dir = os.path.join(disk.point, "data")
+        i.start()
+        i.load(mayfly.busybox().bytes(), IMAGE)
+        yield i, disk
+    finally:
+        i.stop()
+        if disk:
+            disk.close()
+        i.close()
+
+
 # ── disk ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_disk():
-    i = instance("d")
-    disk = None
-    try:
-        disk = Disk(os.path.join(i.dir, "disk"), 48)
-        i.data_dir = os.path.join(disk.point, "data")
-        i.start()
-        i.load(mayfly.busybox().bytes(), IMAGE)
+    with on_a_disk("d", 48) as (i, disk):
         daemon = i.pid("mayflyd")
         sync_ids, accepted = [], []
         with report.case("disk full: synchronous tasks are served, what must be on disk is refused"):
@@ -152,23 +165,12 @@ def test_disk():
             i.wait_ready()
             succeeds(i)
             finish(i)
-    finally:
-        i.stop()
-        if disk:
-            disk.close()
-        i.close()
 
 
 def test_full_queue():
     """Requests until the disk is full to the last page: the turn of those that were accepted comes while nothing can be
     written."""
-    i = instance("w", tasks__max_running=2, log_level="warn")
-    disk = None
-    try:
-        disk = Disk(os.path.join(i.dir, "disk"), 48)
-        i.data_dir = os.path.join(disk.point, "data")
-        i.start()
-        i.load(mayfly.busybox().bytes(), IMAGE)
+    with on_a_disk("w", 48, tasks__max_running=2, log_level="warn") as (i, disk):
         with report.case("disk full: what was accepted before waits for room"):
             accepted, status = {}, 202
             while status == 202 and len(accepted) < 2000:
@@ -188,23 +190,12 @@ def test_full_queue():
                 answer = i.client.request("GET", f"/v1/tasks/{task}/wait?timeout=60s")
                 assert answer.status == 200 and answer.json()["stdout"] == out, answer
             finish(i)
-    finally:
-        i.stop()
-        if disk:
-            disk.close()
-        i.close()
 
 
 def test_full_results():
     """More results than may wait with their containers: what was answered is found later, and when too much waits nothing new is
     taken."""
-    i = instance("r", tasks__max_running=2, history__max_waiting="8m", log_level="warn")
-    disk = None
-    try:
-        disk = Disk(os.path.join(i.dir, "disk"), 96)
-        i.data_dir = os.path.join(disk.point, "data")
-        i.start()
-        i.load(mayfly.busybox().bytes(), IMAGE)
+    with on_a_disk("r", 96, tasks__max_running=2, history__max_waiting="8m", log_level="warn") as (i, disk):
         answered = {}
         with report.case("disk full: results that were answered are kept, as far as there is room for them"):
             filler = disk.fill()
@@ -232,11 +223,6 @@ def test_full_results():
                 answer = i.client.get("/v1/tasks/" + task)
                 assert answer.status == 200 and answer.json()["stdout"] == out, answer
             finish(i)
-    finally:
-        i.stop()
-        if disk:
-            disk.close()
-        i.close()
 
 
 # ── descriptors, memory ──────────────────────────────────────────────────────────────────────────────────────────────
