@@ -168,7 +168,9 @@ int engines_open(struct engines *e, struct loop *loop, const struct config *conf
 
 void engines_join(struct engines *e, struct image_store *store, struct image_pulls *pulls)
 {
-        const struct engine_docker_images images = { .pulls = pulls, .builtin = builtin_archive };
+        const struct engine_docker_images images = {
+                .pulls = pulls, .store = e->native ? store : NULL, .builtin = builtin_archive
+        };
 
         if (e->native) {
                 engine_native_set_store(e->native, store);

@@ -149,6 +149,22 @@ def both(docker):
             bound = mayfly.NetClient(port, instance.key("task", "--engine", "docker"))
             equal(bound.run(IMAGE, "true")["engine"], "docker")
             refused(bound, 403, {"image": IMAGE, "cmd": ["true"], "engine": "native"})
+        with report.case("an image of the store is given to Docker, to those who may use it"):
+            instance.load(busybox(), "only.here/tools:2")
+            equal(client.run("only.here/tools:2", "echo", "both", engine="docker")["out"], b"both\n")
+            equal(client.run("only.here/tools:2", "echo", "both", engine="native")["out"], b"both\n")
+            instance.load(busybox(), "only.here/more:1")
+            got = []
+            threads = [threading.Thread(target=lambda: got.append(client.run("only.here/more:1", "true", engine="docker")))
+                       for _ in range(5)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            equal([t["exit_code"] for t in got], [0] * 5)
+        with report.case("what is nowhere is not found"):
+            equal(refused(client, 404, {"image": "only.here/none:1", "cmd": ["true"], "engine": "docker"})["type"],
+                  "urn:mayfly:problem:image_not_found")
         with report.case("what one cannot do is refused for it alone"):
             refused(client, 400, {"image": IMAGE, "engine": "docker", "limits": {"cpu_time": 1}})
             equal(client.run(IMAGE, "true", engine="native", limits={"cpu_time": 1})["exit_code"], 0)

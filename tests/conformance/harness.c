@@ -284,6 +284,15 @@ void suite_sleep(struct suite *s, uint64_t ms)
                         return;
 }
 
+void job_hear(struct suite *s, struct job *j)
+{
+        uint64_t end = time_mono_ns() + wait_ns();
+        char byte;
+
+        while (!j->ended && task_read_output(j->task, ENGINE_STDOUT, 0, &byte, 1) <= 0 && time_mono_ns() < end)
+                suite_sleep(s, 5);
+}
+
 void suite_settle(struct suite *s)
 {
         for (int i = 0; i < 1000 && tasks_live(s->tasks) > 0; i++)

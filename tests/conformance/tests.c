@@ -458,7 +458,7 @@ static void test_cancel(struct suite *s)
         JOB_INIT(&j, "term");
         j.request.limits.grace_ns = 5 * (int64_t)NS_PER_S;
         job_start(s, &j);
-        suite_sleep(s, 200);
+        job_hear(s, &j);
         task_cancel(j.task);
         job_wait(s, &j);
         EXPECT(s, &j, WIRE_KILLED, 143, SIGTERM, WIRE_REASON_CANCELLED);
@@ -467,7 +467,7 @@ static void test_cancel(struct suite *s)
         JOB_INIT(&j, "ignore");
         j.request.limits.grace_ns = 200 * (int64_t)NS_PER_MS;
         job_start(s, &j);
-        suite_sleep(s, 100);
+        job_hear(s, &j);
         task_cancel(j.task);
         job_wait(s, &j);
         EXPECT(s, &j, WIRE_KILLED, 137, SIGKILL, WIRE_REASON_CANCELLED);

@@ -355,6 +355,7 @@ int engine_docker_new(struct loop *loop, const struct engine_docker_config *conf
         list_init(&d->containers);
         list_init(&d->pulls);
         list_init(&d->wants);
+        list_init(&d->copies);
         list_init(&d->deletes);
         list_init(&d->warm_specs);
         d->prewarm = MIN(config->prewarm, (unsigned)ENGINE_DOCKER_PREWARM_MAX);

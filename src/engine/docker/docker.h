@@ -6,6 +6,7 @@
 #include "base/err.h"
 #include "engine/engine.h"
 #include "image/pull.h"
+#include "image/store.h"
 #include "loop/loop.h"
 
 #include <stddef.h>
@@ -39,6 +40,7 @@ int engine_docker_new(struct loop *loop, const struct engine_docker_config *conf
  * proofs of the store's images (image/prove.h). Without, everybody runs everything. */
 struct engine_docker_images {
         struct image_pulls *pulls;
+        struct image_store *store; /* what is there and not in Docker is given to it; NULL: nothing is */
         /* Makes an archive as `docker save` does, of an image that is part of Mayfly: 0 with *ret, which is then the engine's;
          * -ENOENT: there is no such image. NULL: none is. */
         int (*builtin)(const char *ref, int *ret, struct err *err);

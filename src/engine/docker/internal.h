@@ -138,7 +138,8 @@ struct docker {
         struct list containers;
         struct list pulls, deletes;
         struct engine_docker_images images_of;
-        struct list wants; /* struct docker_want */
+        struct list wants;  /* struct docker_want */
+        struct list copies; /* struct docker_copy: out of the store */
         struct map *images; /* by digest: struct docker_image */
 
         /* The circuit breaker: open from the first connections that failed until Docker answers again. */

@@ -3,7 +3,7 @@
  *             is not there                    may be closed to the owner
  *   PULL ◀───────────────── LOOK ────────────────────────────────────────▶ PROVE ─▶ answered
  *    │                       │ ▲                                             │
- *    ▼                       ▼ │ (part of Mayfly: LOAD)                      ▼ the registry cannot be asked by us
+ *    ▼                       ▼ │ (in the store, part of Mayfly: LOAD)        ▼ the registry cannot be asked by us
  *   answered              answered                                          PULL, where there are credentials
  *
  * PULL always asks the registry, with the owner's credentials: that it is answered is a proof. */
@@ -11,10 +11,14 @@
 #include "engine/docker/internal.h"
 
 #include "base/fd.h"
+#include "image/install.h"
+#include "image/layout.h"
 #include "image/prove.h"
 #include "image/ref.h"
+#include "image/save.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,8 +35,9 @@ struct docker_want {
         struct engine_image image; /* that was found */
         struct image_proof *proof;
         bool pulling, closed; /* with credentials; and its repository was closed for it */
-        bool loaded, loading; /* the archive of what is part of Mayfly */
-        bool orphan, told;    /* nobody wants it any more, and has been told so */
+        bool loaded, loading; /* an archive, which Docker is given */
+        struct docker_copy *copy;
+        bool orphan, told; /* nobody wants it any more, and has been told so */
 };
 
 static void wipe(char *text)
@@ -42,9 +47,21 @@ static void wipe(char *text)
         free(text);
 }
 
+/* An image of the store on its way into an archive. */
+struct docker_copy {
+        struct list node;
+        struct docker_want *want; /* NULL: has gone */
+        struct image_save *save;
+        int fd, r;
+        struct err err;
+        bool released;
+};
+
 static void want_free(struct docker_want *w)
 {
         list_remove(&w->node);
+        if (w->copy)
+                w->copy->want = NULL;
         if (w->proof)
                 image_prove_cancel(w->proof);
         wipe(w->username);
@@ -199,7 +216,7 @@ static int want_prove(struct docker_want *w, struct err *err)
         return image_prove(w->docker->images_of.pulls, &q, on_proven, w, &w->proof, err);
 }
 
-/* ── what is part of Mayfly ──────────────────────────────────────────────────────────────────────────────────────── */
+/* ── what Docker is given ────────────────────────────────────────────────────────────────────────────────────────── */
 
 static void on_loaded(int r, const struct err *err, void *data)
 {
@@ -218,6 +235,99 @@ static void on_loaded(int r, const struct err *err, void *data)
                 want_failed(w, r, &why);
 }
 
+#define COPY_QUEUE 7 /* of the loop's work threads */
+#define COPY_BUFFER ((size_t)256 * 1024)
+
+static void copy_run(void *data)
+{
+        struct docker_copy *x = data;
+        auto_free char *buf = malloc(COPY_BUFFER);
+        ssize_t n = 0;
+
+        if (!buf)
+                x->r = err_oom(&x->err);
+        while (x->r == 0 && (n = image_save_read(x->save, buf, COPY_BUFFER, &x->err)) > 0) {
+                x->r = fd_write_all(x->fd, buf, (size_t)n);
+                if (x->r < 0)
+                        (void)err_set(&x->err, -x->r, "write the archive: %s", strerror(-x->r));
+        }
+        if (n < 0)
+                x->r = (int)n;
+}
+
+static void copy_release(struct docker_copy *x)
+{
+        if (!x->released)
+                image_save_release(x->save);
+        x->released = true;
+}
+
+static void copy_done(void *data)
+{
+        struct docker_copy *x = data;
+        struct docker_want *w = x->want;
+
+        list_remove(&x->node);
+        copy_release(x);
+        image_save_close(x->save);
+        if (w) {
+                w->copy = NULL;
+                if (x->r == 0 && !w->orphan)
+                        x->r = engine_docker_load(&w->docker->engine, x->fd, on_loaded, w, &x->err);
+                if (x->r < 0 || w->orphan)
+                        on_loaded(x->r, &x->err, w);
+        }
+        fd_close(x->fd);
+        free(x);
+}
+
+static int copy_start(struct docker_want *w, struct image_save *save, struct err *err)
+{
+        int dir = image_store_layout(w->docker->images_of.store)->dir, r;
+        struct docker_copy *x = calloc(1, sizeof(*x));
+
+        if (!x)
+                return err_oom(err);
+        *x = (struct docker_copy){ .want = w, .save = save };
+        list_init(&x->node);
+        x->fd = openat(dir, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
+        r = x->fd < 0 ? err_sys(err, "make a temporary file")
+                      : loop_work(w->docker->loop, COPY_QUEUE, copy_run, copy_done, x);
+        if (r < 0) {
+                if (x->fd >= 0)
+                        (void)err_set(err, -r, "copy image '%s': %s", w->ref, strerror(-r));
+                fd_close(x->fd);
+                free(x);
+                return r;
+        }
+        list_append(&w->docker->copies, &x->node);
+        w->copy = x;
+        w->loaded = w->loading = true;
+        return 0;
+}
+
+/* An image of the store that the owner may use there. -ENOENT: there is none. */
+static int want_copy(struct docker_want *w, struct err *err)
+{
+        const struct engine_docker_images *of = &w->docker->images_of;
+        const struct image *image = of->store && !w->loaded ? image_store_find(of->store, w->ref, NULL) : NULL;
+        const char *const refs[] = { w->ref };
+        struct image_save *save = NULL;
+        int r;
+
+        if (!image || image_is_builtin(image) ||
+            !(str_starts(w->owner, "uid:") || image_pulls_may_use(of->pulls, w->owner, image)))
+                return err_set(err, ENOENT, "there is no image '%s' here", w->ref);
+        r = image_save_open(of->store, refs, 1, IMAGE_SAVE_DOCKER, NULL, NULL, &save, err);
+        if (r == 0)
+                r = copy_start(w, save, err);
+        if (r < 0 && save) {
+                image_save_release(save);
+                image_save_close(save);
+        }
+        return r;
+}
+
 /* -ENOENT: there is none of that name. */
 static int want_load(struct docker_want *w, struct err *err)
 {
@@ -226,7 +336,7 @@ static int want_load(struct docker_want *w, struct err *err)
         int r;
 
         if (w->loaded || !d->images_of.builtin || !str_eq(w->parsed.domain, IMAGE_BUILTIN_DOMAIN))
-                return -ENOENT;
+                return err_set(err, ENOENT, "there is no image '%s' here", w->ref);
         r = d->images_of.builtin(w->ref, &fd, err);
         if (r == 0)
                 r = engine_docker_load(&d->engine, fd, on_loaded, w, err);
@@ -236,6 +346,20 @@ static int want_load(struct docker_want *w, struct err *err)
 }
 
 /* ── looking ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* From where it is nearest; as `missing` says it where it is nowhere. */
+static int want_bring(struct docker_want *w, const struct err *missing, struct err *ret)
+{
+        int r = want_load(w, ret);
+
+        if (r == -ENOENT)
+                r = want_copy(w, ret);
+        if (r == -ENOENT && may_pull(w))
+                r = want_pull(w, ret);
+        if (r == -ENOENT)
+                *ret = *missing;
+        return r;
+}
 
 static void on_looked(int r, const struct engine_image *image, const struct err *err, void *data)
 {
@@ -249,10 +373,8 @@ static void on_looked(int r, const struct engine_image *image, const struct err 
         if (r == 0) {
                 w->image = *image;
                 r = want_prove(w, &why);
-        } else if (r == -ENOENT && may_pull(w)) {
-                r = want_pull(w, &why);
         } else if (r == -ENOENT) {
-                r = want_load(w, &why);
+                r = want_bring(w, err, &why);
         }
         if (r < 0)
                 want_failed(w, r, &why);
@@ -292,7 +414,7 @@ static struct docker_want *want_new(struct docker *d, const struct engine_image_
 }
 
 int docker_ensure_image(struct engine *e, const struct engine_image_request *q, engine_image_fn fn, void *data,
-                      struct err *err)
+                        struct err *err)
 {
         struct docker *d = CONTAINER_OF(e, struct docker, engine);
         struct image_ref parsed;
@@ -356,7 +478,11 @@ void engine_docker_set_images(struct engine *e, const struct engine_docker_image
 {
         struct docker *d = CONTAINER_OF(e, struct docker, engine);
 
+        struct docker_copy *x;
+
         if (!images)
                 docker_wants_done(d);
+        LIST_FOREACH(x, &d->copies, node)
+                copy_release(x);
         d->images_of = images ? *images : (struct engine_docker_images){ .pulls = NULL };
 }
