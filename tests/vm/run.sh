@@ -36,10 +36,14 @@ install -D -m 644 contrib/systemd/mayfly.sysusers "$root/usr/lib/sysusers.d/mayf
 install -D -m 644 contrib/systemd/mayfly.tmpfiles "$root/usr/lib/tmpfiles.d/mayfly.conf"
 tar -C "$root" -cf "$stage/root.tar" .
 
+# debootstrap does not choose among those that provide what skopeo wants: netavark does.
 # Of the tests' packages all but compilers, what takes long to install, and services that would start with the machine.
-packages="$(tools/setup.sh --print run demo test | grep -vE '^(clang|cppcheck|gcovr|golang|node|docker.io|podman|chromium|unbound|haproxy|nginx|.*-dev$)' | xargs) git ${MAYFLY_VM_PACKAGES:-}"
-# Nobody else's network is changed by it: the machine is not kept.
-case " $* " in *" resolved "*) packages+=" systemd-resolved" ;; esac
+packages="$(tools/setup.sh --print run demo test | grep -vE '^(clang|cppcheck|gcovr|golang|node|docker.io|podman|chromium|unbound|haproxy|nginx|.*-dev$)' | xargs) git netavark ${MAYFLY_VM_PACKAGES:-}"
+# Nobody else's network is changed by it: the machine is not kept. Alone it needs little else, which is there sooner.
+case " $* " in
+" resolved ") packages="$(tools/setup.sh --print run demo | xargs) python3 systemd-resolved" ;;
+*" resolved "*) packages+=" systemd-resolved" ;;
+esac
 start=$SECONDS status=0
 copies=(-c "$tree:/opt/mayfly" -c "$stage/root.tar:/opt/root.tar")
 corpora=${MAYFLY_CORPORA:-../shared/corpora}
