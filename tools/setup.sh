@@ -12,7 +12,7 @@ declare -A packages=(
         zlib1g-dev libzstd-dev libcmocka-dev nftables python3"
     [demo]="busybox-static curl"
     [test]="busybox-static curl dnsmasq-base unbound iptables docker.io python3 iproute2 procps util-linux clang libclang-rt-14-dev clang-format
-        clang-tidy cppcheck gcovr umoci skopeo docker-registry apache2-utils zstd slowhttptest strace openssl zsh fish mandoc openssh-server openssh-client
+        clang-tidy cppcheck gcovr umoci skopeo podman buildah docker-registry apache2-utils zstd slowhttptest strace openssl zsh fish mandoc openssh-server openssh-client
         haproxy nginx-light golang-go nodejs node-ws python3-requests python3-websocket python3-jsonschema
         libcurl4-openssl-dev"
     [release]="debootstrap qemu-system-x86 cpio e2fsprogs gcc-aarch64-linux-gnu qemu-user"

@@ -30,6 +30,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             image_tree_name((const char(*)[65])c.diff_ids, c.n_diff_ids, tree, NULL) < 0)
                 abort();
         (void)image_saved_parse(text, size, &s, NULL);
+        (void)image_layout_version(text, size, NULL);
         if (line && config)
                 (void)image_change_apply(config, line, NULL);
         return 0;

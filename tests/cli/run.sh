@@ -34,7 +34,7 @@ expect "inspect an image" 0 '"[Ii]d"|"digest"' '' -- "$mayfly" inspect busybox:d
 expect "inspect nothing" 1 '^\[\] $' 'no.such' -- "$mayfly" inspect no.such/thing:x
 expect "version" 0 '[0-9]+\.[0-9]+' '' -- "$mayfly" version
 expect "help lists the commands" 0 'run.*images|images.*run' '' -- "$mayfly" --help
-for command in serve run ps logs wait stop kill inspect images import load rmi "key create" "key list" "key revoke" version completion help; do
+for command in serve run ps logs wait stop kill inspect images import load save rmi "key create" "key list" "key revoke" version completion help; do
     expect "$command --help has an example" 0 '[Ee]xample' '' -- "$mayfly" $command --help
 done
 expect "an unknown command is named" 125 '' 'frobnicate' -- "$mayfly" frobnicate
