@@ -562,6 +562,9 @@ int registry_target_check(const struct registry_call *c, const struct registry_u
 
         if (registry_listed(c->registries->config.allow, url) || registry_listed(c->registries->config.insecure, url))
                 return 0;
+        /* Behind a proxy nobody else looks at it. */
+        if (registry_host_kind(url->host) == REGISTRY_ADDRESS_REFUSED)
+                return err_set(err, EPERM, "%s is no address that a registry may have (registries.allow)", url->host);
         if (registry_host_is_loopback(url->host) && !registry_host_is_loopback(base->host))
                 return err_set(err, EPERM, "%s is this host", url->host);
         if (!url->https && !registry_plain_allowed(c->registries, url) && !registry_plain_allowed(c->registries, base))

@@ -241,3 +241,15 @@ enum registry_address registry_address_kind(const struct sockaddr *address)
                 return kind_v6(&((const struct sockaddr_in6 *)(const void *)address)->sin6_addr);
         return REGISTRY_ADDRESS_REFUSED;
 }
+
+enum registry_address registry_host_kind(const char *host)
+{
+        struct sockaddr_in four = { .sin_family = AF_INET };
+        struct sockaddr_in6 six = { .sin6_family = AF_INET6 };
+
+        if (inet_pton(AF_INET, host, &four.sin_addr) == 1)
+                return registry_address_kind((const struct sockaddr *)&four);
+        if (inet_pton(AF_INET6, host, &six.sin6_addr) == 1)
+                return registry_address_kind((const struct sockaddr *)&six);
+        return REGISTRY_ADDRESS_PUBLIC;
+}

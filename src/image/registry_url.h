@@ -38,3 +38,5 @@ bool registry_host_is_address(const char *host);
 enum registry_address { REGISTRY_ADDRESS_PUBLIC, REGISTRY_ADDRESS_LOOPBACK, REGISTRY_ADDRESS_REFUSED };
 /* REFUSED: link-local, metadata services, multicast, and what this host has on its interfaces. */
 enum registry_address registry_address_kind(const struct sockaddr *address);
+/* The same of a host that is written as an address; PUBLIC of a name. */
+enum registry_address registry_host_kind(const char *host);

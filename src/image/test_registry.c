@@ -78,6 +78,24 @@ static void test_names(void **state)
                 assert_int_equal(registry_name(bad[i], name, NULL), -EINVAL);
 }
 
+static void test_host_kinds(void **state)
+{
+        static const char *const refused[] = {
+                "169.254.169.254", "169.254.0.1", "fe80::1",   "100.100.100.200",
+                "fd00:ec2::254",   "0.0.0.0",     "224.0.0.1", "::ffff:169.254.169.254"
+        };
+        static const char *const loopback[] = { "127.0.0.1", "127.9.9.9", "::1" };
+        static const char *const open[] = { "192.0.2.1", "2001:db8::1", "registry.example", "localhost", "1" };
+
+        (void)state;
+        for (size_t i = 0; i < ARRAY_LEN(refused); i++)
+                assert_int_equal(registry_host_kind(refused[i]), REGISTRY_ADDRESS_REFUSED);
+        for (size_t i = 0; i < ARRAY_LEN(loopback); i++)
+                assert_int_equal(registry_host_kind(loopback[i]), REGISTRY_ADDRESS_LOOPBACK);
+        for (size_t i = 0; i < ARRAY_LEN(open); i++)
+                assert_int_equal(registry_host_kind(open[i]), REGISTRY_ADDRESS_PUBLIC);
+}
+
 static void assert_joined(const char *location, const char *expected)
 {
         struct registry_url base, url;
@@ -223,6 +241,7 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_names),
+                cmocka_unit_test(test_host_kinds),
                 cmocka_unit_test(test_challenges),
                 cmocka_unit_test(test_bad_challenges),
                 cmocka_unit_test(test_locations),

@@ -34,7 +34,8 @@ class Registry:
         self.host = f"127.0.0.1:{self.port}"
         self.log_path = os.path.join(self.dir, "log")
         os.mkdir(self.dir)
-        tls_text = f"\n  tls: {{certificate: {tls[0]}, key: {tls[1]}}}" if tls else ""
+        clients = f", clientcas: [{tls[2]}]" if tls and len(tls) > 2 else ""
+        tls_text = f"\n  tls: {{certificate: {tls[0]}, key: {tls[1]}{clients}}}" if tls else ""
         with open(os.path.join(self.dir, "config.yml"), "w", encoding="ascii") as f:
             f.write(f"version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem: {{rootdirectory: {self.dir}/data}}\n"
                     f"  delete: {{enabled: true}}\nhttp:\n  addr: 127.0.0.1:{self.port}{tls_text}\n{auth}")
