@@ -14,6 +14,7 @@ suite faults/canary python3 tests/faults/canary.py
 suite network python3 tests/network/run.py
 suite images python3 tests/image/run.py
 suite images/save python3 tests/image/save.py
+suite images/store python3 tests/image/store.py
 suite registry python3 tests/registry/run.py
 suite registry/trees python3 tests/registry/trees.py
 suite api/tasks python3 tests/api/tasks.py

@@ -79,7 +79,8 @@ struct image_pressure {
         struct list rooms;
         bool running, settling;
         unsigned percent_before;
-        size_t removed; /* by the last round */
+        size_t removed; /* by the last round; what was to come back by it; bytes used before it, and since */
+        uint64_t expected, used_before, used_last;
         struct image_prune_result left;
         uint64_t settle_ns;
         char fault[200];

@@ -14,10 +14,10 @@
 #include <sys/statvfs.h>
 
 #define LOOK_NS (5 * NS_PER_S)
-#define SETTLE_NS (10 * NS_PER_S) /* how long what was deleted may take to leave the disk */
+#define SETTLE_NS (10 * NS_PER_S) /* how long nothing of what was deleted may leave the disk until it is given up */
 #define SETTLE_LOOK_NS (100 * NS_PER_MS)
 #define PARTIAL_AGE_MS (UINT64_C(24) * 3600 * 1000)
-#define FAULT_NS (60 * NS_PER_S) /* between two rounds that could not do it */
+#define FAULT_NS (20 * NS_PER_S) /* between two rounds that could not do it */
 
 /* ── results ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -328,6 +328,7 @@ const char *image_store_fault(const struct image_store *s)
 struct disk {
         unsigned percent; /* used, of blocks or inodes, the fuller */
         uint64_t over;    /* bytes above the low mark */
+        uint64_t used;    /* bytes */
 };
 
 /* As df(1): what is reserved for root is neither used nor free. Inodes are turned into bytes by the mean file. */
@@ -337,6 +338,7 @@ static void look_at(const struct statvfs *st, unsigned low, struct disk *d)
         uint64_t all = used + (uint64_t)st->f_bavail * st->f_frsize;
         uint64_t inodes = st->f_files - st->f_ffree, files = inodes + st->f_favail;
 
+        d->used = MAX(d->used, used);
         if (all > 0) {
                 d->percent = MAX(d->percent, (unsigned)(used * 100 / all));
                 if (used > all / 100 * low)
@@ -402,26 +404,36 @@ static void tell_fault(struct image_store *s, const struct disk *d)
         memcpy(s->pressure.fault, text, sizeof(text));
 }
 
-/* A round has ended: has it helped? What is deleted leaves the disk a little later. */
+/* What is deleted leaves the disk a little later, by a worker; estimates are not exact. */
+static bool is_settled(struct image_store *s, const struct disk *d)
+{
+        struct image_pressure *p = &s->pressure;
+
+        if (d->used < p->used_last) {
+                p->used_last = d->used;
+                p->settle_ns = time_mono_ns() + SETTLE_NS;
+        }
+        return p->removed == 0 || d->percent <= s->config.low_water ||
+               d->used + p->expected / 10 * 9 <= p->used_before || time_mono_ns() >= p->settle_ns;
+}
+
+/* A round has ended: has it helped? */
 static void settle(struct image_store *s)
 {
         struct image_pressure *p = &s->pressure;
         struct disk d;
 
-        if (!look(s, &d) || d.percent <= s->config.low_water || time_mono_ns() >= p->settle_ns || p->removed == 0) {
-                p->settling = false;
-                answer_rooms(s, p->removed > 0 ? 0 : -ENOSPC);
-                if (s->config.high_water > 0 && d.percent > s->config.high_water)
-                        tell_fault(s, &d);
-                else
-                        p->fault[0] = '\0';
-                look_again(s, p->fault[0] ? FAULT_NS : LOOK_NS);
+        if (look(s, &d) && !is_settled(s, &d)) {
+                look_again(s, SETTLE_LOOK_NS);
                 return;
         }
-        /* Those who wait try as soon as there is some room. */
-        if (d.percent < p->percent_before)
-                answer_rooms(s, 0);
-        look_again(s, SETTLE_LOOK_NS);
+        p->settling = false;
+        answer_rooms(s, p->removed > 0 ? 0 : -ENOSPC);
+        if (s->config.high_water > 0 && d.percent > s->config.high_water && p->removed == 0)
+                tell_fault(s, &d);
+        else
+                p->fault[0] = '\0';
+        look_again(s, p->fault[0] ? FAULT_NS : p->removed > 0 ? 0 : LOOK_NS);
 }
 
 static void on_round(int r, const struct image_prune_result *gone, const struct err *err, void *data)
@@ -437,6 +449,7 @@ static void on_round(int r, const struct image_prune_result *gone, const struct 
                 log_info("images: the disk was %u%% full: %zu image%s removed, about %s", p->percent_before, gone->n,
                          gone->n == 1 ? "" : "s", size);
         p->removed = gone->n;
+        p->expected = gone->bytes;
         p->left = *gone;
         p->left.items = NULL;
         p->running = false;
@@ -456,6 +469,7 @@ static void round_begin(struct image_store *s, const struct disk *d)
 
         s->pressure.running = true;
         s->pressure.percent_before = d->percent;
+        s->pressure.used_before = s->pressure.used_last = d->used;
         if (r == 0)
                 r = prune_start(s, &planned, "the disk is full", on_round, s, &err);
         image_prune_result_done(&planned);

@@ -40,6 +40,10 @@ OTHERS = [
     ("GET", "/v1/images/" + IMAGE, None, (200, 200, 200, 200)),
     ("POST", "/v1/images/import?ref=empty:1", EMPTY_TAR, (201, 201, 403, 403)),
     ("DELETE", "/v1/images/empty:1", None, (200, 200, 403, 403)),
+    ("POST", "/v1/images/tag?ref=" + IMAGE + "&name=" + IMAGE, None, (200, 200, 403, 403)),
+    ("POST", "/v1/images/pin?pinned=false&ref=" + IMAGE, None, (200, 200, 403, 403)),
+    ("POST", "/v1/images/prune", None, (200, 200, 403, 403)),
+    ("POST", "/v1/images/verify", None, (200, 200, 403, 403)),
     ("POST", "/v1/images/load", b"no archive", (400, 400, 403, 403)),
     ("POST", "/v1/images/pull", {"image": IMAGE}, (200, 200, 403, 403)),  # there is no registry: what is present will do
     ("GET", "/v1/images/pulls", None, (200, 200, 200, 200)),
