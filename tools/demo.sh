@@ -87,6 +87,27 @@ request "Standard input, files and an exit code" '{"image": "busybox:demo", "cmd
 request "A limit, and the reason that it gives" '{"image": "busybox:demo", "cmd": ["sh", "-c", "echo before; sleep 10"], "limits": {"timeout": "200ms"}}'
 request "What a task may see of this machine" '{"image": "busybox:demo", "network": "none", "cmd": ["sh", "-c", "id; hostname; ps; ip addr show dev lo | head -n 1"]}'
 
+# Python, where its registry answers soon: MAYFLY_DEMO_PYTHON names another image that has python3.
+python=${MAYFLY_DEMO_PYTHON:-docker.io/library/python:3-alpine}
+registry=${python%%/*}
+case $registry in
+docker.io) url=https://registry-1.docker.io/v2/ ;;
+127.* | localhost*) url=http://$registry/v2/ ;;
+*) url=https://$registry/v2/ ;;
+esac
+status=$(curl -s -o /dev/null --connect-timeout 3 -m 6 -w '%{http_code}' "$url" || true)
+if [ "$status" = 200 ] || [ "$status" = 401 ]; then
+    step "Python, from $registry"
+    echo "\$ mayfly pull $python"
+    if timeout 120 build/mayfly pull "$python"; then
+        request "Python adds up" "{\"image\": \"$python\", \"cmd\": [\"python3\", \"-c\", \"print('the sum is', sum(range(101)))\"]}"
+    else
+        echo "it did not come within two minutes, or at all: left out"
+    fi
+else
+    step "Python is left out: $registry cannot be reached from here"
+fi
+
 step "100 tasks in a row, each in a container of its own"
 body='{"image": "busybox:demo", "cmd": ["true"], "network": "none"}'
 for i in $(seq 100); do
