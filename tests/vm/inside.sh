@@ -56,6 +56,12 @@ systemd_units() {
     tools/busybox-image.sh | /usr/bin/mayfly import - busybox:demo >/dev/null 2>&1 || bad "systemd: import" "status $?"
     if [ "$(task echo hello)" = hello ]; then ok "systemd: a task"; else bad "systemd: a task" "no hello"; fi
 
+    if ls -l "/proc/$(pid_of mayfly-netd)/fd" | grep -q /run/xtables.lock; then
+        ok "systemd: netd has the lock of iptables"
+    else
+        bad "systemd: netd has the lock of iptables" "$(ls -l /run/xtables.lock 2>&1)"
+    fi
+
     local unit old
     for unit in mayflyd mayfly-launcher mayfly-netd mayfly-dns; do
         old=$(pid_of "$unit")
