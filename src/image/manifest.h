@@ -45,7 +45,7 @@ struct image_index_entry {
         struct image_descriptor descriptor;
         bool nested;                                /* an index */
         bool attestation;                           /* describes another image and is none (buildkit) */
-        bool unknown; /* of a type that is neither, to be passed over (image-index.md) */
+        bool unknown;                               /* of a type that is neither, to be passed over (image-index.md) */
         char os[32], architecture[32], variant[32]; /* empty where no platform is given */
         char name[512];                             /* io.containerd.image.name, or org.opencontainers.image.ref.name */
 };

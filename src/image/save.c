@@ -467,6 +467,7 @@ uint64_t image_save_size(const struct image_save *w)
 /* ustar (POSIX.1-1988); sizes beyond 8 GiB as GNU tar and Go write them, in binary. */
 static void make_header(const struct piece *p, char h[BLOCK])
 {
+        static const char magic[] = { 'u', 's', 't', 'a', 'r', '\0', '0', '0' };
         bool dir = !p->text && !p->digest[0];
         unsigned sum = 0;
 
@@ -485,10 +486,7 @@ static void make_header(const struct piece *p, char h[BLOCK])
         memcpy(h + 136, "00000000000", 12); /* always the same time, so always the same bytes */
         memset(h + 148, ' ', 8);
         h[156] = dir ? '5' : '0';
-        memcpy(h + 257,
-               "ustar\0"
-               "00",
-               8);
+        memcpy(h + 257, magic, sizeof(magic));
         for (int i = 0; i < BLOCK; i++)
                 sum += (unsigned char)h[i];
         (void)snprintf(h + 148, 7, "%06o", sum);
