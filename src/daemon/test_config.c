@@ -52,7 +52,9 @@ static void test_trust(void **state)
         assert_string_equal(c.trust.signed_by, "docker.io/acme/*=ci,*=reject");
         assert_int_equal(strlen(c.trust.pinned), strlen("python:3=sha256:") + 64);
         assert_int_equal(config_check(&c, &err), 0);
-        assert_int_equal(config_set(&c, "engines", "native,docker", &err), 0);
+        assert_int_equal(config_set(&c, "engines", "docker,native", &err), 0);
+        assert_int_equal(config_check(&c, &err), 0);
+        assert_int_equal(config_set(&c, "engines", "docker", &err), 0);
         assert_int_equal(config_check(&c, &err), -EINVAL);
         for (size_t i = 0; i < ARRAY_LEN(bad); i++)
                 assert_int_equal(config_set(&c, "trust.signed", bad[i], &err), -EINVAL);

@@ -3,6 +3,7 @@
 #include "base/str.h"
 #include "base/time.h"
 #include "image/pull_internal.h"
+#include "image/trust.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -20,6 +21,22 @@ struct image_proof {
 bool image_pulls_enabled(const struct image_pulls *p)
 {
         return registries_enabled(p->config.registries);
+}
+
+bool image_policy_is_open(const struct image_pulls *p, const struct image_ref *ref)
+{
+        struct trust_wish wish = { .n_pins = 0 };
+
+        if (!p->config.trust || trust_is_empty(p->config.trust))
+                return true;
+        trust_look(p->config.trust, ref, &wish);
+        return wish.n_pins == 0 && !wish.rule;
+}
+
+bool image_login_kept(const struct image_pulls *p, const char *owner, const char *registry, struct str *username,
+                      struct str *password)
+{
+        return p->config.kept && p->config.kept(owner, registry, username, password, p->config.kept_data);
 }
 
 bool image_access_known(const struct image_pulls *p, const char *owner, const struct image_ref *ref)

@@ -28,4 +28,11 @@ void image_note_failed(struct image_pulls *p, const struct image_ref *ref);
 /* The owner has pulled it, so that it is open to him. */
 void image_note_pulled(struct image_pulls *p, const char *owner, const struct image_ref *ref);
 
+/* Whether the policy takes any image of that name; where not, only one that image_pull() answered is to be run. */
+bool image_policy_is_open(const struct image_pulls *p, const struct image_ref *ref);
+
+/* What the owner has kept for that registry: true with both appended. */
+bool image_login_kept(const struct image_pulls *p, const char *owner, const char *registry, struct str *username,
+                      struct str *password);
+
 bool image_pulls_enabled(const struct image_pulls *p); /* registries may be asked at all */

@@ -165,6 +165,10 @@ def both(docker):
         with report.case("what is nowhere is not found"):
             equal(refused(client, 404, {"image": "only.here/none:1", "cmd": ["true"], "engine": "docker"})["type"],
                   "urn:mayfly:problem:image_not_found")
+        with report.case("a task key is told what engines can do, and nothing of their hosts"):
+            engines = bound.get("/v1/engines").json()["engines"]
+            equal([(e["name"], e["product"], e["findings"]) for e in engines], [("native", None, []), ("docker", None, [])])
+            assert engines[1]["lacks"] and engines[1]["features"]["live"], engines[1]
         with report.case("what one cannot do is refused for it alone"):
             refused(client, 400, {"image": IMAGE, "engine": "docker", "limits": {"cpu_time": 1}})
             equal(client.run(IMAGE, "true", engine="native", limits={"cpu_time": 1})["exit_code"], 0)
@@ -197,6 +201,41 @@ def both(docker):
 
 
 # ── whose image ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def policy(docker):
+    """What the policy wants verified is, before Docker gets it; where nobody can, nothing runs."""
+    with mayfly.Instance(NAME + "p", POOL, engines="native,docker", **{"docker-host": docker.host}) as instance:
+        name = "pinned.here/tools:1"
+        instance.load(busybox(), name)
+        digest = instance.client.get("/v1/images").json()["images"]
+        digest = [i["digest"] for i in digest if name in i["names"]][0]
+        run = {"image": name, "cmd": ["echo", "pinned"], "engine": "docker", "network": "none"}
+        instance.stop()
+        instance.config["trust.pinned"] = f"{name}={digest}"
+        instance.start()
+        with report.case("a pinned image goes to Docker and runs"):
+            equal(instance.client.post(run).json().get("stdout"), "pinned\n")
+        with report.case("another image that has its name in Docker does not"):
+            docker.docker("import", "-c", "ENV OTHER=yes", "-", name, stdin=busybox())
+            run["cmd"] = ["sh", "-c", "echo $OTHER."]
+            equal(instance.client.post(run).json().get("stdout"), ".\n")
+        instance.stop()
+        instance.config["trust.pinned"] = f"{name}=sha256:" + "0" * 64
+        instance.start()
+        with report.case("one that is pinned to another digest is refused"):
+            equal(refused(instance.client, 403, run)["type"], "urn:mayfly:problem:image_untrusted")
+    with report.case("with Docker alone there is no such policy"):
+        instance = mayfly.Instance(NAME + "q", POOL, engine="docker",
+                                   **{"docker-host": docker.host, "trust.pinned": f"{name}={digest}"})
+        try:
+            instance.start()
+        except RuntimeError as e:
+            assert "trust: needs the native engine" in str(e), e
+        else:
+            raise AssertionError("it started")
+        finally:
+            instance.close()
 
 
 def htpasswd(directory):
@@ -265,6 +304,8 @@ def main():
         alone(docker)
         no_access(docker)
         both(docker)
+        with report.case("policy"):
+            policy(docker)
         with report.case("owners"):
             owners(docker)
     with report.case("nothing is left of Docker"):

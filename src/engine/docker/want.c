@@ -6,6 +6,9 @@
  *    ▼                       ▼ │ (in the store, part of Mayfly: LOAD)        ▼ the registry cannot be asked by us
  *   answered              answered                                          PULL, where there are credentials
  *
+ * Where the policy wants a signature or a digest, the store brings and verifies the image (VERIFY), and Docker is given exactly
+ * that one.
+ *
  * PULL always asks the registry, with the owner's credentials: that it is answered is a proof. */
 
 #include "engine/docker/internal.h"
@@ -37,6 +40,8 @@ struct docker_want {
         bool pulling, closed; /* with credentials; and its repository was closed for it */
         bool loaded, loading; /* an archive, which Docker is given */
         struct docker_copy *copy;
+        struct image_want *verify;
+        char only[80];     /* the image's ID, where the policy wants this one */
         bool orphan, told; /* nobody wants it any more, and has been told so */
 };
 
@@ -62,6 +67,8 @@ static void want_free(struct docker_want *w)
         list_remove(&w->node);
         if (w->copy)
                 w->copy->want = NULL;
+        if (w->verify)
+                image_pull_cancel(w->verify);
         if (w->proof)
                 image_prove_cancel(w->proof);
         wipe(w->username);
@@ -361,11 +368,31 @@ static int want_bring(struct docker_want *w, const struct err *missing, struct e
         return r;
 }
 
+/* Docker's name may stand for another image: then it is given the right one, which takes the name. */
+static void on_looked_for_one(struct docker_want *w, int r, const struct engine_image *image, const struct err *err)
+{
+        struct err why = *err;
+
+        if (r == 0 && str_eq(image->digest, w->only)) {
+                want_answer(w, 0, image, err);
+                return;
+        }
+        if (r == 0 || r == -ENOENT)
+                r = w->loaded ? err_set(&why, EKEYREJECTED, "image '%s' is not in Docker what was verified", w->ref)
+                              : want_copy(w, &why);
+        if (r < 0)
+                want_failed(w, r, &why);
+}
+
 static void on_looked(int r, const struct engine_image *image, const struct err *err, void *data)
 {
         struct docker_want *w = data;
         struct err why = *err;
 
+        if (w->only[0]) {
+                on_looked_for_one(w, r, image, err);
+                return;
+        }
         if (r == 0 && may_use(w)) {
                 want_answer(w, 0, image, err);
                 return;
@@ -387,6 +414,58 @@ static int want_look(struct docker_want *w, struct err *err)
         return docker_bring_image(&w->docker->engine, &q, on_looked, w, err);
 }
 
+/* ── where the policy decides ────────────────────────────────────────────────────────────────────────────────────── */
+
+static void on_verified(int r, const struct image_pull_result *result, const struct err *err, void *data)
+{
+        struct docker_want *w = data;
+        const struct image *image = NULL, *named = NULL;
+        struct err why = ERR_INIT;
+
+        w->verify = NULL;
+        if (r < 0)
+                why = *err;
+        if (r == 0) {
+                image = image_store_by_digest(w->docker->images_of.store, result->digest);
+                named = image_store_find(w->docker->images_of.store, w->ref, NULL);
+        }
+        if (r == 0 && (!image || image != named))
+                r = err_set(&why, EKEYREJECTED, "image '%s' was replaced meanwhile", w->ref);
+        if (r == 0) {
+                (void)snprintf(w->only, sizeof(w->only), "%s", image->config_digest);
+                r = want_look(w, &why);
+        }
+        if (r < 0)
+                want_failed(w, r, &why);
+}
+
+static void on_verify_progress(const struct image_pull_progress *p, void *data)
+{
+        const struct engine_progress told = { .done = p->done, .total = p->total };
+
+        on_progress(&told, data);
+}
+
+static int want_verify(struct docker_want *w, struct err *err)
+{
+        const struct image_pull_request q = {
+                .ref = w->ref,
+                .owner = w->owner,
+                .all = str_starts(w->owner, "uid:"),
+                .policy = (enum image_pull_policy)w->pull,
+                .username = w->username,
+                .password = w->password,
+                .progress = on_verify_progress,
+        };
+
+        if (!w->docker->images_of.store)
+                return err_set(
+                        err, EKEYREJECTED,
+                        "image '%s': the policy wants it verified, which this node cannot without the native engine",
+                        w->ref);
+        return image_pull(w->docker->images_of.pulls, &q, on_verified, w, &w->verify, err);
+}
+
 /* ── asking ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static int copy(char **to, const char *text)
@@ -405,12 +484,32 @@ static struct docker_want *want_new(struct docker *d, const struct engine_image_
         w->pull = q->pull;
         w->progress = q->progress;
         list_init(&w->node);
-        if (copy(&w->owner, q->owner ? q->owner : "") < 0 || copy(&w->username, q->username) < 0 ||
+        if (copy(&w->owner, q->owner ? q->owner : "") < 0 ||
+            copy(&w->username, q->username && *q->username ? q->username : NULL) < 0 ||
             copy(&w->password, q->password) < 0) {
                 want_free(w);
                 return NULL;
         }
         return w;
+}
+
+/* Without credentials in the request, those that the owner has kept. */
+static int take_kept(struct docker_want *w)
+{
+        struct str username = STR_INIT, password = STR_INIT;
+        int r = 0;
+
+        if (!w->username &&
+            image_login_kept(w->docker->images_of.pulls, w->owner, w->parsed.domain, &username, &password)) {
+                r = copy(&w->username, username.data);
+                if (r == 0)
+                        r = copy(&w->password, password.data);
+        }
+        if (password.data)
+                explicit_bzero(password.data, password.len);
+        str_done(&username);
+        str_done(&password);
+        return r;
 }
 
 int docker_ensure_image(struct engine *e, const struct engine_image_request *q, engine_image_fn fn, void *data,
@@ -435,8 +534,15 @@ int docker_ensure_image(struct engine *e, const struct engine_image_request *q, 
         w->data = data;
         w->parsed = parsed;
         image_ref_format(&parsed, w->ref);
+        if (take_kept(w) < 0) {
+                want_free(w);
+                return err_oom(err);
+        }
         list_append(&d->wants, &w->node);
-        r = q->pull == ENGINE_PULL_ALWAYS && may_pull(w) ? want_pull(w, err) : want_look(w, err);
+        if (!image_policy_is_open(d->images_of.pulls, &parsed) && !str_eq(parsed.domain, IMAGE_BUILTIN_DOMAIN))
+                r = want_verify(w, err);
+        else
+                r = q->pull == ENGINE_PULL_ALWAYS && may_pull(w) ? want_pull(w, err) : want_look(w, err);
         if (r < 0)
                 want_free(w);
         return r;
@@ -469,6 +575,8 @@ void docker_cancel_image(struct engine *e, void *data)
                 docker_leave_image(d, w);
                 if (w->proof)
                         image_prove_cancel(TAKE_PTR(w->proof));
+                if (w->verify)
+                        image_pull_cancel(TAKE_PTR(w->verify));
                 reopen(w);
                 return;
         }
