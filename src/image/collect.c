@@ -312,11 +312,11 @@ bool sweep_skip(struct op *op, int r)
 int step_tell_sweep(struct op *op)
 {
         if (op->made[0] > 0 || op->made[1] > 0)
-                store_note_repair(op->store, "%u layers and %u trees that were missing were made again", op->made[0],
+                store_note_repair(op->store, "what was missing was made again: %u of layers, %u of trees", op->made[0],
                                   op->made[1]);
         if (op->dropped[0] > 0 || op->dropped[1] > 0)
-                store_note_repair(op->store, "%u layers and %u trees that no image needs were removed", op->dropped[0],
-                                  op->dropped[1]);
+                store_note_repair(op->store, "what no image needs was removed: %u of layers, %u of trees",
+                                  op->dropped[0], op->dropped[1]);
         return STEP_NEXT;
 }
 
