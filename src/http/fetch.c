@@ -16,6 +16,7 @@
 #define CONNECT_TIMEOUT_MS 10000
 #define STALL_BYTES 1
 #define STALL_S 60
+#define KEEPALIVE_S 30
 #define MAX_HEADER (64 * 1024)
 
 struct fetcher {
@@ -479,6 +480,11 @@ static CURLcode set_times(struct fetch *f, const struct fetch_request *q)
                              (long)(q->connect_timeout_ms ? q->connect_timeout_ms : CONNECT_TIMEOUT_MS));
         e = e ?: curl_easy_setopt(c, CURLOPT_LOW_SPEED_LIMIT, (long)(q->stall_bytes ? q->stall_bytes : STALL_BYTES));
         e = e ?: curl_easy_setopt(c, CURLOPT_LOW_SPEED_TIME, (long)(q->stall_s ? q->stall_s : STALL_S));
+        if (q->keepalive) {
+                e = e ?: curl_easy_setopt(c, CURLOPT_TCP_KEEPALIVE, 1L);
+                e = e ?: curl_easy_setopt(c, CURLOPT_TCP_KEEPIDLE, (long)KEEPALIVE_S);
+                e = e ?: curl_easy_setopt(c, CURLOPT_TCP_KEEPINTVL, (long)KEEPALIVE_S);
+        }
         return e ?: curl_easy_setopt(c, CURLOPT_TIMEOUT, (long)q->total_timeout_s);
 }
 

@@ -60,6 +60,7 @@ struct fetch_request {
         unsigned connect_timeout_ms;          /* 10 s */
         unsigned stall_bytes, stall_s;        /* slower than that many bytes/s for that long: 1 byte/s for 60 s */
         unsigned total_timeout_s;             /* none */
+        bool keepalive;                       /* TCP asks after 30 s without a byte whether the server still lives */
         size_t max_header;                    /* 64 KiB for all of them */
 };
 

@@ -34,8 +34,8 @@ def enter():
         name = "mfd" + directory[-6:].lower().replace("_", "x")
         status = 1
         try:
-            status = subprocess.call(["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable,
-                                      *sys.argv], env={**os.environ, "MAYFLY_DOCKER_TEST": directory, "MAYFLY_DOCKER_NAME": name})
+            status = subprocess.call(["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c",
+                                      '"$@"; exit $?', "init", sys.executable, *sys.argv], env={**os.environ, "MAYFLY_DOCKER_TEST": directory, "MAYFLY_DOCKER_NAME": name})
         finally:
             shutil.rmtree(directory, ignore_errors=True)
             cgroups = [d for d, _, _ in os.walk("/sys/fs/cgroup", topdown=False) if f"/{name}" in d]
@@ -126,9 +126,8 @@ class Docker(Engine):
         os.makedirs(self.dir, exist_ok=True)
 
     def start(self):
-        for old in ("pid", "containerd.pid"):
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(self.dir, old))
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(self.dir, "pid"))
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 ["dockerd", "--data-root", self.dir + "/data", "--exec-root", self.dir + "/exec", "--pidfile", self.dir + "/pid", "-H",
@@ -142,6 +141,28 @@ class Docker(Engine):
         with open(image_tar(directory), "rb") as f:
             status, answer = self.call("POST", "/v1.41/images/create?fromSrc=-&repo=conformance&tag=1" + change, f.read())
         assert status == 200, answer
+
+
+def certificates(directory):
+    """An authority, and certificates of 127.0.0.1 and of a client: {name: path}. And a client's that nobody signed."""
+    paths = {name: os.path.join(directory, name) for name in ("ca", "ca.key", "server", "server.key", "client", "client.key", "other",
+                                                               "other.key")}
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", *arguments], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=directory)
+
+    for name in ("ca", "other"):
+        openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", name + ".key", "-out", name,
+                "-days", "2", "-subj", "/CN=" + name)
+    for name, extension in (("server", "subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage=serverAuth"),
+                            ("client", "extendedKeyUsage=clientAuth")):
+        with open(os.path.join(directory, "ext"), "w", encoding="ascii") as f:
+            f.write(extension + "\n")
+        openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", name + ".key", "-out", "csr", "-subj",
+                "/CN=" + name)
+        openssl("x509", "-req", "-in", "csr", "-CA", "ca", "-CAkey", "ca.key", "-CAcreateserial", "-out", name, "-days", "2", "-extfile",
+                "ext")
+    return paths
 
 
 class Podman(Engine):

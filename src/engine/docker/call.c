@@ -41,7 +41,8 @@ static void on_done(struct fetch *f, int r, const struct err *err, void *arg)
         call->fetch = NULL;
         if (r == 0)
                 call->status = fetch_status(f);
-        docker_report(call->docker, r, err);
+        if (r != -ETIMEDOUT || !call->patient)
+                docker_report(call->docker, r, err);
         call->fn(call, r, err, call->data);
         call_free(call);
 }
@@ -66,6 +67,7 @@ int docker_call(struct docker *d, const struct docker_request *q, docker_call_fn
                 .has_send = q->send,
                 .send_length = q->body_len == SIZE_MAX ? -1 : (int64_t)q->body_len,
                 .connect_timeout_ms = 10000,
+                .keepalive = true,
                 .stall_s = CALL_STALL_S,
                 .total_timeout_s = q->timeout_s == UINT_MAX ? 0
                                    : q->timeout_s           ? q->timeout_s
@@ -77,6 +79,7 @@ int docker_call(struct docker *d, const struct docker_request *q, docker_call_fn
         if (!call)
                 return err_oom(err);
         *call = (struct docker_call){ .docker = d,
+                                      .patient = q->patient,
                                       .max = DOCKER_ANSWER_MAX,
                                       .on_data = q->on_data,
                                       .send = q->send,

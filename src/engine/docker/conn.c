@@ -22,6 +22,7 @@
 
 #define CONN_RETRY_NS (10 * NS_PER_MS)
 #define CONN_TIMEOUT_NS (10 * NS_PER_S) /* for all addresses, and the handshake */
+#define CONN_IDLE_S 30                  /* without a byte, until a peer that may have died is asked */
 #define CONN_QUEUE (LOOP_QUEUES - 1)
 
 /*   RESOLVING ─▶ CONNECTING ─▶ (HANDSHAKE) ─▶ OPEN */
@@ -378,7 +379,7 @@ static void connect_close(struct docker_conn *c)
 static void try_next(struct docker_conn *c, int why)
 {
         struct err err = ERR_INIT;
-        const int one = 1;
+        const int one = 1, idle = CONN_IDLE_S, tries = 4;
 
         c->state = CONN_CONNECTING;
         connect_close(c);
@@ -390,6 +391,9 @@ static void try_next(struct docker_conn *c, int why)
                 if (c->fd >= 0) {
                         (void)setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
                         (void)setsockopt(c->fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
+                        (void)setsockopt(c->fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
+                        (void)setsockopt(c->fd, IPPROTO_TCP, TCP_KEEPINTVL, &idle, sizeof(idle));
+                        (void)setsockopt(c->fd, IPPROTO_TCP, TCP_KEEPCNT, &tries, sizeof(tries));
                         if ((connect(c->fd, a->ai_addr, a->ai_addrlen) == 0 || errno == EINPROGRESS) &&
                             watch(c, EPOLLOUT, NULL) == 0)
                                 return;

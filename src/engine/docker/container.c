@@ -33,6 +33,7 @@ struct docker_container *docker_container_new(struct docker *d, const char *id, 
                 return (void)err_oom(err), NULL;
         c->base.engine = &d->engine;
         c->docker = d;
+        c->deaths = d->deaths;
         c->stdin_fd = -EBADF;
         for (int i = 0; i < DOCKER_STREAMS; i++)
                 c->out[i].mem = -EBADF;
@@ -137,11 +138,11 @@ static void start_failed(struct docker_container *c, int r, const struct err *er
 static void wait_begin(struct docker_container *c);
 static void follow_begin(struct docker_container *c);
 
-static int container_call(struct docker_container *c, const char *method, const char *rest, unsigned timeout_s,
-                          docker_call_fn fn, struct err *err)
+static int container_call(struct docker_container *c, const char *method, const char *rest, docker_call_fn fn,
+                          struct err *err)
 {
         auto_free char *path = str_printf("/containers/%s%s", c->name, rest);
-        const struct docker_request q = { .method = method, .path = path, .timeout_s = timeout_s };
+        const struct docker_request q = { .method = method, .path = path };
 
         return path ? docker_call(c->docker, &q, fn, c, &c->call, err) : err_oom(err);
 }
@@ -186,8 +187,9 @@ static bool init_failed(struct docker_container *c)
         else
                 return false;
         docker_output_drop(c, ENGINE_STDERR);
-        docker_container_failed(c, missing ? ENGINE_END_NOT_FOUND : ENGINE_END_NOT_EXECUTABLE, missing ? ENOENT : EACCES,
-                         missing ? "execute the command: no such file" : "execute the command: permission denied");
+        docker_container_failed(
+                c, missing ? ENGINE_END_NOT_FOUND : ENGINE_END_NOT_EXECUTABLE, missing ? ENOENT : EACCES,
+                missing ? "execute the command: no such file" : "execute the command: permission denied");
         return true;
 }
 
@@ -202,6 +204,11 @@ static void container_exit(struct docker_container *c)
         e.start_mono_ns = c->start_ns;
         if (c->lost_sight && !c->kill_signo && !e.oom && (e.code == 137 || e.code == 255 || e.code == 143)) {
                 docker_container_failed(c, ENGINE_END_LOST, 0, "Docker was restarted, and ended it");
+                return;
+        }
+        /* What it wrote while there was no Docker to read it is gone, unless the pipes were kept. */
+        if (c->lost_sight && c->deaths != c->docker->deaths && !c->docker->live_restore && !c->kill_signo && !e.oom) {
+                docker_container_failed(c, ENGINE_END_LOST, 0, "Docker was restarted: its output may be incomplete");
                 return;
         }
         if (e.oom || (c->kill_signo && e.code == 128 + c->kill_signo)) {
@@ -355,7 +362,7 @@ static void inspect_begin(struct docker_container *c)
         struct err err = ERR_INIT;
 
         c->state = DOCKER_INSPECTING;
-        if (container_call(c, "GET", "/json", 0, on_inspected, &err) < 0)
+        if (container_call(c, "GET", "/json", on_inspected, &err) < 0)
                 container_unseen(c, &err);
 }
 
@@ -365,8 +372,7 @@ static int wait_read(struct docker_container *c, const struct docker_call *call)
         auto_json answer = NULL;
         const json_t *code;
 
-        if (call->status != 200 ||
-            json_read(call->body.data ? call->body.data : "", call->body.len, &answer, NULL) < 0)
+        if (call->status != 200 || json_read(call->body.data ? call->body.data : "", call->body.len, &answer, NULL) < 0)
                 return -EBADMSG;
         code = json_object_get(answer, "StatusCode");
         if (!json_is_integer(code) || json_integer_value(code) < 0)
@@ -381,9 +387,9 @@ static void on_waited(struct docker_call *call, int r, const struct err *err, vo
 
         c->call = NULL;
         loop_timer_cancel(&c->timer);
-        if (r < 0)
+        if (r < 0 && r != -ETIMEDOUT)
                 container_unseen(c, err);
-        else if (wait_read(c, call) < 0 || c->exit.code == 137)
+        else if (r < 0 || wait_read(c, call) < 0 || c->exit.code == 137)
                 inspect_begin(c); /* who was killed may have wanted too much memory, which only this tells */
         else
                 exit_known(c);
@@ -400,6 +406,15 @@ static void on_silent(struct loop_timer *timer, void *data)
         docker_container_follow(c);
 }
 
+/* An answer may never come, because a connection has died in silence: one looks, and asks again. */
+static int wait_call(struct docker_container *c, struct err *err)
+{
+        auto_free char *path = str_printf("/containers/%s/wait", c->name);
+        const struct docker_request q = { .method = "POST", .path = path, .patient = true };
+
+        return path ? docker_call(c->docker, &q, on_waited, c, &c->call, err) : err_oom(err);
+}
+
 static void wait_begin(struct docker_container *c)
 {
         bool followed = c->disturbed && !c->lost_sight;
@@ -414,7 +429,7 @@ static void wait_begin(struct docker_container *c)
         if (!followed &&
             loop_timer_set(c->docker->loop, &c->timer, time_mono_ns() + CONTAINER_CLOSED_NS, on_silent, c) < 0)
                 log_debug("container %s: out of memory", c->id);
-        if (container_call(c, "POST", "/wait", UINT_MAX, on_waited, &err) < 0) {
+        if (wait_call(c, &err) < 0) {
                 loop_timer_cancel(&c->timer);
                 container_unseen(c, &err);
         }
@@ -561,7 +576,7 @@ void docker_container_attached(struct docker_container *c)
                 return;
         }
         c->state = DOCKER_STARTING;
-        r = container_call(c, "POST", "/start", 0, on_started, &err);
+        r = container_call(c, "POST", "/start", on_started, &err);
         if (r < 0)
                 start_failed(c, r, &err);
 }

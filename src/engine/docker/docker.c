@@ -14,8 +14,8 @@
 #define DOCKER_AGAIN_NS (500 * NS_PER_MS)
 #define DOCKER_PING_S 10u
 #define DOCKER_FINISH_NS (10 * NS_PER_S) /* at the end, for what is to be deleted */
-#define DOCKER_DELETES 8    /* at a time */
-#define DOCKER_UNSURE 4     /* times that "no such container" is not believed: it may be being made */
+#define DOCKER_DELETES 8                 /* at a time */
+#define DOCKER_UNSURE 4                  /* times that "no such container" is not believed: it may be being made */
 
 static struct docker *to_docker(struct engine *e)
 {
@@ -64,7 +64,8 @@ void docker_known(struct docker *d, int r, const struct err *err)
                 return;
         }
         d->up = true;
-        log_info("%s %s answers (%s, API %s)", d->podman ? "Podman" : "Docker", d->version, d->host.shown, d->prefix + 2);
+        log_info("%s %s answers (%s, API %s)", d->podman ? "Podman" : "Docker", d->version, d->host.shown,
+                 d->prefix + 2);
         for (size_t i = 0; i < d->n_findings; i++)
                 log_warn("%s: %s", d->host.shown, d->findings[i]);
         ping_at(d, DOCKER_PING_NS);
@@ -143,7 +144,7 @@ static void on_deleted(struct docker_call *call, int r, const struct err *err, v
 {
         struct docker_delete *x = data;
         struct docker *d = x->docker;
-        bool gone = r == 0 && (call->status == 204 || call->status == 200);
+        bool gone = r == 0 && call->status == 204;
 
         (void)err;
         d->deleting--;
@@ -282,8 +283,8 @@ static void docker_free(struct engine *e)
 
 static const struct engine_ops docker_ops = {
         .name = "docker",
-        .features = ENGINE_F_SURVIVES_DAEMON | ENGINE_F_COPY_OUT | ENGINE_F_LIVE | ENGINE_F_EXEC |
-                    ENGINE_F_COPY_IN | ENGINE_F_NETWORKS,
+        .features = ENGINE_F_SURVIVES_DAEMON | ENGINE_F_COPY_OUT | ENGINE_F_LIVE | ENGINE_F_EXEC | ENGINE_F_COPY_IN |
+                    ENGINE_F_NETWORKS,
         .ensure_image = docker_ensure_image,
         .create = docker_container_create,
         .start = docker_container_start,
@@ -328,7 +329,8 @@ static int docker_open(struct docker *d, const struct engine_docker_config *conf
         d->images = map_new();
         if (!d->name || !d->images)
                 return err_oom(err);
-        (void)snprintf(d->fault, sizeof(d->fault), "Docker cannot be used (%s): it has not answered yet", d->host.shown);
+        (void)snprintf(d->fault, sizeof(d->fault), "Docker cannot be used (%s): it has not answered yet",
+                       d->host.shown);
         r = open_records(d, config->records, err);
         if (r == 0)
                 r = fetcher_new(d->loop, &fetcher, &d->fetcher, err);

@@ -19,18 +19,22 @@ static void on_look(struct loop_timer *timer, void *data)
         look(data);
 }
 
-/* Docker writes why there is no process into its stdout. */
+/* Docker writes why there is no process into its stdout, Podman into its stderr. */
 static bool never_ran(struct docker_container *c, int code)
 {
+        bool docker = docker_output_begins(c, ENGINE_STDOUT, "OCI runtime exec failed");
+        bool podman = docker_output_begins(c, ENGINE_STDERR, "Error: ") &&
+                      docker_output_holds(c, ENGINE_STDERR, "OCI runtime attempted to invoke a command that");
+        enum engine_stream stream = docker ? ENGINE_STDOUT : ENGINE_STDERR;
         char text[256];
         ssize_t n;
 
-        if ((code != 126 && code != 127) || !docker_output_begins(c, ENGINE_STDOUT, "OCI runtime exec failed"))
+        if ((code != 126 && code != 127) || (!docker && !podman))
                 return false;
-        n = docker_output_read(c, ENGINE_STDOUT, text, sizeof(text) - 1);
+        n = docker_output_read(c, stream, text, sizeof(text) - 1);
         text[MAX(n, 0)] = '\0';
         text[strcspn(text, "\r\n")] = '\0';
-        docker_output_drop(c, ENGINE_STDOUT);
+        docker_output_drop(c, stream);
         docker_container_failed(c, docker_start_end(text), code == 127 ? ENOENT : EACCES, text);
         return true;
 }

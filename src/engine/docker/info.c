@@ -151,6 +151,7 @@ int docker_info_read(struct docker *d, const char *text, size_t len, struct err 
 
         if (json_read(text ? text : "", len, &info, NULL) < 0 || !json_is_object(info))
                 return err_set(err, EBADMSG, "its description of itself makes no sense");
+        d->live_restore = d->podman || json_is_true(json_object_get(info, "LiveRestoreEnabled"));
         findings_clear(d);
         find_limits(d, info);
         d->hindered = d->n_findings > 0;

@@ -73,6 +73,7 @@ struct docker_call {
         struct docker *docker;
         struct fetch *fetch;
         unsigned status;
+        bool patient;
         size_t max;
         struct str body;
         /* Of answers below 300, instead of the body: as fetch_handler.data. */
@@ -93,6 +94,7 @@ struct docker_request {
         ssize_t (*send)(void *buf, size_t max, void *data); /* instead of body: body_len bytes, or SIZE_MAX: until 0; or -errno */
         bool unversioned;
         unsigned timeout_s; /* 0: the configuration's; UINT_MAX: none */
+        bool patient;       /* that no answer came in that time says nothing about Docker */
         int (*on_data)(struct docker_call *call, const void *bytes, size_t len, void *data);
         void (*drop)(void *data); /* frees data when the engine ends before the answer; NULL: somebody else does */
 };
@@ -152,6 +154,8 @@ struct docker {
 
         struct docker_call *ping, *watch;
         struct docker_lines events;
+        unsigned deaths;   /* times that the events ended, as they do with Docker */
+        bool live_restore; /* containers and the pipes of their output outlive it */
         bool podman;
         char version[32];
         char *findings[ENGINE_DOCKER_FINDINGS_MAX];
@@ -266,6 +270,7 @@ struct docker_container {
         bool created;     /* Docker may know it */
         bool disturbed;   /* output may have been missed */
         bool lost_sight;  /* Docker was away */
+        unsigned deaths;  /* of Docker when it was made */
         bool tell;        /* exited() is owed, and nobody listens yet */
         uint64_t gone_ns; /* since when Docker is away */
         uint64_t output_limit;

@@ -39,6 +39,7 @@ static void on_events_end(struct docker_call *call, int r, const struct err *err
 
         (void)call;
         d->watch = NULL;
+        d->deaths++;
         docker_lines_done(&d->events);
         if (r < 0)
                 log_debug("Docker's events: %s", err->text);
