@@ -671,21 +671,37 @@ static int pull_fill(struct pull *pull, const struct image_pull_request *q, cons
         return pull->owner ? 0 : err_oom(err);
 }
 
-/* Those of the request, else those that are kept for its owner. */
-static int credentials_of(const struct image_pulls *p, const struct image_pull_request *q, const char *registry,
-                          struct credentials *ret, struct err *err)
+bool image_pulls_kept(const struct image_pulls *p, const char *owner, const char *registry, char **ret_username,
+                      char **ret_password)
 {
         struct str username = STR_INIT, password = STR_INIT;
-        int r = 0;
+        bool found = p->config.kept && p->config.kept(owner, registry, &username, &password, p->config.kept_data) &&
+                     username.data && password.data;
 
-        if (q->username && *q->username)
-                return credentials_copy(ret, q->username, q->password, err);
-        if (p->config.kept && p->config.kept(q->owner ? q->owner : "", registry, &username, &password, p->config.kept_data))
-                r = credentials_copy(ret, username.data, password.data, err);
+        if (found) {
+                *ret_username = TAKE_PTR(username.data);
+                *ret_password = TAKE_PTR(password.data);
+                return true;
+        }
         if (password.data)
                 OPENSSL_cleanse(password.data, password.len);
         str_done(&username);
         str_done(&password);
+        return false;
+}
+
+/* Those of the request, else those that are kept for its owner. */
+static int credentials_of(const struct image_pulls *p, const struct image_pull_request *q, const char *registry,
+                          struct credentials *ret, struct err *err)
+{
+        struct credentials kept = { .username = NULL };
+        int r = 0;
+
+        if (q->username && *q->username)
+                return credentials_copy(ret, q->username, q->password, err);
+        if (image_pulls_kept(p, q->owner ? q->owner : "", registry, &kept.username, &kept.password))
+                r = credentials_copy(ret, kept.username, kept.password, err);
+        credentials_done(&kept);
         return r;
 }
 

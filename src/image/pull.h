@@ -94,5 +94,9 @@ void image_pull_cancel(struct image_want *w); /* no call follows; the pull ends 
 /* Those under way; false at the end. *ret is a peek. */
 bool image_pulls_next(struct image_pulls *p, size_t *pos, struct image_pull_progress *ret);
 
+/* What is kept for the owner: true with both set, the caller's, to be wiped. */
+bool image_pulls_kept(const struct image_pulls *p, const char *owner, const char *registry, char **ret_username,
+                      char **ret_password);
+
 /* Whether the owner may use an image that is present, as far as is known without asking a registry. */
 bool image_pulls_may_use(const struct image_pulls *p, const char *owner, const struct image *image);

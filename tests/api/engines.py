@@ -282,6 +282,11 @@ def owners(docker):
             with report.case("the other key's own credentials open it to that key"):
                 equal(bob.post({**run, "registry_auth": right}).status, 201)
                 equal(bob.post(run).status, 201)
+            with report.case("what a key keeps for the registry opens it, too, and to that key alone"):
+                dora, login = mayfly.NetClient(port, instance.key("task")), {"registry": registry.host, **right}
+                assert dora.post(run).status in (403, 404), dora.post(run)
+                equal(dora.request("POST", "/v1/registries/login", login).status, 200)
+                equal(dora.post({**run, "pull": "always"}).status, 201)
             with report.case("after a restart it is closed still"):
                 os.kill(instance.pid("mayflyd"), 9)
                 assert mayfly.wait_until(instance.ready, 60)

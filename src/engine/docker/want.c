@@ -533,6 +533,8 @@ int docker_ensure_image(struct engine *e, const struct engine_image_request *q, 
         w->fn = fn;
         w->data = data;
         w->parsed = parsed;
+        if (!w->username)
+                (void)image_pulls_kept(d->images_of.pulls, w->owner, parsed.domain, &w->username, &w->password);
         image_ref_format(&parsed, w->ref);
         if (take_kept(w) < 0) {
                 want_free(w);
