@@ -1,8 +1,6 @@
-/* What images weigh, and who reads them. */
+/* What images weigh. */
 
 #include "image/operation.h"
-
-#include "base/log.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -161,62 +159,4 @@ int image_store_bytes(struct image_store *s, const struct image *image, struct i
         ret->unique += stored->parts.config.size;
         account_done(m);
         return 0;
-}
-
-/* ── who reads ────────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-struct image_keep {
-        struct image_store *store;
-        struct image_layout layout;
-        char digest[IMAGE_DIGEST_MAX];
-};
-
-static int claim_blobs(const struct image_layout *l, const struct stored *i)
-{
-        int r = image_layout_claim(l, i->manifest.digest);
-
-        if (r == 0)
-                r = image_layout_claim(l, i->parts.config.digest);
-        for (size_t k = 0; r == 0 && k < i->parts.n_layers; k++)
-                r = image_layout_claim(l, i->parts.layers[k].digest);
-        return r;
-}
-
-int image_keep_new(struct image_store *s, const struct image *image, struct image_keep **ret, struct err *err)
-{
-        struct image_keep *k = calloc(1, sizeof(*k));
-        struct stored *i = store_find_digest(s, image->digest);
-
-        if (!k)
-                return err_oom(err);
-        k->store = s;
-        k->layout = s->layout;
-        k->layout.claimant = ++s->last_seq;
-        memcpy(k->digest, image->digest, sizeof(k->digest));
-        if (claim_blobs(&k->layout, i) < 0) {
-                image_layout_release(&k->layout);
-                free(k);
-                return err_oom(err);
-        }
-        i->kept++;
-        *ret = k;
-        return 0;
-}
-
-/* What was removed meanwhile goes now. */
-void image_keep_free(struct image_keep *k)
-{
-        struct stored *i;
-        struct op *op;
-
-        if (!k)
-                return;
-        image_layout_release(&k->layout);
-        i = store_find_digest(k->store, k->digest);
-        if (i && i->kept > 0)
-                i->kept--;
-        op = i ? NULL : op_new(k->store, op_clean_steps, false);
-        if (op)
-                op_add(op);
-        free(k);
 }

@@ -431,7 +431,7 @@ static int check_spared(struct op *op, const struct stored *i)
 {
         if (i->image.pinned)
                 return err_set(&op->err, EBUSY, "the image '%s' is pinned", op->ref);
-        if (op->pruning && (i->kept > 0 || i->image.used_ms > op->planned_ms || i->image.came_ms > op->planned_ms))
+        if (op->pruning && (i->image.used_ms > op->planned_ms || i->image.came_ms > op->planned_ms))
                 return err_set(&op->err, EBUSY, "the image '%s' is in use", op->ref);
         return 0;
 }

@@ -51,7 +51,6 @@ struct stored {
         struct image_manifest parts;
         struct image_config config;
         char *passwd, *group; /* NULL where the image has none */
-        unsigned kept;        /* struct image_keep */
 };
 
 struct stored_list {

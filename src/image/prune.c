@@ -94,7 +94,7 @@ static bool is_spared(const struct image_store *s, const struct stored *i, const
                 return true;
         if (i->image.pinned) {
                 ret->pinned++;
-        } else if (i->kept > 0 || map_find(used, i->image.digest)) {
+        } else if (map_find(used, i->image.digest)) {
                 ret->in_use++;
         } else if (i->image.came_ms > 0 && now - MIN(now, i->image.came_ms) < s->config.keep_for_ms) {
                 ret->recent++;

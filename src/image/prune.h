@@ -1,5 +1,5 @@
 /* Collection: images that nobody needs go, by hand (prune) or because the disk is full. Never one that a task uses, that is
- * pinned, part of Mayfly, being read, or that came within config.keep_for_ms.
+ * pinned, part of Mayfly, or that came within config.keep_for_ms.
  *
  *   prune:  plan ─▶ take out one after the other ─▶ collect what none needs ─▶ told
  *   pressure:  look ─▶ above high_water? plan, least recently used first ─▶ … ─▶ the disk settles ─▶ look */

@@ -116,11 +116,6 @@ int image_store_pin(struct image_store *s, const char *ref, bool pinned, image_d
 /* A task starts from it. Costs nothing: what is noted goes to disk at most once a minute, and with the store's end. */
 void image_store_touch(struct image_store *s, const struct image *image);
 
-/* Keeps an image's blobs and it from collection while somebody reads them. The caller owns *ret. */
-struct image_keep;
-int image_keep_new(struct image_store *s, const struct image *image, struct image_keep **ret, struct err *err);
-void image_keep_free(struct image_keep *k); /* accepts NULL */
-
 /* The user that `user` ("", "name", "uid", "name:group", "uid:gid") means in this image, from the image's own passwd and
  * group as read when it was unpacked: runc's rules (libcontainer/user.GetExecUser), ids at most 65535. */
 struct image_user {

@@ -1115,22 +1115,6 @@ static void test_use_outlives(void **state)
         assert_non_null(image_store_find(f->store, "a:1", NULL));
 }
 
-/* What somebody reads stays on disk, whatever becomes of the image. */
-static void test_keep(void **state)
-{
-        struct fixture *f = *state;
-        struct image_keep *keep = NULL;
-
-        NEEDS_WORKER(f);
-        import_text(f, "a:1", "a");
-        assert_int_equal(image_keep_new(f->store, image_store_find(f->store, "a:1", NULL), &keep, NULL), 0);
-        assert_int_equal(remove_image(f, "a:1"), 0);
-        assert_int_equal(count(f, "images/blobs/sha256"), 3);
-        image_keep_free(keep);
-        assert_int_equal(sweep(f), 0);
-        assert_no_trace(f);
-}
-
 /* Blobs that an operation has stored, and that no image names yet, are nobody else's to collect. */
 static void test_claims(void **state)
 {
@@ -1259,7 +1243,6 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_recent, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_full, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_use_outlives, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_keep, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_claims, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_verify, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_verify_blob, setup, teardown),
