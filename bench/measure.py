@@ -74,7 +74,7 @@ class Scope:
     def __init__(self, name):
         v2 = [line.split()[1] for line in mayfly.read("/proc/mounts").splitlines() if line.split()[2] == "cgroup2"]
         top = v2[0] if v2 else "/sys/fs/cgroup/cpuacct"
-        self.name = f"mfbench-{os.getpid()}-{name}"
+        self.name = f"mfbench-{os.getpid()}-{name.replace(' ', '-')}"
         self.path = os.path.join(top, self.name)
         os.mkdir(self.path)
 

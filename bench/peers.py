@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 
 import mayfly
 from measure import Scope, machine
@@ -34,6 +35,7 @@ class Peer:
         self.teardown()
         if self.scope:
             self.scope.close()
+        self.scope = None
 
     def setup(self):
         pass
@@ -157,9 +159,8 @@ class Docker(Peer):
     def setup(self):
         dockerd = need("dockerd")
         self.docker = need("docker")
-        self.dir = os.path.join(self.bench.work, "docker")
+        self.dir = tempfile.mkdtemp(prefix="docker-", dir=self.bench.work)
         self.socket = os.path.join(self.dir, "s")
-        os.mkdir(self.dir)
         self.scope = Scope(self.name)
         command = [dockerd, "--data-root", self.dir + "/data", "--exec-root", self.dir + "/exec", "--pidfile", self.dir + "/pid",
                    "--host", "unix://" + self.socket, "--cgroup-parent", "/" + self.scope.name + "/c", *self.flags]
@@ -194,10 +195,10 @@ class Docker(Peer):
             self.bench.drive(f"Docker API, {network}", arguments, flight, 1, network, scope=self.scope)
 
     def teardown(self):
-        process = getattr(self, "process", None)
+        process, self.process = getattr(self, "process", None), None
         if process is None:
             return
-        known = self.daemons()
+        known = [process.pid] + mayfly.descendants(process.pid)
         process.send_signal(signal.SIGTERM)
         try:
             process.wait(60)

@@ -303,7 +303,6 @@ bool sweep_skip(struct op *op, int r)
                 stored_free(image);
                 any = true;
         }
-        op->layer_at = LAYER_FIND;
         op->err = (struct err)ERR_INIT;
         op_unclaim(op);
         return any;

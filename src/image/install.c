@@ -49,7 +49,7 @@ int op_read_report(struct op *op, struct str *ret, struct err *err)
 }
 
 /* Why a worker failed: its own words, else what its end says. */
-static int worker_error(struct op *op, int r, const struct err *err)
+int op_worker_error(struct op *op, int r, const struct err *err)
 {
         auto_str text = STR_INIT;
         auto_json o = NULL;
@@ -71,7 +71,7 @@ static int worker_error(struct op *op, int r, const struct err *err)
 
 void op_wake_failed(struct op *op, int r, const struct err *err)
 {
-        r = worker_error(op, r, err);
+        r = op_worker_error(op, r, err);
         op_wake(op, r, &op->err);
 }
 
@@ -195,27 +195,39 @@ static int work_hash(struct op *op, struct err *err)
         return r;
 }
 
-/* The unpacking worker hashes too; another answer than ours means that it read something else: what was uncompressed is
- * compressed once more, or the worker lies. */
-static int check_diff_id(struct op *op)
+static int read_unpack_report(struct op *op, json_t **ret)
 {
         auto_str text = STR_INIT;
+        int r = op_read_report(op, &text, &op->err);
+
+        if (r == 0 && json_read(text.data, text.len, ret, NULL) < 0)
+                r = err_set(&op->err, EIO, "the worker's report cannot be read");
+        return r;
+}
+
+static void note_usage(struct op *op, const json_t *report)
+{
+        usage_note_layer(op->store, op->diff_id, (uint64_t)json_integer_value(json_object_get(report, "bytes")),
+                         (uint64_t)json_integer_value(json_object_get(report, "entries")));
+}
+
+/* Of a file the unpacking worker hashes too; another answer than ours means that it read something else: what was uncompressed
+ * is compressed once more, or the worker lies. */
+static int check_diff_id(struct op *op)
+{
         auto_json o = NULL;
         const char *diff_id;
         int r;
 
-        r = op_read_report(op, &text, &op->err);
+        r = read_unpack_report(op, &o);
         if (r < 0)
                 return r;
-        if (json_read(text.data, text.len, &o, NULL) < 0)
-                return err_set(&op->err, EIO, "the worker's report cannot be read");
         diff_id = json_string_value(json_object_get(o, "diff_id"));
         if (!diff_id || !str_starts(diff_id, "sha256:") || !hex_is_lower(diff_id + 7, 64))
                 return err_set(&op->err, EIO, "the worker's report has no diff_id");
         if (!str_eq(diff_id + 7, op->diff_id))
                 return err_set(&op->err, EBADMSG, "the layer is no tar archive once it is uncompressed");
-        usage_note_layer(op->store, op->diff_id, (uint64_t)json_integer_value(json_object_get(o, "bytes")),
-                         (uint64_t)json_integer_value(json_object_get(o, "entries")));
+        note_usage(op, o);
         return 0;
 }
 
@@ -484,9 +496,25 @@ static bool next_missing(const struct op *op, const struct image_descriptor **re
         return false;
 }
 
-static void on_unpacked(int r, uint32_t token, const struct err *err, void *data)
+/* It has its name, and was seen to come from this blob; or it goes. */
+static void keep_layer(struct op *op, int r)
 {
         char key[LAYER_PAIR_MAX];
+
+        layer_pair_key(op->layer.digest, op->name, key);
+        if (r == 0 && (map_set(op->layers, op->name, &present) < 0 || map_set(op->verified, key, &present) < 0 ||
+                       (op->hold && map_set(op->hold->pairs, key, &present) < 0)))
+                r = op_out_of_memory(op);
+        if (r < 0 && op->token)
+                (void)op->store->workers.discard(op->store->workers.context, op->token, NULL);
+        if (r == 0)
+                r = start_commit(op, IMAGE_LAYER, op->name);
+        if (r < 0)
+                op_wake(op, r, &op->err);
+}
+
+static void on_unpacked(int r, uint32_t token, const struct err *err, void *data)
+{
         struct op *op = data;
 
         if (r < 0) {
@@ -495,17 +523,28 @@ static void on_unpacked(int r, uint32_t token, const struct err *err, void *data
         }
         op->token = token;
         fd_replace(&op->plain, -EBADF);
-        r = check_diff_id(op);
-        layer_pair_key(op->layer.digest, op->name, key);
-        if (r == 0 && (map_set(op->layers, op->name, &present) < 0 || map_set(op->verified, key, &present) < 0 ||
-                       (op->hold && map_set(op->hold->pairs, key, &present) < 0)))
-                r = op_out_of_memory(op);
-        if (r < 0)
-                (void)op->store->workers.discard(op->store->workers.context, token, NULL);
-        else
-                r = start_commit(op, IMAGE_LAYER, op->name);
-        if (r < 0)
-                op_wake(op, r, &op->err);
+        keep_layer(op, check_diff_id(op));
+}
+
+static int check_name(struct op *op)
+{
+        if (str_eq(op->diff_id, op->name))
+                return 0;
+        return err_set(&op->err, EBADMSG, "layer %s has the diff_id sha256:%s, not sha256:%s", op->layer.digest,
+                       op->diff_id, op->name);
+}
+
+void layer_flowed(struct op *op, int r)
+{
+        auto_json o = NULL;
+
+        if (r == 0)
+                r = check_name(op);
+        if (r == 0)
+                r = read_unpack_report(op, &o);
+        if (r == 0)
+                note_usage(op, o);
+        keep_layer(op, r);
 }
 
 int layer_plain_start(struct op *op, int blob)
@@ -513,9 +552,22 @@ int layer_plain_start(struct op *op, int blob)
         return start_plain(op, blob);
 }
 
-/* From a blob that is missing to its plain bytes. 1: they come; 0: they are here; STEP_AGAIN: another unpacks it; STEP_NEXT is
- * told by `ret_none`. */
-static int find_layer(struct op *op, bool *ret_none)
+int layer_start(struct op *op, int blob)
+{
+        char media[IMAGE_MEDIA_MAX];
+        int r = image_layer_media(blob, 0, media, &op->err);
+
+        if (r == 0 && !str_eq(media, MEDIA_OCI_LAYER))
+                return layer_flow_start(op, blob, plain_max(op->store));
+        if (r == 0)
+                r = start_plain(op, blob);
+        if (r == 0)
+                r = check_name(op);
+        return r < 0 ? r : start_unpack(op, on_unpacked);
+}
+
+/* One missing layer after the other. */
+int step_unpack(struct op *op)
 {
         const struct image_descriptor *blob;
         auto_fd fd = -EBADF;
@@ -523,52 +575,15 @@ static int find_layer(struct op *op, bool *ret_none)
         uint64_t size;
         int r;
 
-        *ret_none = !next_missing(op, &blob, &diff_id);
-        if (*ret_none)
-                return 0;
+        if (!next_missing(op, &blob, &diff_id))
+                return STEP_NEXT;
         if (!op_claim(op, IMAGE_LAYER, diff_id))
                 return op_wait(op, op_claimable);
         op->layer = *blob;
         memcpy(op->name, diff_id, sizeof(op->name));
         r = image_layout_open_blob(&op->store->layout, blob->digest, &fd, &size, &op->err);
-        return r < 0 ? r : start_plain(op, fd);
-}
-
-int layer_unpack_start(struct op *op)
-{
-        if (!str_eq(op->diff_id, op->name))
-                return err_set(&op->err, EBADMSG, "layer %s has the diff_id sha256:%s, not sha256:%s", op->layer.digest,
-                               op->diff_id, op->name);
-        return start_unpack(op, on_unpacked);
-}
-
-/* One missing layer after the other: FIND, HASH where it was compressed, UNPACK. */
-int step_unpack(struct op *op)
-{
-        bool none = false;
-        int r;
-
-        switch (op->layer_at) {
-        case LAYER_FIND:
-                r = find_layer(op, &none);
-                if (none || r == STEP_AGAIN)
-                        return none ? STEP_NEXT : STEP_AGAIN;
-                if (r == 1) {
-                        op->layer_at = LAYER_HASH;
-                        return STEP_AGAIN;
-                }
-                break;
-        case LAYER_HASH:
-                op->layer_at = LAYER_UNPACK;
-                r = op_work(op, work_hash);
-                return r < 0 ? r : STEP_AGAIN;
-        default:
-                r = 0;
-                break;
-        }
-        op->layer_at = LAYER_FIND;
         if (r == 0)
-                r = layer_unpack_start(op);
+                r = layer_start(op, fd);
         return r < 0 ? r : STEP_AGAIN;
 }
 

@@ -52,33 +52,16 @@ void image_hold_free(struct image_hold *h)
 
 /* ── a layer ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* Each of these has nothing to do where the layer is there. */
-int step_layer_plain(struct op *op)
+/* Nothing where it is there. */
+int step_layer(struct op *op)
 {
         int r;
 
-        if (!layer_missing(op, op->layer.digest, op->name)) {
-                fd_replace(&op->archive, -EBADF);
+        if (!layer_missing(op, op->layer.digest, op->name))
                 return STEP_NEXT;
-        }
         if (!op_claim(op, IMAGE_LAYER, op->name))
                 return op_wait(op, op_claimable);
-        r = layer_plain_start(op, op->archive);
-        return r == 1 ? STEP_WAIT : r;
-}
-
-int step_layer_hash(struct op *op)
-{
-        return op->archive < 0 ? STEP_NEXT : step_import_hash(op);
-}
-
-int step_layer_unpack(struct op *op)
-{
-        int r;
-
-        if (op->archive < 0)
-                return STEP_NEXT;
-        r = layer_unpack_start(op);
+        r = layer_start(op, op->archive);
         return r < 0 ? r : STEP_WAIT;
 }
 

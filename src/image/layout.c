@@ -461,8 +461,11 @@ void image_layout_partial_remove(const struct image_layout *l, const char *diges
 
 int image_layout_partial_commit(const struct image_layout *l, const char *digest, struct err *err)
 {
+        auto_fd fd = openat(l->partial, digest + 7, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
         int r;
 
+        if (fd >= 0 && fsync(fd) < 0)
+                return err_sys(err, "write blob %s to disk", digest);
         (void)pthread_mutex_lock(&l->claims->lock);
         r = claim_locked(l, digest + 7);
         if (r == 0 && linkat(l->partial, digest + 7, l->blobs, digest + 7, 0) < 0 && errno != EEXIST &&

@@ -76,7 +76,7 @@ int image_layout_partial_open(const struct image_layout *l, const char *digest, 
 int image_layout_partial_hold(const struct image_layout *l,
                               const char *digest); /* a blob becomes one; -ENOENT: it is none */
 void image_layout_partial_remove(const struct image_layout *l, const char *digest);
-/* A whole one becomes a blob, too. Nothing where the blob is there. */
+/* A whole one is written to disk and becomes a blob, too. Nothing where the blob is there. */
 int image_layout_partial_commit(const struct image_layout *l, const char *digest, struct err *err);
 
 /* Removes those that nobody has touched for so long. */

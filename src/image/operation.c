@@ -21,7 +21,7 @@ const op_step op_import_steps[] = {
 };
 
 const op_step op_layer_steps[] = {
-        step_list_layers, step_layer_plain, step_layer_hash, step_layer_unpack, NULL,
+        step_list_layers, step_layer, NULL,
 };
 
 const op_step op_pull_steps[] = {
@@ -109,6 +109,7 @@ void op_free(struct op *op)
                 return;
         image_layout_release(&op->layout);
         fd_close(op->archive);
+        layer_flow_free(op->flow);
         fd_close(op->plain);
         fd_close(op->report);
         free(op->ref);
@@ -401,7 +402,6 @@ static bool make_room(struct op *op, int r)
             image_store_make_room(s, on_room, op, NULL) < 0)
                 return false;
         op->roomed = true;
-        op->layer_at = LAYER_FIND;
         op_unclaim(op);
         while (s->indexing == op && op->steps[op->at] != step_lock_index)
                 op->at--;

@@ -147,6 +147,7 @@ int stored_set_users(struct stored *i, const char *report, size_t len, struct er
 
 enum step { STEP_NEXT = 0, STEP_WAIT, STEP_AGAIN }; /* or -errno with op->err */
 
+struct layer_flow;
 struct op;
 typedef int (*op_step)(struct op *op);
 
@@ -190,7 +191,7 @@ struct op {
         struct image_found_list found;
         struct stored_list images;             /* that this operation adds */
         struct map *layers, *trees, *verified; /* present in the launcher's store; "blob diff_id" seen to fit */
-        enum { LAYER_FIND, LAYER_HASH, LAYER_UNPACK } layer_at; /* what comes next for `layer` */
+        struct layer_flow *flow; /* of `layer`, under way; NULL: none */
         uint32_t token;
         struct str text;                /* of a file that is being written */
         char name[65];                  /* of the layer or tree in hand */
@@ -262,16 +263,19 @@ int step_delete_layers(struct op *op);
 int step_collect_blobs(struct op *op);
 
 int step_pull_manifest(struct op *op); /* install_pull.c */
-int step_layer_plain(struct op *op);
-int step_layer_hash(struct op *op);
-int step_layer_unpack(struct op *op);
+int step_layer(struct op *op);
 
 int op_report(struct op *op); /* install.c: a fresh op->report; and its text, as a worker wrote it */
 int op_read_report(struct op *op, struct str *ret, struct err *err);
+int op_worker_error(struct op *op, int r, const struct err *err); /* into op->err */
 void op_wake_failed(struct op *op, int r, const struct err *err); /* with the worker's own words, if it has some */
 bool layer_missing(const struct op *op, const char *blob, const char *diff_id); /* install.c */
 void layer_pair_key(const char *blob, const char *diff_id, char out[LAYER_PAIR_MAX]);
 int layer_plain_start(struct op *op, int blob); /* 1: op_wake() follows; 0: done already; -errno */
-int layer_unpack_start(struct op *op);
+/* From op->layer's blob to the layer op->name, which is committed then; op_wake() follows, or -errno. */
+int layer_start(struct op *op, int blob);
+void layer_flowed(struct op *op, int r); /* what layer_flow_start() made has come to its end, under op->token */
+int layer_flow_start(struct op *op, int blob, uint64_t max); /* layer_flow.c */
+void layer_flow_free(struct layer_flow *f);                  /* accepts NULL */
 
 struct stored *store_find_digest(const struct image_store *s, const char *digest);

@@ -7,10 +7,13 @@
 #include "http/fetch.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <openssl/sha.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+
+#define BEGIN_BYTES ((uint64_t)4 << 20)
 
 static void blob_reset(struct blob *b)
 {
@@ -21,7 +24,7 @@ static void blob_reset(struct blob *b)
         b->md = NULL;
         str_done(&b->filling);
         str_done(&b->writing);
-        b->written = 0;
+        b->written = b->begun = 0;
         b->ended = b->paused = false;
 }
 
@@ -117,8 +120,6 @@ static void finish_run(void *data)
         struct blob *b = data;
 
         b->work_result = digest_check(b, &b->work_err);
-        if (b->work_result == 0 && fsync(b->fd) < 0)
-                b->work_result = err_sys(&b->work_err, "write a blob to disk");
 }
 
 static void finish_done(void *data)
@@ -162,6 +163,11 @@ static void write_run(void *data)
         }
         if (EVP_DigestUpdate(b->md, b->writing.data, b->writing.len) != 1)
                 b->work_result = err_set(&b->work_err, EIO, "cannot compute SHA-256");
+        /* The disk begins with it meanwhile; it is waited for when the blob becomes part of an image. */
+        if (offset - b->begun >= BEGIN_BYTES) {
+                (void)sync_file_range(b->fd, (off_t)b->begun, (off_t)(offset - b->begun), SYNC_FILE_RANGE_WRITE);
+                b->begun = offset;
+        }
 }
 
 static void write_next(struct blob *b);

@@ -52,6 +52,7 @@ struct blob {
         int fd;
         EVP_MD_CTX *md;
         uint64_t written; /* and hashed */
+        uint64_t begun;   /* bytes that the disk has been told of */
         struct str filling, writing;
         bool busy, ended; /* a work thread has it; all has come */
         bool paused;

@@ -21,10 +21,11 @@ struct image_workers {
         /* Descriptors are borrowed. The report is JSON text in report_fd (a memfd). */
         int (*index)(void *context, int archive_fd, int plain_fd, int report_fd, uint64_t max_bytes,
                      uint64_t max_entries, image_work_fn fn, void *data, struct err *err);
-        /* What a compressed blob holds, written to plain_fd. Its reader is not the one that unpacks: who takes over the
+        /* What a compressed blob holds, written to plain_fd, a file or a pipe. Its reader is not the one that unpacks: who takes over the
          * uncompressing cannot choose what is unpacked under a digest of somebody else. */
         int (*plain)(void *context, int blob_fd, int plain_fd, int report_fd, uint64_t max_bytes, uint64_t max_entries,
                      image_work_fn fn, void *data, struct err *err);
+        /* blob_fd may be a pipe: of what plain() writes, not compressed, and hashed by whoever feeds it. */
         int (*unpack)(void *context, int blob_fd, int report_fd, uint64_t max_bytes, uint64_t max_entries,
                       image_work_fn fn, void *data, struct err *err);
         int (*merge)(void *context, const char (*layers)[65], size_t n_layers, int report_fd, image_work_fn fn,
@@ -58,7 +59,7 @@ enum image_worker_exit {
  *                  "offset", "size", "target"}]}   offsets into the plain copy if compressed, else into the archive
  *   PLAIN         {"compression": "none"|"gzip"|"zstd"}
  *   UNPACK        {"diff_id": "sha256:…", "compression", "entries": n, "bytes": n, "skipped": n}
- *                 skipped: device nodes, and what aufs keeps for itself
+ *                 no diff_id of a pipe; skipped: device nodes, and what aufs keeps for itself
  *   COMPARE       {"differences": n, "entries": n, "bytes": n, "list": [{"what": "other contents", "path"}]}  the first 20;
  *                 paths are escaped
  *   MERGE         {"layout": 1, "entries": n, "passwd": "base64 of etc/passwd", "group": "base64 of etc/group"}  each at

@@ -533,12 +533,14 @@ static size_t fds_of(uint32_t work)
                                                                           : INDEX_FDS;
 }
 
-static bool all_files(const int *fds, size_t n)
+/* Files; what is uncompressed goes to and comes from a pipe, too. */
+static bool all_files(uint32_t work, const int *fds, size_t n)
 {
+        const size_t piped = work == LAUNCH_WORK_PLAIN ? CHILD_PLAIN : work == LAUNCH_WORK_UNPACK ? CHILD_INPUT : n;
         struct stat st;
 
         for (size_t i = 0; i < n; i++) {
-                if (fstat(fds[i], &st) < 0 || !S_ISREG(st.st_mode))
+                if (fstat(fds[i], &st) < 0 || (!S_ISREG(st.st_mode) && (i != piped || !S_ISFIFO(st.st_mode))))
                         return false;
         }
         return true;
@@ -554,7 +556,7 @@ static int parse_work(const struct launch_header *msg, size_t len, int *fds, siz
         if (len < sizeof(*m) || m->work < LAUNCH_WORK_INDEX || m->work > LAUNCH_WORK_COMPARE ||
             m->n_layers > LAUNCH_LAYERS_MAX || (m->work == LAUNCH_WORK_COMPARE && m->n_layers != 1) ||
             (m->n_layers > 0 && m->work != LAUNCH_WORK_MERGE && m->work != LAUNCH_WORK_COMPARE) ||
-            len != sizeof(*m) + (size_t)m->n_layers * LAUNCH_HEX || n_fds != fds_of(m->work) || !all_files(fds, n_fds))
+            len != sizeof(*m) + (size_t)m->n_layers * LAUNCH_HEX || n_fds != fds_of(m->work) || !all_files(m->work, fds, n_fds))
                 return -EBADMSG;
         job = calloc(1, sizeof(*job) + m->n_layers * sizeof(job->layers[0]));
         if (!job)

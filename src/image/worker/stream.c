@@ -25,6 +25,7 @@ struct stream {
         uint64_t in_offset;
         const uint8_t *next; /* of `in`, not yet taken by the decoder */
         size_t avail;
+        bool pipe;
         bool in_end;
         bool unit_open; /* within a gzip member or zstd frame */
         bool end;
@@ -36,20 +37,28 @@ struct stream {
         uint8_t out[OUT_SIZE];
 };
 
+/* Enough to see what it is. */
+#define MAGIC_MAX 6
+
 static int fill(struct stream *s, struct err *err)
 {
+        bool first = s->in_offset == 0;
         ssize_t n;
 
-        do
-                n = pread(s->fd, s->in, sizeof(s->in), (off_t)s->in_offset);
-        while (n < 0 && errno == EINTR);
+        s->next = s->in;
+        s->avail = 0;
+        do {
+                if (s->pipe)
+                        n = read(s->fd, s->in + s->avail, sizeof(s->in) - s->avail);
+                else
+                        n = pread(s->fd, s->in, sizeof(s->in), (off_t)s->in_offset);
+                s->avail += n > 0 ? (size_t)n : 0;
+        } while ((n < 0 && errno == EINTR) || (n > 0 && s->pipe && first && s->avail < MAGIC_MAX));
         if (n < 0)
                 return err_sys(err, "read the archive");
-        s->next = s->in;
-        s->avail = (size_t)n;
-        s->in_offset += (uint64_t)n;
-        s->in_total += (uint64_t)n;
-        s->in_end = n == 0;
+        s->in_offset += s->avail;
+        s->in_total += s->avail;
+        s->in_end = s->avail == 0;
         return 0;
 }
 
@@ -77,17 +86,21 @@ static int detect(struct stream *s, struct err *err)
                 return err_set(err, EBADMSG, "the archive is compressed by neither gzip nor zstd");
         }
         s->unit_open = s->compression != STREAM_PLAIN;
+        if (s->pipe && s->unit_open)
+                return err_set(err, EBADMSG, "the layer is no tar archive once it is uncompressed");
         return 0;
 }
 
 int stream_open(int fd, const struct stream_options *options, struct stream **ret, struct err *err)
 {
         auto_stream s = calloc(1, sizeof(*s));
+        struct stat st;
         int r;
 
         if (!s)
                 return err_oom(err);
         s->fd = fd;
+        s->pipe = fstat(fd, &st) == 0 && S_ISFIFO(st.st_mode);
         s->options = *options;
         if (options->hash) {
                 s->hash = EVP_MD_CTX_new();
@@ -250,7 +263,7 @@ uint64_t stream_skip(struct stream *s, uint64_t n)
 {
         struct stat st;
 
-        if (s->compression != STREAM_PLAIN || s->hash || s->end || s->avail > 0 || fstat(s->fd, &st) < 0)
+        if (s->compression != STREAM_PLAIN || s->pipe || s->hash || s->end || s->avail > 0 || fstat(s->fd, &st) < 0)
                 return 0;
         /* Never beyond the end, so that an archive that is cut short is seen to be. */
         n = MIN(n, (uint64_t)st.st_size > s->in_offset ? (uint64_t)st.st_size - s->in_offset : 0);
@@ -276,6 +289,9 @@ int stream_finish(struct stream *s, char digest[STREAM_DIGEST_MAX], struct err *
                         return err_set(err, EFBIG, "more than %" PRIu64 " bytes follow the end of the archive",
                                        STREAM_TAIL_MAX);
         }
+        digest[0] = '\0';
+        if (!s->hash)
+                return 0;
         if (EVP_DigestFinal_ex(s->hash, hash, NULL) != 1)
                 return err_set(err, EIO, "cannot compute SHA-256");
         (void)snprintf(digest, STREAM_DIGEST_MAX, "sha256:");

@@ -24,7 +24,8 @@ struct stream_options {
         int hash; /* whether stream_finish() gives a digest; without it an uncompressed input can be skipped */
 };
 
-/* Borrows fd and reads it with pread(2) from offset 0. */
+/* Borrows fd and reads it with pread(2) from offset 0. A pipe is read to its end, and must not be compressed (-EBADMSG): what
+ * comes by one is what another worker uncompressed. */
 int stream_open(int fd, const struct stream_options *options, struct stream **ret, struct err *err);
 void stream_close(struct stream *s);
 void stream_cleanup(struct stream **s);
@@ -41,5 +42,5 @@ uint64_t stream_total(const struct stream *s); /* bytes that came out, or were p
 /* Passes over at most n bytes without reading them; answers how many (0: read them instead). */
 uint64_t stream_skip(struct stream *s, uint64_t n);
 
-/* Reads to the end, which must not be far; digest of all that came out. */
+/* Reads to the end, which must not be far; digest of all that came out, "" without a hash. */
 int stream_finish(struct stream *s, char digest[STREAM_DIGEST_MAX], struct err *err);

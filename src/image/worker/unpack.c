@@ -20,6 +20,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define NEW_FILE (O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC)
 #define WHITEOUT ".wh."
 #define WHITEOUT_META ".wh..wh." /* of aufs: its own files; but for */
 #define WHITEOUT_OPAQUE ".wh..wh..opq"
@@ -104,9 +105,9 @@ static int unpack_whiteout(struct unpack *u, const struct tar_entry *e, struct e
 
 static int unpack_contents(struct unpack *u, int fd, const struct tar_entry *e, struct err *err)
 {
+        uint64_t offset, end = 0;
         const char *data;
         const void *piece;
-        uint64_t offset;
         size_t len;
         int r;
 
@@ -127,11 +128,26 @@ static int unpack_contents(struct unpack *u, int fd, const struct tar_entry *e, 
                         len -= (size_t)n;
                         offset += (uint64_t)n;
                 }
+                end = MAX(end, offset);
         }
         /* What ends in a hole. */
-        if (r == 0 && ftruncate(fd, (off_t)e->size) < 0)
+        if (r == 0 && end < e->size && ftruncate(fd, (off_t)e->size) < 0)
                 return err_sys(err, "set size");
         return r;
+}
+
+static int remove_existing(struct unpack *u, int dir, const char *name, const struct tar_entry *e, struct err *err)
+{
+        struct stat st;
+        int r;
+
+        if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+                return errno == ENOENT ? 0 : err_sys(err, "stat");
+        if (S_ISDIR(st.st_mode) && e->type == TAR_DIR)
+                return 0;
+        u->removed = true;
+        r = path_remove_tree(dir, name);
+        return r < 0 ? err_set(err, -r, "replace: %s", strerror(-r)) : 0;
 }
 
 static int unpack_file(struct unpack *u, int dir, const char *name, const struct tar_entry *e, struct err *err)
@@ -139,7 +155,13 @@ static int unpack_file(struct unpack *u, int dir, const char *name, const struct
         auto_fd fd = -EBADF;
         int r;
 
-        fd = openat(dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+        fd = openat(dir, name, NEW_FILE, 0600);
+        if (fd < 0 && errno == EEXIST) {
+                r = remove_existing(u, dir, name, e, err);
+                if (r < 0)
+                        return r;
+                fd = openat(dir, name, NEW_FILE, 0600);
+        }
         if (fd < 0)
                 return err_sys(err, "create");
         r = unpack_contents(u, fd, e, err);
@@ -192,20 +214,6 @@ static int find_target(struct unpack *u, const char *path, int dir, const char *
         *ret_same = fstatat(dir, name, &have, AT_SYMLINK_NOFOLLOW) == 0 && have.st_dev == st.st_dev &&
                     have.st_ino == st.st_ino;
         return 0;
-}
-
-static int remove_existing(struct unpack *u, int dir, const char *name, const struct tar_entry *e, struct err *err)
-{
-        struct stat st;
-        int r;
-
-        if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-                return errno == ENOENT ? 0 : err_sys(err, "stat");
-        if (S_ISDIR(st.st_mode) && e->type == TAR_DIR)
-                return 0;
-        u->removed = true;
-        r = path_remove_tree(dir, name);
-        return r < 0 ? err_set(err, -r, "replace: %s", strerror(-r)) : 0;
 }
 
 static int unpack_link(struct unpack *u, int dir, const char *name, const char *real, const struct tar_entry *e,
@@ -267,7 +275,8 @@ static int unpack_entry(struct unpack *u, const struct tar_entry *e, struct err 
         r = place_find(&u->place, e->path, &dir, &name, real, err);
         if (r < 0)
                 return r;
-        if (e->type != TAR_LINK) {
+        /* Files are almost always new, and see for themselves. */
+        if (e->type != TAR_LINK && e->type != TAR_FILE) {
                 r = remove_existing(u, dir, name, e, err);
                 if (r < 0)
                         return r;
@@ -407,9 +416,9 @@ static int report_write(const struct unpack *u, const struct stream *s, const ch
 {
         int r;
 
-        r = str_addf(report, "{\"diff_id\":\"%s\"", diff_id);
-        if (r == 0)
-                r = report_member_string(report, "compression", stream_compression_name(s));
+        r = str_addf(report, "{\"compression\":\"%s\"", stream_compression_name(s));
+        if (r == 0 && diff_id[0])
+                r = report_member_string(report, "diff_id", diff_id);
         if (r == 0)
                 r = report_member_u64(report, "entries", u->entries);
         if (r == 0)
@@ -427,13 +436,16 @@ static uint64_t add_bounded(uint64_t a, uint64_t b)
 int worker_unpack(int blob_fd, int dir_fd, const struct worker_limits *limits, struct str *report, struct err *err)
 {
         __attribute__((cleanup(unpack_done))) struct unpack u = { .limits = *limits, .root = -EBADF };
-        struct stream_options options = { .copy_fd = -EBADF, .hash = 1 };
+        struct stream_options options = { .copy_fd = -EBADF };
+        struct stat st;
         char diff_id[STREAM_DIGEST_MAX];
         auto_stream stream = NULL;
         auto_tar tar = NULL;
         int r;
 
         u.place.parent = -EBADF;
+        /* Who feeds a pipe hashes what goes through it. */
+        options.hash = fstat(blob_fd, &st) < 0 || !S_ISFIFO(st.st_mode);
         options.max_bytes = add_bounded(limits->max_bytes,
                                         STREAM_EXTRA + MIN(limits->max_entries, UINT32_MAX) * STREAM_PER_ENTRY);
         r = make_root(&u, dir_fd, err);
