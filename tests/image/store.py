@@ -17,8 +17,9 @@ import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [os.path.join(HERE, "../lib"), HERE]
+sys.path[:0] = [os.path.join(HERE, "../lib"), os.path.join(HERE, "../registry"), HERE]
 import mayfly  # noqa: E402
+import registries  # noqa: E402
 from disk import Disk  # noqa: E402
 
 MIB = 1 << 20
@@ -586,8 +587,69 @@ def usage(instance):
     return used * 100 / (used + st.f_bavail)
 
 
+# ── pulls ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def pulls():
+    blobs_of = registries.Blobs()
+    tags = {n: blobs_of.image([archive("base", MIB), archive(n, 8 * MIB)]) for n in ("one", "two")}
+    fake = registries.Fake(blobs_of, tags)
+    i, disk = on_disk("mf-store-r", 128, images__high_water=95, images__low_water=80, images__keep_for="0s",
+                      registries__enabled="true")
+    one, two = (f"{fake.host}/x:{n}" for n in ("one", "two"))
+    try:
+        i.start()
+        with report.case("pulls: shared layers are stored once, and told"):
+            runs(i, one, "one")
+            runs(i, two, "two")
+            told = about(i, one)
+            assert [b["sharing"] for b in told["blobs"]] == [1, 0] and told["source"] == "pull", told["blobs"]
+            assert told["bytes"]["shared"] >= MIB and told["bytes"]["unique"] >= 8 * MIB, told["bytes"]
+            consistent(i)
+        with report.case("pulls: a blob that is damaged comes again with the next task, and nothing else does"):
+            blob = about(i, one)["blobs"][1]["digest"]
+            flip(blobs(i, blob.split(":")[1]))
+            shutil.rmtree(layer_of_blob(i, one, 1))
+            found = verify(i, repair="true")
+            assert not found["ok"] and about(i, one)["broken"] and not about(i, two)["broken"], found
+            fake.requests.clear()
+            runs(i, one, "one")
+            assert fake.count("GET", "/blobs/") == fake.count("GET", blob) == 1, fake.requests
+            assert not about(i, one)["broken"]
+            consistent(i)
+        with report.case("pulls: a blob of two images makes both broken, and one pull makes both whole"):
+            blob = about(i, one)["blobs"][0]["digest"]
+            os.unlink(blobs(i, blob.split(":")[1]))
+            verify(i, repair="true")
+            assert about(i, one)["broken"] and about(i, two)["broken"]
+            runs(i, one, "one")
+            runs(i, two, "two")
+            consistent(i)
+        with report.case("pulls: a full disk makes room for one"):
+            assert i.client.request("DELETE", "/v1/images/" + one).status == 200
+            settled(i)
+            i.load(archive("old", 4 * MIB), "old:1")
+            st = os.statvfs(i.data_dir)
+            filler = os.path.join(i.data_dir, "filler")
+            with open(filler, "wb") as f:
+                os.posix_fallocate(f.fileno(), 0, st.f_bavail * st.f_frsize - 5 * MIB)
+            answer = i.client.post({"image": one, "cmd": ["cat", "/etc/salt"], "network": "none"})
+            assert answer.status == 201 and answer.json()["stdout"] == "one", answer
+            assert short("old:1") not in images(i) or two not in images(i), "nothing went for it"
+            os.unlink(filler)
+            consistent(i)
+    finally:
+        i.close()
+        disk.close()
+        fake.close()
+
+
+def layer_of_blob(instance, name, n):
+    return store(instance, "layers", about(instance, name)["blobs"][n]["diff_id"].split(":")[1])
+
+
 GROUPS = {"names": names, "policies": policies, "not_waiting": not_waiting, "damage": damage, "kills": kills, "full": full,
-          "collection": collection}
+          "collection": collection, "pulls": pulls}
 
 
 def main():
