@@ -138,7 +138,7 @@ resolved() {
     serve_names 127.0.0.1 || bad resolved "$(systemctl status --no-pager -n 10 systemd-resolved 2>&1 | tail -n 15)"
     ln -sf /run/systemd/resolve/stub-resolv.conf /etc/resolv.conf
     if eventually sh -c "getent hosts name.test | grep -q $answers"; then ok "resolved: the machine's own names"; else bad "resolved: the machine's own names" "$(resolvectl status 2>&1 | head -n 20)"; fi
-    build/mayfly serve --data /root/resolved --network.default nat --registries.enabled false >/root/resolved.log 2>&1 &
+    build/mayfly serve --data /srv/resolved --network.default nat --registries.enabled false >/root/resolved.log 2>&1 &
     serve=$!
     eventually serves
     tools/busybox-image.sh | build/mayfly import - busybox:demo >/dev/null 2>&1 || bad "resolved: import" "status $?"
@@ -152,7 +152,7 @@ resolved() {
     wait "$names" "$serve" 2>/dev/null
     if [ -n "$before" ]; then ln -sf "$before" /etc/resolv.conf; else rm /etc/resolv.conf && cp /root/resolv.conf /etc/resolv.conf; fi
     ip link del up0
-    rm -rf /etc/systemd/resolved.conf.d/test.conf /root/resolved
+    rm -rf /etc/systemd/resolved.conf.d/test.conf /srv/resolved
     rmdir --ignore-fail-on-non-empty /etc/systemd/resolved.conf.d
     systemctl restart systemd-resolved
 }
