@@ -29,6 +29,7 @@ const char *status_title(int status)
                 { 426, "Upgrade required" },
                 { 429, "Too many requests" },
                 { 500, "Internal error" },
+                { 501, "Not implemented" },
                 { 502, "Bad gateway" },
                 { 503, "Service unavailable" },
                 { 507, "Insufficient storage" },

@@ -23,6 +23,7 @@ struct api_config {
         struct tasks *tasks; /* all borrowed until api_free() */
         struct image_store *store;
         struct image_pulls *pulls; /* NULL: nothing is pulled */
+        const char *no_images;     /* why no image can be brought into the store; NULL: it can */
         struct registries *registries;
         struct logins *logins; /* NULL: none are kept */
         struct history *history;

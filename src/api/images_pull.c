@@ -282,6 +282,10 @@ void images_pull_run(struct call *c)
                 call_problem(c, 503, "unavailable", "this daemon pulls nothing");
                 return;
         }
+        if (c->api->config.no_images) {
+                call_problem(c, 501, "not_supported", "%s", c->api->config.no_images);
+                return;
+        }
         if (json_read(c->body.data ? c->body.data : "", c->body.len, &value, &err) < 0) {
                 call_problem(c, 400, "bad_request", "%s", err.text);
                 return;

@@ -44,11 +44,16 @@ static void upload_free(struct upload *u)
 
 static void upload_open(struct call *c, enum image_sink_kind kind, const char *ref, char *const *changes)
 {
+        const char *why = c->api->config.no_images;
         uint32_t max = c->api->config.max_uploads ? c->api->config.max_uploads : UPLOADS_DEFAULT;
         struct upload *u;
         struct err err = ERR_INIT;
         int r;
 
+        if (why) {
+                call_problem(c, 501, "not_supported", "%s", why);
+                return;
+        }
         if (c->api->uploads >= max) {
                 call_retry_after(c, 5);
                 call_problem(c, 503, "busy", "%u archives are being read already", c->api->uploads);

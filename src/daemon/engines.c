@@ -10,12 +10,17 @@
 
 /* ── where nothing unpacks ───────────────────────────────────────────────────────────────────────────────────────── */
 
+static const char no_images[] = "this node runs tasks in Docker alone, which has images of its own: use docker load, docker "
+                                "import or docker pull there";
+
+const char *engines_no_images(const struct engines *e)
+{
+        return e->native ? NULL : no_images;
+}
+
 static int refuse(struct err *err)
 {
-        return err_set(
-                err, EOPNOTSUPP,
-                "this node runs tasks in Docker alone, which has images of its own: use docker load, docker import "
-                "or docker pull there");
+        return err_set(err, EOPNOTSUPP, "%s", no_images);
 }
 
 static int no_copy(void *context, int from_fd, int plain_fd, int report_fd, uint64_t max_bytes, uint64_t max_entries,

@@ -25,8 +25,10 @@ int engines_open(struct engines *e, struct loop *loop, const struct config *conf
 /* Of tasks that name none. */
 enum engine_network engines_network(const struct config *config);
 
-/* Who unpacks images; where no engine can, workers that refuse everything with -EOPNOTSUPP and what to do. Valid as long as the
- * engines. */
+/* Why no image can be brought into the store, and what to do instead; NULL: it can. */
+const char *engines_no_images(const struct engines *e);
+
+/* Who unpacks images; where no engine can, workers that refuse everything with -EOPNOTSUPP. Valid as long as the engines. */
 const struct image_workers *engines_workers(const struct engines *e);
 
 /* What they run is in the store, or comes by the pulls; both are borrowed until engines_leave(), after which no task begins. */

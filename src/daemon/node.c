@@ -148,6 +148,7 @@ static int serve(struct node *n, struct err *err)
                 .tasks = n->tasks,
                 .store = n->store,
                 .pulls = n->pulls,
+                .no_images = engines_no_images(&n->engines),
                 .registries = n->registries,
                 .history = n->history,
                 .engines = n->engines.all,

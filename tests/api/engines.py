@@ -81,9 +81,11 @@ def alone(docker):
             problem = refused(client, 400, {"image": IMAGE, "engine": "native"})
             equal(problem["errors"][0]["pointer"], "/engine")
             assert "docker" in problem["errors"][0]["detail"], problem
-        with report.case("an import says where images of this node are"):
-            answer = client.load(busybox(), "x:1")
-            assert answer.status >= 400 and b"docker load" in answer.body, answer
+        with report.case("import, load and pull say where images of this node are"):
+            for answer in (client.load(busybox(), "x:1"), client.request("POST", "/v1/images/load", busybox()),
+                           client.request("POST", "/v1/images/pull", {"image": "x:1"})):
+                equal((answer.status, answer.json()["type"]), (501, "urn:mayfly:problem:not_supported"))
+                assert "docker load" in answer.json()["detail"], answer
         with report.case("while Docker is away health says so, tasks wait for it"):
             docker.stop()
             assert mayfly.wait_until(lambda: client.get("/v1/health").status == 503), client.get("/v1/health")
