@@ -473,10 +473,11 @@ static void test_start_refused(void **state)
                 auto_free char *id = str_printf("case%zu", i),
                                *line = str_printf("DELETE /v1.41/containers/test-%s?", id);
 
-                /* libcurl asks once more where a kept connection was closed. */
-                expect(w, cases[i].request, cases[i].status || i == 5 ? 1 : 2, cases[i].status, cases[i].body);
+                /* More than once: libcurl asks again where a kept connection was closed. */
+                expect(w, cases[i].request, -1, cases[i].status, cases[i].body);
                 run(w, id);
                 assert_int_equal(w->exit.end, cases[i].end);
+                w->fake.answers[0].times = 0;
                 w->engine->ops->remove(w->c);
                 wait_for(w, line, 1);
         }
