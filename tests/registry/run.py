@@ -343,12 +343,13 @@ def cuts(w):
 
 def deaths(w):
     """The daemon is killed while a slow layer comes; the next pull downloads what was not on disk."""
-    noise = random.Random(9).randbytes(8 << 20)
+    times = 3 if not os.environ.get("MAYFLY_LONG") else 50
+    noise = random.Random(9).randbytes((8 if times == 3 else 128) << 20)  # it is not to come whole before the last death
     layer = mayfly.Archive().file("noise", noise).bytes()
     blobs = registries.Blobs()
     tags = {"1": blobs.image([w.system, layer])}
     digest = "sha256:" + mayfly.sha256(layer)
-    sent, times = [0], 3 if not os.environ.get("MAYFLY_LONG") else 50
+    sent = [0]
 
     def bend(handler, kind, name):
         if name != digest:
@@ -364,7 +365,7 @@ def deaths(w):
             piece = layer[at:at + 65536]
             handler.wfile.write(piece)
             sent[0] += len(piece)
-            time.sleep(0.004 * times)  # it is not to come whole before the last death
+            time.sleep(0.01)
         return True
     fake = registries.Fake(blobs, tags, bend)
     partial = os.path.join(w.instance.data_dir, "state/images/partial", digest[7:])
