@@ -1,0 +1,131 @@
+#include "image/access.h"
+
+#include "base/fd.h"
+#include "base/path.h"
+#include "base/str.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#define DAY_MS (UINT64_C(24) * 3600 * 1000)
+
+static const struct access_config config = { .fresh_ms = 1000, .hold_ms = DAY_MS };
+
+struct fixture {
+        char dir[64];
+        int fd;
+        struct access *access;
+        struct image_ref ref, other;
+};
+
+static int setup(void **state)
+{
+        struct fixture *f = calloc(1, sizeof(*f));
+
+        assert_non_null(f);
+        (void)snprintf(f->dir, sizeof(f->dir), "/tmp/mayfly-access-XXXXXX");
+        assert_non_null(mkdtemp(f->dir));
+        f->fd = open(f->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        assert_true(f->fd >= 0);
+        assert_int_equal(image_ref_parse_docker("registry.example/private/tool:1", &f->ref, NULL), 0);
+        assert_int_equal(image_ref_parse_docker("registry.example/public/tool:1", &f->other, NULL), 0);
+        assert_int_equal(access_open(f->fd, &config, &f->access, NULL), 0);
+        *state = f;
+        return 0;
+}
+
+static int teardown(void **state)
+{
+        auto_fd tmp = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        struct fixture *f = *state;
+
+        access_free(f->access);
+        fd_close(f->fd);
+        assert_int_equal(path_remove_tree(tmp, f->dir + strlen("/tmp/")), 0);
+        free(f);
+        return 0;
+}
+
+/* As after a restart. */
+static void again(struct fixture *f, uint64_t now_ms)
+{
+        auto_free char *text = NULL;
+
+        assert_int_equal(access_text(f->access, now_ms, &text, NULL), 0);
+        assert_int_equal(access_write(f->fd, text, NULL), 0);
+        access_free(f->access);
+        f->access = NULL;
+        assert_int_equal(access_open(f->fd, &config, &f->access, NULL), 0);
+}
+
+static void test_closed(void **state)
+{
+        struct fixture *f = *state;
+
+        assert_false(access_is_closed(f->access, &f->ref));
+        assert_true(access_close(f->access, &f->ref));
+        assert_false(access_close(f->access, &f->ref)); /* it is already */
+        again(f, 1);
+        assert_true(access_is_closed(f->access, &f->ref));
+        assert_false(access_is_closed(f->access, &f->other));
+}
+
+static void test_reopened(void **state)
+{
+        struct fixture *f = *state;
+
+        assert_false(access_reopen(f->access, &f->ref));
+        assert_true(access_close(f->access, &f->ref));
+        assert_true(access_close(f->access, &f->other));
+        assert_true(access_reopen(f->access, &f->ref));
+        again(f, 1);
+        assert_false(access_is_closed(f->access, &f->ref));
+        assert_true(access_is_closed(f->access, &f->other));
+}
+
+static void test_proofs(void **state)
+{
+        struct fixture *f = *state;
+
+        assert_int_equal(access_look(f->access, "key:a", &f->ref, 5000), ACCESS_NONE);
+        (void)access_prove(f->access, "key:a", &f->ref, 5000);
+        again(f, 5000);
+        assert_int_equal(access_look(f->access, "key:a", &f->ref, 6000), ACCESS_FRESH);
+        assert_int_equal(access_look(f->access, "key:a", &f->ref, 6001), ACCESS_HELD);
+        assert_int_equal(access_look(f->access, "key:a", &f->ref, 5001 + DAY_MS), ACCESS_NONE);
+        /* A clock that was set back makes no proof younger. */
+        assert_int_equal(access_look(f->access, "key:a", &f->ref, 4999), ACCESS_NONE);
+        assert_int_equal(access_look(f->access, "key:b", &f->ref, 5000), ACCESS_NONE);
+        assert_int_equal(access_look(f->access, "key:a", &f->other, 5000), ACCESS_NONE);
+        assert_true(access_forget(f->access, "key:a", &f->ref));
+        assert_int_equal(access_look(f->access, "key:a", &f->ref, 5000), ACCESS_NONE);
+}
+
+/* What was closed must not come open because the file was damaged. */
+static void test_damaged(void **state)
+{
+        struct fixture *f = *state;
+        struct access *a = NULL;
+        struct err err = ERR_INIT;
+
+        assert_int_equal(access_write(f->fd, "{\"closed\": [", NULL), 0);
+        assert_true(access_open(f->fd, &config, &a, &err) < 0);
+        assert_null(a);
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test_setup_teardown(test_closed, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_reopened, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_proofs, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_damaged, setup, teardown),
+        };
+
+        return cmocka_run_group_tests_name("image/access", tests, NULL, NULL);
+}
