@@ -209,13 +209,16 @@ static int copy_file(int from_dir, int to_dir, const char *name, const struct st
 
 static int merge_file(int from_dir, int to_dir, const char *name, const struct stat *st)
 {
-        int r = path_remove_tree(to_dir, name);
+        int r = linkat(from_dir, name, to_dir, name, 0) < 0 ? -errno : 0;
 
-        if (r < 0 && r != -ENOENT)
-                return r;
-        if (linkat(from_dir, name, to_dir, name, 0) == 0)
-                return 0;
-        return errno == EMLINK ? copy_file(from_dir, to_dir, name, st) : -errno;
+        /* Most files take nobody's place. */
+        if (r == -EEXIST) {
+                r = path_remove_tree(to_dir, name);
+                if (r < 0 && r != -ENOENT)
+                        return r;
+                r = linkat(from_dir, name, to_dir, name, 0) < 0 ? -errno : 0;
+        }
+        return r == -EMLINK ? copy_file(from_dir, to_dir, name, st) : r;
 }
 
 /* Whether the layer has something below a directory, and not only whiteouts that imply the way to them. 1, 0, -errno. */
