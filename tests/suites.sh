@@ -77,5 +77,6 @@ if [ -n "$long" ]; then
     suite cross tests/cross/run.sh
     suite debootstrap tests/debootstrap/run.sh
     suite vm tests/vm/run.sh
+    suite vm/resolved tests/vm/run.sh resolved
 fi
 suite leftover/after python3 tests/leftover/check.py --compare "$logs/before.json"
