@@ -115,11 +115,19 @@ static bool make_room(struct blob *b, image_done_fn fn)
         return true;
 }
 
+/* The disk begins with it meanwhile; it is waited for when the blob becomes part of an image. */
+static void begin_to_write(struct blob *b, uint64_t to)
+{
+        (void)sync_file_range(b->fd, (off_t)b->begun, (off_t)(to - b->begun), SYNC_FILE_RANGE_WRITE);
+        b->begun = to;
+}
+
 static void finish_run(void *data)
 {
         struct blob *b = data;
 
         b->work_result = digest_check(b, &b->work_err);
+        begin_to_write(b, b->written);
 }
 
 static void finish_done(void *data)
@@ -163,11 +171,8 @@ static void write_run(void *data)
         }
         if (EVP_DigestUpdate(b->md, b->writing.data, b->writing.len) != 1)
                 b->work_result = err_set(&b->work_err, EIO, "cannot compute SHA-256");
-        /* The disk begins with it meanwhile; it is waited for when the blob becomes part of an image. */
-        if (offset - b->begun >= BEGIN_BYTES) {
-                (void)sync_file_range(b->fd, (off_t)b->begun, (off_t)(offset - b->begun), SYNC_FILE_RANGE_WRITE);
-                b->begun = offset;
-        }
+        if (offset - b->begun >= BEGIN_BYTES)
+                begin_to_write(b, offset);
 }
 
 static void write_next(struct blob *b);
