@@ -16,7 +16,7 @@ declare -A packages=(
         haproxy nginx-light tinyproxy-bin golang-go nodejs node-ws python3-requests python3-websocket python3-jsonschema
         libcurl4-openssl-dev"
     [release]="debootstrap qemu-system-x86 cpio e2fsprogs gcc-aarch64-linux-gnu qemu-user"
-    [bench]="bubblewrap runc crun podman docker.io busybox-static python3"
+    [bench]="bubblewrap runc crun podman docker.io busybox-static python3 skopeo umoci docker-registry zstd"
 )
 
 usage() { sed -n '2,5s/^# \?//p' "$0"; }
