@@ -6,6 +6,9 @@ suite leftover/before python3 tests/leftover/check.py --save "$logs/before.json"
 suite launcher tests/launcher/run.sh
 suite conformance/native tests/conformance/run.sh
 suite conformance/docker tests/conformance/run.sh --engine docker
+suite docker/engine python3 tests/docker/engine.py
+suite docker/pulls python3 tests/docker/pulls.py
+suite docker/faults python3 tests/docker/faults.py ${long:+--long}
 suite isolation python3 tests/isolation/run.py
 suite kill python3 tests/kill/kill.py
 suite kill/points python3 tests/kill/points.py
