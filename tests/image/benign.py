@@ -340,8 +340,11 @@ def corpora(report, instance, work):
                 assert lies or copied is None or not has_tree(copied, work), f"refused, and umoci unpacks it: {answer}"
                 continue
             images = answer.json()["images"]
+            if copied is None and not shutil.which("skopeo"):
+                raise mayfly.Skip(f"it loads, {len(images)} images; not compared: {why}")
             if copied is None or len(images) != 1:
-                raise mayfly.Skip(f"it loads, {len(images)} images; not compared: {' '.join(why.split())[-160:]}")
+                assert images, answer
+                continue  # of several images tests/registry/trees.py compares each
             compare(instance, images[0]["digest"], copied + ":x", work)
 
 
