@@ -251,6 +251,17 @@ def not_waiting():
             for n in range(8):
                 runs(i, f"n{n}:1", f"n{n % 4}")
             consistent(i)
+        with report.case("not waiting: names that are given at once are all on disk"):
+            threads = [threading.Thread(target=ask, args=(i, "tag"), kwargs={"ref": f"n{n % 8}:1", "name": f"t{n}:1"})
+                       for n in range(24)]
+            for t in threads:
+                t.start()
+            for t in threads:
+                t.join()
+            before = {name: image["digest"] for name, image in images(i).items()}
+            assert len(before) == 34, sorted(before)
+            kill(i)
+            assert {name: image["digest"] for name, image in images(i).items()} == before, "names are lost"
 
 
 # ── damage ───────────────────────────────────────────────────────────────────────────────────────────────────────────
