@@ -259,6 +259,14 @@ void job_wait(struct suite *s, struct job *j)
         }
 }
 
+void job_cancel(struct suite *s, struct job *j)
+{
+        if (j->task)
+                task_cancel(j->task);
+        else
+                suite_fail(s, "it has ended before it was cancelled: %s", j->result.detail ? j->result.detail : "");
+}
+
 void job_run(struct suite *s, struct job *j)
 {
         job_start(s, j);

@@ -57,6 +57,7 @@ void job_stdin(struct job *j, const void *data, size_t len);
 void job_start(struct suite *s, struct job *j);
 void job_wait(struct suite *s, struct job *j);
 void job_hear(struct suite *s, struct job *j); /* until it says something on stdout, or has ended */
+void job_cancel(struct suite *s, struct job *j); /* one that has ended already fails the test */
 void job_run(struct suite *s, struct job *j);
 void job_done(struct job *j);
 

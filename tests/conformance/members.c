@@ -174,7 +174,7 @@ void test_labels(struct suite *s)
         CHECK(s, count_label(s, "suite=labels", NULL) == 2, "%u", count_label(s, "suite=labels", NULL));
         CHECK(s, count_label(s, "suite=labels", "exited") == 1, "ended");
         CHECK(s, count_label(s, "suite=other", NULL) == 0, "another value");
-        task_cancel(live.task);
+        job_cancel(s, &live);
         job_wait(s, &live);
         job_done(&live);
         job_done(&ended);
@@ -244,8 +244,8 @@ void test_grace(struct suite *s)
         j.request.limits.grace_ns = 30 * (int64_t)NS_PER_S;
         job_start(s, &j);
         wait_output(s, &j, 3);
-        task_cancel(j.task);
-        task_cancel(j.task);
+        job_cancel(s, &j);
+        job_cancel(s, &j);
         job_wait(s, &j);
         EXPECT(s, &j, WIRE_KILLED, 143, SIGTERM, WIRE_REASON_CANCELLED);
         CHECK(s, job_out_is(&j, 0, "up\nbye\n"), "%s", (const char *)j.out[0]);
@@ -254,7 +254,7 @@ void test_grace(struct suite *s)
         j.request.limits.grace_ns = 100 * (int64_t)NS_PER_MS;
         job_start(s, &j);
         wait_output(s, &j, 3);
-        task_cancel(j.task);
+        job_cancel(s, &j);
         job_wait(s, &j);
         EXPECT(s, &j, WIRE_KILLED, 137, SIGKILL, WIRE_REASON_CANCELLED);
         job_done(&j);

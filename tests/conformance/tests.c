@@ -459,7 +459,7 @@ static void test_cancel(struct suite *s)
         j.request.limits.grace_ns = 5 * (int64_t)NS_PER_S;
         job_start(s, &j);
         job_hear(s, &j);
-        task_cancel(j.task);
+        job_cancel(s, &j);
         job_wait(s, &j);
         EXPECT(s, &j, WIRE_KILLED, 143, SIGTERM, WIRE_REASON_CANCELLED);
         CHECK(s, job_out_is(&j, 0, "waiting\nterm\n"), "%s", (const char *)j.out[0]);
@@ -468,13 +468,13 @@ static void test_cancel(struct suite *s)
         j.request.limits.grace_ns = 200 * (int64_t)NS_PER_MS;
         job_start(s, &j);
         job_hear(s, &j);
-        task_cancel(j.task);
+        job_cancel(s, &j);
         job_wait(s, &j);
         EXPECT(s, &j, WIRE_KILLED, 137, SIGKILL, WIRE_REASON_CANCELLED);
         job_done(&j);
         JOB_INIT(&j, "sleep", "60000");
         job_start(s, &j);
-        task_cancel(j.task); /* at once: it may not even have started */
+        job_cancel(s, &j); /* at once: it may not even have started */
         job_wait(s, &j);
         CHECK(s, j.result.status == WIRE_KILLED && j.result.reason == WIRE_REASON_CANCELLED, "%d", j.result.status);
         job_done(&j);
@@ -643,7 +643,7 @@ static void test_queue_timeout(struct suite *s)
         job_run(s, &j);
         EXPECT(s, &j, WIRE_FAILED, -1, 0, WIRE_REASON_QUEUE_TIMEOUT);
         job_done(&j);
-        task_cancel(big.task);
+        job_cancel(s, &big);
         big.task = NULL;
         job_done(&big);
         suite_settle(s);
