@@ -33,7 +33,9 @@ def closed(w, name, user="ann", password=SECRET):
     path = os.path.join(w.dir, "users-" + name)
     subprocess.run(["htpasswd", "-Bbc", path, user, password], check=True, stderr=subprocess.DEVNULL)
     r = w.registry(name, auth=f"auth:\n  htpasswd: {{realm: here, path: {path}}}\n")
-    r.push(w.layout + ":1", "own/app:1", "--dest-creds", f"{user}:{password}")
+    # An image of its own: one that is open under another name is open to all.
+    subprocess.run(["umoci", "config", "--image", w.layout + ":1", "--tag", name, "--config.env", "CLOSED=" + name], check=True)
+    r.push(w.layout + ":" + name, "own/app:1", "--dest-creds", f"{user}:{password}")
     return r
 
 
