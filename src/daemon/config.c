@@ -120,7 +120,8 @@ static const struct key keys[] = {
         { "network.stock", KIND_U32, NUMBER(network.stock, 0, 1024), "network namespaces kept ready" },
         { "history.max_tasks", KIND_U32, NUMBER(history.max_tasks, 1, 100000000), "ended tasks kept" },
         { "history.max_bytes", KIND_BYTES, NUMBER(history.max_bytes, MIB, 64 * TIB), "output kept" },
-        { "history.max_waiting", KIND_BYTES, NUMBER(history.max_waiting, MIB, TIB), "results kept while the disk is full" },
+        { "history.max_waiting", KIND_BYTES, NUMBER(history.max_waiting, MIB, TIB),
+          "results kept while the disk is full" },
         { "history.max_age", KIND_AGE, NUMBER(history.max_age_ms, SECOND_MS, 3650 * DAY_MS), "age of what is kept" },
         { "images.max_layer_bytes", KIND_BYTES, NUMBER(images.max_layer_bytes, KIB, 64 * TIB), "a layer, unpacked" },
         { "images.max_archive_bytes", KIND_BYTES, NUMBER(images.max_archive_bytes, KIB, 64 * TIB),
@@ -655,7 +656,8 @@ static int key_set(const struct key *k, struct config *c, const char *value, str
 
 bool config_is_list(size_t i)
 {
-        static const enum kind lists[] = { KIND_LISTEN, KIND_PROXIES, KIND_HOSTS, KIND_MIRRORS, KIND_ENGINES, KIND_SIGNED, KIND_PINNED };
+        static const enum kind lists[] = { KIND_LISTEN,  KIND_PROXIES, KIND_HOSTS, KIND_MIRRORS,
+                                           KIND_ENGINES, KIND_SIGNED,  KIND_PINNED };
         bool found = false;
 
         for (size_t k = 0; i < ARRAY_LEN(keys) && k < ARRAY_LEN(lists); k++)
@@ -843,7 +845,8 @@ static int check_docker(const struct config *c, struct err *err)
         /* What the policy wants verified comes by the store, which needs the native engine, and then goes to Docker. */
         if (!config_has_engine(c, "native") &&
             (!str_eq(c->trust.signed_by, "none") || !str_eq(c->trust.pinned, "none")))
-                return err_set(err, EINVAL, "trust: needs the native engine, which verifies images: engines has docker alone");
+                return err_set(err, EINVAL,
+                               "trust: needs the native engine, which verifies images: engines has docker alone");
         if (cert != !str_eq(c->docker.tls_key, "none"))
                 return err_set(err, EINVAL, "docker.tls.cert, docker.tls.key: both or none");
         if (!cert && !str_eq(c->docker.tls_ca, "none"))

@@ -10,8 +10,9 @@
 
 /* ── where nothing unpacks ───────────────────────────────────────────────────────────────────────────────────────── */
 
-static const char no_images[] = "this node runs tasks in Docker alone, which has images of its own: use docker load, docker "
-                                "import or docker pull there";
+static const char no_images[] =
+        "this node runs tasks in Docker alone, which has images of its own: use docker load, docker "
+        "import or docker pull there";
 
 const char *engines_no_images(const struct engines *e)
 {
@@ -173,9 +174,9 @@ int engines_open(struct engines *e, struct loop *loop, const struct config *conf
 
 void engines_join(struct engines *e, struct image_store *store, struct image_pulls *pulls)
 {
-        const struct engine_docker_images images = {
-                .pulls = pulls, .store = e->native ? store : NULL, .builtin = builtin_archive
-        };
+        const struct engine_docker_images images = { .pulls = pulls,
+                                                     .store = e->native ? store : NULL,
+                                                     .builtin = builtin_archive };
 
         if (e->native) {
                 engine_native_set_store(e->native, store);
