@@ -893,7 +893,8 @@ static int decide(struct image_pulls *p, const struct image_pull_request *q, str
                 return err_set(err, why.num, "%s", why.text);
         remote = named && registries_enabled(p->config.registries) && !str_eq(ref.domain, IMAGE_BUILTIN_DOMAIN) &&
                  q->policy != IMAGE_PULL_NEVER;
-        if (remote && (!image || image->broken || q->policy == IMAGE_PULL_ALWAYS || (!ref.digest[0] && top_is_old(p, name))))
+        if (remote &&
+            (!image || image->broken || q->policy == IMAGE_PULL_ALWAYS || (!ref.digest[0] && top_is_old(p, name))))
                 return pull_get(p, q, &remotely, ret_pull, err);
         if (!image)
                 return absent(q, named ? &ref : NULL, err);
