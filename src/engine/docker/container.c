@@ -13,8 +13,9 @@
 #include <string.h>
 
 #define CONTAINER_RETRY_NS (500 * NS_PER_MS)
-#define CONTAINER_CLOSED_NS (500 * NS_PER_MS) /* without output that it still runs: was it cut off? */
-#define CONTAINER_KILL_NS (30 * NS_PER_S)     /* for a killed one to end */
+#define CONTAINER_CLOSED_NS                                                                                            \
+        (3 * NS_PER_S) /* without output that it still runs: was it cut off? A busy Docker is as slow */
+#define CONTAINER_KILL_NS (30 * NS_PER_S) /* for a killed one to end */
 
 static struct docker_container *to_docker(struct engine_container *c)
 {

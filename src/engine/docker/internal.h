@@ -225,6 +225,7 @@ struct docker_output {
         int mem;
         uint64_t kept, total;
         uint64_t skip; /* bytes of the log that are known already */
+        bool cut;      /* something is missing after what is kept */
         bool newline;  /* the log's last byte, that Docker may have made up */
         bool more;     /* than was there at the last output() */
         bool paused;

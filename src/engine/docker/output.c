@@ -22,7 +22,7 @@ int docker_output_open(struct docker_container *c, struct err *err)
 void docker_output_take(struct docker_container *c, enum engine_stream stream, const void *bytes, size_t len)
 {
         struct docker_output *o = &c->out[stream];
-        size_t keep = (size_t)MIN((uint64_t)len, c->output_limit - MIN(c->output_limit, o->kept));
+        size_t keep = o->cut ? 0 : (size_t)MIN((uint64_t)len, c->output_limit - MIN(c->output_limit, o->kept));
         size_t done = 0;
 
         if (len == 0)
@@ -99,6 +99,33 @@ void docker_output_log_begin(struct docker_container *c)
         }
 }
 
+/* Whether the log says what we have: Docker bounds it by throwing its beginning away. */
+static bool log_agrees(const struct docker_output *o, const char *bytes, size_t len)
+{
+        uint64_t at = o->total - o->skip;
+        char have[4096];
+
+        while (len > 0 && at < o->kept) {
+                size_t n = MIN(MIN(len, sizeof(have)), (size_t)MIN(o->kept - at, (uint64_t)SIZE_MAX));
+
+                if (pread(o->mem, have, n, (off_t)at) != (ssize_t)n || memcmp(have, bytes, n) != 0)
+                        return false;
+                bytes += n;
+                len -= n;
+                at += n;
+        }
+        return true;
+}
+
+/* Nothing more is kept of it, and the answer says that something is missing. */
+static void log_rotated(struct docker_container *c, struct docker_output *o)
+{
+        log_warn("container %s: Docker's log has lost its beginning: the output is cut", c->id);
+        o->skip = 0;
+        o->cut = true;
+        o->total++;
+}
+
 /* The log ends each line, also the last one that the program did not: its newline waits until more comes. */
 void docker_output_log(struct docker_container *c, enum engine_stream stream, const void *bytes, size_t len)
 {
@@ -106,6 +133,11 @@ void docker_output_log(struct docker_container *c, enum engine_stream stream, co
         size_t known = (size_t)MIN((uint64_t)len, o->skip);
         const char *at = (const char *)bytes + known;
 
+        if (!log_agrees(o, bytes, known)) {
+                log_rotated(c, o);
+                known = 0;
+                at = bytes;
+        }
         o->skip -= known;
         len -= known;
         if (len == 0)

@@ -503,6 +503,45 @@ static void test_wait_again(void **state)
         w->engine->ops->remove(w->c);
 }
 
+static void take_log(enum engine_stream stream, const void *bytes, size_t len, void *data)
+{
+        docker_output_log(data, stream, bytes, len);
+}
+
+/* What is known of the log is not taken twice; one that begins later than it did is known by that. */
+static void test_log(void **state)
+{
+        static const struct {
+                const char *log;
+                size_t len;
+                uint64_t kept, total;
+        } cases[] = {
+                { "\1\0\0\0\0\0\0\4abcd", 12, 4, 4 },
+                { "\1\0\0\0\0\0\0\2ab\1\0\0\0\0\0\0\5cdefg", 23, 7, 7 },
+                { "\1\0\0\0\0\0\0\4efgh", 12, 4, 9 },
+        };
+        struct world *w = *state;
+
+        world_open(w, 0);
+        get_images(w, 1, NULL);
+        frames(w, "\1\0\0\0\0\0\0\4abcd", 12);
+        for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+                auto_free char *id = str_printf("log%zu", i);
+                struct engine_output out;
+                struct docker_container *c;
+
+                run(w, id);
+                c = CONTAINER_OF(w->c, struct docker_container, base);
+                docker_output_log_begin(c);
+                assert_int_equal(demux_feed(&c->log, cases[i].log, cases[i].len, take_log, c, NULL), 0);
+                docker_output_log_end(c);
+                w->engine->ops->attach(w->c, ENGINE_STDOUT, &out);
+                assert_int_equal(out.kept, cases[i].kept);
+                assert_int_equal(out.total, cases[i].total);
+                w->engine->ops->remove(w->c);
+        }
+}
+
 static void test_pull(void **state)
 {
         struct world *w = *state;
@@ -768,6 +807,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_oom, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_start_refused, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_wait_again, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_log, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_pull, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_pull_errors, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_breaker, setup, teardown),
