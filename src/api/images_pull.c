@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BEAT_NS (15 * NS_PER_S)
 
 struct pulling {
         struct call *call;
@@ -84,34 +83,17 @@ static json_t *result_json(struct call *c, const struct image_pull_result *resul
                          result->pulled, "image", image ? image_json(image, false) : NULL);
 }
 
-static int write_event(struct call *c, const char *event, json_t *value)
-{
-        auto_json owned = value;
-        auto_str data = STR_INIT, text = STR_INIT;
-
-        if (!owned || json_write(owned, &data) < 0 || str_addf(&text, "event: %s\ndata: %s\n\n", event, data.data) < 0)
-                return -ENOMEM;
-        return http_stream_write(c->http, text.data, text.len);
-}
-
 static void stream_outcome(struct call *c, int r, const struct image_pull_result *result, const struct err *err)
 {
         const char *reason;
-        int status, w;
+        int status;
 
-        loop_timer_cancel(&c->timer);
+        if (r == 0) {
+                call_events_done(c, result_json(c, result));
+                return;
+        }
         pull_outcome(r, &status, &reason);
-        if (r == 0)
-                w = write_event(c, "done", result_json(c, result));
-        else
-                w = write_event(c, "error",
-                                json_pack("{s:s+, s:s, s:i, s:s, s:s}", "type", "urn:mayfly:problem:", reason, "title",
-                                          status_title(status), "status", status, "detail", err->text, "request_id",
-                                          c->request_id));
-        if (w < 0)
-                http_stream_abort(c->http);
-        else
-                (void)http_stream_end(c->http);
+        call_events_fail(c, status, reason, err->text);
 }
 
 static void answer_outcome(struct call *c, int r, const struct image_pull_result *result, const struct err *err)
@@ -154,16 +136,7 @@ static void on_progress(const struct image_pull_progress *progress, void *data)
 
         /* Who reads slowly gets fewer, never old ones. */
         if (http_stream_pending(c->http) < HTTP_STREAM_LOW)
-                (void)write_event(c, "progress", progress_json(progress));
-}
-
-static void on_beat(struct loop_timer *timer, void *data)
-{
-        struct call *c = data;
-
-        if (http_stream_pending(c->http) == 0)
-                (void)http_stream_write(c->http, ":\n\n", 3);
-        (void)loop_timer_set(c->api->loop, timer, time_mono_ns() + BEAT_NS, on_beat, c);
+                call_event(c, progress_json(progress));
 }
 
 void pull_call_gone(struct call *c)
@@ -178,25 +151,6 @@ void pull_call_gone(struct call *c)
 }
 
 /* ── requests ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-static bool wants_events(const struct call *c)
-{
-        const char *accept = http_header(c->http, "Accept");
-
-        return accept && strstr(accept, "text/event-stream");
-}
-
-static bool stream_begin(struct call *c)
-{
-        call_log(c, 200);
-        (void)http_add_header(c->http, "X-Request-Id", c->request_id);
-        (void)http_add_header(c->http, "Cache-Control", "no-store");
-        c->answered = true;
-        if (http_stream_begin(c->http, 200, "text/event-stream") < 0)
-                return false;
-        (void)loop_timer_set(c->api->loop, &c->timer, time_mono_ns() + BEAT_NS, on_beat, c);
-        return true;
-}
 
 struct wish {
         const char *image, *username, *password;
@@ -260,7 +214,7 @@ static void begin(struct call *c, const struct wish *w)
                 return;
         }
         p->call = c;
-        p->streams = wants_events(c);
+        p->streams = call_wants_events(c);
         request.progress = p->streams ? on_progress : NULL;
         if (image_pull(c->api->config.pulls, &request, on_pulled, p, &p->want, NULL) < 0) {
                 free(p);
@@ -268,7 +222,7 @@ static void begin(struct call *c, const struct wish *w)
                 return;
         }
         c->pulling = p;
-        if (p->streams && !stream_begin(c))
+        if (p->streams && !call_events_begin(c))
                 pull_call_gone(c);
 }
 

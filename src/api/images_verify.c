@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BEAT_NS (15 * NS_PER_S)
 #define PROGRESS_NS (NS_PER_S / 5)
 
 struct verifying {
@@ -77,33 +76,13 @@ static json_t *result_json(struct call *c, const struct image_verification *v)
 
 /* ── answers ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static int write_event(struct call *c, const char *event, json_t *value)
-{
-        auto_json owned = value;
-        auto_str data = STR_INIT, text = STR_INIT;
-
-        if (!owned || json_write(owned, &data) < 0 || str_addf(&text, "event: %s\ndata: %s\n\n", event, data.data) < 0)
-                return -ENOMEM;
-        return http_stream_write(c->http, text.data, text.len);
-}
-
 static void stream_end(struct call *c, int r, const struct image_verification *v, const struct err *err)
 {
-        int status = r == -ENOSPC ? 507 : 500, w;
-
-        loop_timer_cancel(&c->timer);
         if (r == 0)
-                w = write_event(c, "done", result_json(c, v));
+                call_events_done(c, result_json(c, v));
         else
-                w = write_event(c, "error",
-                                json_pack("{s:s+, s:s, s:i, s:s, s:s}", "type",
-                                          "urn:mayfly:problem:", r == -ENOSPC ? "no_space" : "internal", "title",
-                                          status_title(status), "status", status, "detail", err ? err->text : "",
-                                          "request_id", c->request_id));
-        if (w < 0)
-                http_stream_abort(c->http);
-        else
-                (void)http_stream_end(c->http);
+                call_events_fail(c, r == -ENOSPC ? 507 : 500, r == -ENOSPC ? "no_space" : "internal",
+                                 err ? err->text : strerror(-r));
 }
 
 static void on_verified(int r, const struct image_verification *v, const struct err *err, void *data)
@@ -132,18 +111,8 @@ static void on_progress(const struct image_verification *v, void *data)
         if (now - run->told_ns < PROGRESS_NS || http_stream_pending(run->call->http) >= HTTP_STREAM_LOW)
                 return;
         run->told_ns = now;
-        (void)write_event(run->call, "progress",
-                          json_pack("{s:I, s:I, s:I}", "done", (json_int_t)v->done, "total", (json_int_t)v->total,
-                                    "bytes", (json_int_t)v->bytes));
-}
-
-static void on_beat(struct loop_timer *timer, void *data)
-{
-        struct call *c = data;
-
-        if (http_stream_pending(c->http) == 0)
-                (void)http_stream_write(c->http, ":\n\n", 3);
-        (void)loop_timer_set(c->api->loop, timer, time_mono_ns() + BEAT_NS, on_beat, c);
+        call_event(run->call, json_pack("{s:I, s:I, s:I}", "done", (json_int_t)v->done, "total", (json_int_t)v->total,
+                                        "bytes", (json_int_t)v->bytes));
 }
 
 /* Nobody reads the answer any more: it ends with what is in hand. */
@@ -158,21 +127,8 @@ void verify_call_gone(struct call *c)
         free(run);
 }
 
-static bool stream_begin(struct call *c)
-{
-        call_log(c, 200);
-        (void)http_add_header(c->http, "X-Request-Id", c->request_id);
-        (void)http_add_header(c->http, "Cache-Control", "no-store");
-        c->answered = true;
-        if (http_stream_begin(c->http, 200, "text/event-stream") < 0)
-                return false;
-        (void)loop_timer_set(c->api->loop, &c->timer, time_mono_ns() + BEAT_NS, on_beat, c);
-        return true;
-}
-
 void images_verify_run(struct call *c)
 {
-        const char *accept = http_header(c->http, "Accept");
         struct err err = ERR_INIT;
         struct verifying *run;
         bool repair;
@@ -186,7 +142,7 @@ void images_verify_run(struct call *c)
                 return;
         }
         run->call = c;
-        run->streams = accept && strstr(accept, "text/event-stream");
+        run->streams = call_wants_events(c);
         r = image_store_verify(c->api->config.store, repair, run->streams ? on_progress : NULL, on_verified, run, &err);
         if (r < 0) {
                 free(run);
@@ -194,6 +150,6 @@ void images_verify_run(struct call *c)
                 return;
         }
         c->verifying = run;
-        if (run->streams && !stream_begin(c))
+        if (run->streams && !call_events_begin(c))
                 verify_call_gone(c);
 }

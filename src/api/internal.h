@@ -156,6 +156,14 @@ void call_problem_of(struct call *c, int status, const char *reason, const char 
                      const struct json_faults *faults);
 void call_oom(struct call *c);
 
+/* An answer of server-sent events, where the request asks for them: events.c. A comment goes out now and then, by call->timer,
+ * so that nobody on the way takes the connection for dead. Each takes its JSON; NULL: out of memory. */
+bool call_wants_events(const struct call *c);
+bool call_events_begin(struct call *c);            /* false: the client has gone */
+void call_event(struct call *c, json_t *progress); /* best left out where http_stream_pending() is much */
+void call_events_done(struct call *c, json_t *value);
+void call_events_fail(struct call *c, int status, const char *reason, const char *detail);
+
 /* As all of these end: an answer of that type; takes the text's memory. */
 void call_send(struct call *c, int status, const char *type, struct str *text);
 
