@@ -37,13 +37,13 @@ void layer_flow_free(struct layer_flow *f)
 /* The first cause: what ends the others by a pipe looks like a fault of theirs. */
 static int outcome(struct op *op, struct layer_flow *f)
 {
-        if (f->plain < 0 && f->relayed != -EPIPE) {
-                fd_replace(&op->report, TAKE_FD(f->plain_report));
-                return op_worker_error(op, f->plain, &f->plain_err);
-        }
         if (f->relayed < 0 && f->relayed != -EPIPE) {
                 op->err = f->relay_err;
                 return f->relayed == -EFBIG ? err_set(&op->err, EBADMSG, "%s", f->relay_err.text) : f->relayed;
+        }
+        if (f->plain < 0 && f->relayed != -EPIPE) {
+                fd_replace(&op->report, TAKE_FD(f->plain_report));
+                return op_worker_error(op, f->plain, &f->plain_err);
         }
         if (f->unpacked < 0)
                 return op_worker_error(op, f->unpacked, &f->unpack_err);
