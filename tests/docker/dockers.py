@@ -21,6 +21,8 @@ sys.path.insert(0, os.path.join(top, "tests/lib"))
 import mayfly  # noqa: E402
 
 IMAGE = "conformance:1"
+# Where Docker, Podman and their networks write whatever they are told.
+HIDDEN = ("/run", "/var/lib/cni", "/var/lib/containers", "/var/lib/docker")
 build = os.environ.get("MAYFLY_BUILD", os.path.join(top, "build"))
 
 
@@ -33,20 +35,29 @@ def enter():
         directory = tempfile.mkdtemp(prefix="mayfly-dockers.")
         name = "mfd" + directory[-6:].lower().replace("_", "x")
         status = 1
+        made = [d for d in HIDDEN if not os.path.isdir(d)]
+        for d in made:
+            os.mkdir(d)
         try:
             status = subprocess.call(["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c",
                                       '"$@"; exit $?', "init", sys.executable, *sys.argv], env={**os.environ, "MAYFLY_DOCKER_TEST": directory, "MAYFLY_DOCKER_NAME": name})
         finally:
             shutil.rmtree(directory, ignore_errors=True)
-            cgroups = [d for d, _, _ in os.walk("/sys/fs/cgroup", topdown=False) if f"/{name}" in d]
+            for d in made:
+                with contextlib.suppress(OSError):
+                    os.rmdir(d)
+            # Podman's parent is of a name of its own: only what is empty goes.
+            cgroups = [d for d, _, _ in os.walk("/sys/fs/cgroup", topdown=False) if f"/{name}" in d or "/libpod_parent" in d]
             for d in cgroups:
                 with contextlib.suppress(OSError):
                     os.rmdir(d)
-        left = [d for d in cgroups if os.path.isdir(d)]
+        left = [d for d in cgroups if os.path.isdir(d) and f"/{name}" in d]
         left += [line for line in mayfly.read("/proc/self/mountinfo").splitlines() if directory in line]
         if left:
             print(f"not ok - nothing is left of Docker: {left[:5]}")
         sys.exit(1 if left else status)
+    for d in HIDDEN:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", d], check=True)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     return os.environ["MAYFLY_DOCKER_TEST"], os.environ["MAYFLY_DOCKER_NAME"]
 
