@@ -268,7 +268,7 @@ static int work_repair(struct op *op, struct err *err)
                         log_debug("images: %s: %s", op->found.items[i].manifest.digest, why.text);
                         continue;
                 }
-                if (stored_list_add(&op->images, image) < 0)
+                if (stored_list_add(&op->fresh, image) < 0)
                         return err_oom(err);
         }
         return 0;
@@ -286,7 +286,7 @@ bool sweep_skip(struct op *op, int r)
 {
         bool any = false;
 
-        if (op->steps != op_sweep_steps || op->cleaning || r == -ENOMEM || r == -ENOSPC || r == -EDQUOT ||
+        if (op->steps != op_sweep_steps || op->cleaning || op_is_passing(r) ||
             (op->steps[op->at] != step_unpack && op->steps[op->at] != step_merge))
                 return false;
         for (size_t i = op->images.len; i > 0; i--) {
@@ -554,7 +554,7 @@ static int want_held(struct map *blobs, const struct image_store *s)
 
 static int work_collect(struct op *op, struct err *err)
 {
-        return image_layout_collect(&op->store->layout, op->layers, op->trees, err);
+        return image_layout_collect(&op->store->layout, op->keep_blobs, op->keep_trees, err);
 }
 
 static int want_list(struct op *op, const struct stored_list *l)
@@ -562,9 +562,9 @@ static int want_list(struct op *op, const struct stored_list *l)
         int r = 0;
 
         for (size_t i = 0; r == 0 && i < l->len; i++) {
-                r = want_blobs(op->layers, l->items[i]);
+                r = want_blobs(op->keep_blobs, l->items[i]);
                 if (r == 0)
-                        r = want(op->trees, l->items[i]->image.tree);
+                        r = want(op->keep_trees, l->items[i]->image.tree);
         }
         return r;
 }
@@ -575,12 +575,12 @@ int step_collect_blobs(struct op *op)
         const struct op *o;
         int r = 0;
 
-        /* The maps are empty now, or hold what stays. */
-        map_free(op->layers);
-        map_free(op->trees);
-        op->layers = map_new();
-        op->trees = map_new();
-        if (!op->layers || !op->trees)
+        /* A thread reads them, while others are told to op->layers and op->trees. */
+        map_free(op->keep_blobs);
+        map_free(op->keep_trees);
+        op->keep_blobs = map_new();
+        op->keep_trees = map_new();
+        if (!op->keep_blobs || !op->keep_trees)
                 return op_out_of_memory(op);
         r = want_list(op, &s->images);
         LIST_FOREACH(o, &s->ops, node) {
@@ -588,7 +588,7 @@ int step_collect_blobs(struct op *op)
                         r = want_list(op, &o->images);
         }
         if (r == 0)
-                r = want_held(op->layers, s);
+                r = want_held(op->keep_blobs, s);
         if (r < 0)
                 return op_out_of_memory(op);
         r = op_work(op, work_collect);

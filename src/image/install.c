@@ -64,6 +64,8 @@ int op_worker_error(struct op *op, int r, const struct err *err)
                 return err_set(&op->err, -r, "%s", err && err->text[0] ? err->text : strerror(-r));
         if (num == EFBIG)
                 num = EBADMSG;
+        if (num == EDQUOT)
+                num = ENOSPC;
         if (num != EBADMSG && num != ENOSPC && num != ENOMEM)
                 num = EIO;
         return err_set(&op->err, num, "%s", why);
@@ -378,7 +380,7 @@ static int work_prepare(struct op *op, struct err *err)
                         image->image.source = op->source;
                         image->image.came_ms = image->image.used_ms = time_real_ms();
                 }
-                if (stored_list_add(&op->images, image) < 0)
+                if (stored_list_add(&op->fresh, image) < 0)
                         return err_oom(err);
                 image->image.names = strv_dup(op->found.items[i].names);
                 if (op->found.items[i].names && !image->image.names)
@@ -496,13 +498,13 @@ static bool next_missing(const struct op *op, const struct image_descriptor **re
         return false;
 }
 
-/* It has its name, and was seen to come from this blob; or it goes. */
+/* It was seen to come from this blob, and gets its name; or it goes. Only what has its name is there (op_announce()). */
 static void keep_layer(struct op *op, int r)
 {
         char key[LAYER_PAIR_MAX];
 
         layer_pair_key(op->layer.digest, op->name, key);
-        if (r == 0 && (map_set(op->layers, op->name, &present) < 0 || map_set(op->verified, key, &present) < 0 ||
+        if (r == 0 && (map_set(op->verified, key, &present) < 0 ||
                        (op->hold && map_set(op->hold->pairs, key, &present) < 0)))
                 r = op_out_of_memory(op);
         if (r < 0 && op->token)
@@ -629,8 +631,6 @@ static void on_merged(int r, uint32_t token, const struct err *err, void *data)
                 if (str_eq(op->images.items[i]->image.tree, op->name))
                         r = stored_set_users(op->images.items[i], op->text.data, op->text.len, &op->err);
         }
-        if (r == 0 && map_set(op->trees, op->name, &present) < 0)
-                r = op_out_of_memory(op);
         if (r == 0)
                 r = loop_work(op->store->loop, op->queue, users_run, users_done, op);
         op->owed = r == 0;

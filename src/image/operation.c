@@ -119,8 +119,11 @@ void op_free(struct op *op)
         strv_free(op->broken);
         image_found_done(&op->found);
         stored_list_done(&op->images);
+        stored_list_done(&op->fresh);
         map_free(op->layers);
         map_free(op->trees);
+        map_free(op->keep_blobs);
+        map_free(op->keep_trees);
         map_free(op->verified);
         str_done(&op->text);
         free(op);
@@ -129,6 +132,16 @@ void op_free(struct op *op)
 int op_out_of_memory(struct op *op)
 {
         return err_oom(&op->err);
+}
+
+bool op_is_passing(int r)
+{
+        static const int passing[] = { ENOMEM, ENOSPC, EDQUOT, EAGAIN, EMFILE, ENFILE, ENOTCONN, EPIPE, ECONNRESET };
+
+        for (size_t i = 0; i < ARRAY_LEN(passing); i++)
+                if (r == -passing[i])
+                        return true;
+        return false;
 }
 
 /* Bytes of a UTF-8 character that may be shown; 0: a control, one that turns the direction or is invisible, no UTF-8. */
@@ -491,9 +504,17 @@ static void work_run(void *data)
 static void work_done(void *data)
 {
         struct op *op = data;
+        int r = op->work_result;
 
-        if (!op_is_late(op))
-                op_wake(op, op->work_result, &op->work_err);
+        if (op_is_late(op))
+                return;
+        for (size_t i = 0; r == 0 && i < op->fresh.len; i++) {
+                r = stored_list_add(&op->images, TAKE_PTR(op->fresh.items[i]));
+                if (r < 0)
+                        (void)err_oom(&op->work_err);
+        }
+        stored_list_done(&op->fresh);
+        op_wake(op, r, &op->work_err);
 }
 
 int op_work(struct op *op, int (*work)(struct op *op, struct err *err))

@@ -190,7 +190,9 @@ struct op {
         char diff_id[65];              /* of the plain bytes of `layer`, as hashed here */
         struct image_found_list found;
         struct stored_list images;             /* that this operation adds */
+        struct stored_list fresh;              /* filled by op_work(), and then images: others look at those meanwhile */
         struct map *layers, *trees, *verified; /* present in the launcher's store; "blob diff_id" seen to fit */
+        struct map *keep_blobs, *keep_trees;   /* what collecting spares */
         struct layer_flow *flow; /* of `layer`, under way; NULL: none */
         uint32_t token;
         struct str text;                /* of a file that is being written */
@@ -226,6 +228,7 @@ int op_work(struct op *op, int (*work)(struct op *op, struct err *err)); /* on a
 /* First of all in such a call. True: the store was closed meanwhile, and has gone now, and the operation with it. */
 bool op_is_late(struct op *op);
 int op_out_of_memory(struct op *op);
+bool op_is_passing(int r); /* a failure of the moment, which says nothing of an image */
 
 /* Steps, in the files that are named. */
 extern const op_step op_layer_steps[], op_pull_steps[];

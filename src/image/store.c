@@ -569,11 +569,11 @@ int image_sink_open(struct image_store *s, enum image_sink_kind kind, const char
                 r = prepare_import(sink->op, kind, ref, changes, err);
         if (r == 0)
                 r = image_layout_spool(&s->layout, &sink->op->archive, err);
-        sink->op->source = kind == IMAGE_LOAD ? IMAGE_FROM_LOAD : IMAGE_FROM_IMPORT;
         if (r < 0) {
                 image_sink_discard(sink);
                 return r;
         }
+        sink->op->source = kind == IMAGE_LOAD ? IMAGE_FROM_LOAD : IMAGE_FROM_IMPORT;
         *ret = sink;
         return 0;
 }

@@ -44,6 +44,8 @@ struct fixture {
         uint32_t next_token;
         bool busy; /* trees cannot be removed */
         bool full; /* the next unpacking finds the disk full */
+        enum image_kind full_commit; /* and so does the next commit of this kind; 0: none */
+        int lost;                    /* what merging and comparing answer with; 0: they work */
         struct image_store_config config;
         int plains;
         const struct str *lie; /* what PLAIN writes instead of what the blob holds */
@@ -238,7 +240,8 @@ static int do_merge(void *context, const char (*layers)[65], size_t n_layers, in
         auto_fd dir = tmp_dir(f, token);
         int fds[4 + LAYERS_MAX] = { -EBADF, -EBADF, report_fd, dir }, r;
 
-        (void)err;
+        if (f->lost < 0)
+                return err_set(err, -f->lost, "the launcher has died");
         assert_true(n_layers <= LAYERS_MAX);
         (void)snprintf(n, sizeof(n), "%zu", n_layers);
         for (size_t i = 0; i < n_layers; i++) {
@@ -259,6 +262,10 @@ static int do_commit(void *context, uint32_t token, enum image_kind kind, const 
         char from[64], to[128];
 
         (void)err;
+        if (f->full_commit == kind) {
+                f->full_commit = 0;
+                return later(f, (struct answer){ .r = -ENOSPC, .done = fn, .data = data });
+        }
         (void)snprintf(from, sizeof(from), "tmp/%u%s", token, kind == IMAGE_TREE ? "/root" : "");
         (void)snprintf(to, sizeof(to), "%s/%s", kind == IMAGE_TREE ? "trees" : "layers", name);
         if (faccessat(f->root, to, F_OK, 0) == 0)
@@ -287,7 +294,8 @@ static int do_compare(void *context, uint32_t token, enum image_kind kind, const
         char made[64], named[128];
         auto_fd one = -EBADF, other = -EBADF;
 
-        (void)err;
+        if (f->lost < 0)
+                return err_set(err, -f->lost, "the launcher has died");
         (void)snprintf(made, sizeof(made), "tmp/%u%s", token, kind == IMAGE_TREE ? "/root" : "");
         (void)snprintf(named, sizeof(named), "%s/%s", kind == IMAGE_TREE ? "trees" : "layers", name);
         one = openat(f->root, made, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -1137,6 +1145,35 @@ static void test_full(void **state)
         assert_non_null(image_store_find(f->store, "b:1", NULL));
 }
 
+/* What could not be given its name is made again: an image that is there has its tree. */
+static void test_full_at_the_end(void **state)
+{
+        static const enum image_kind kinds[] = { IMAGE_LAYER, IMAGE_TREE };
+        struct fixture *f = *state;
+        auto_str layer = STR_INIT, archive = STR_INIT;
+        char diff_id[IMAGE_DIGEST_MAX];
+
+        NEEDS_WORKER(f);
+        f->config.high_water = 99;
+        f->config.low_water = 98;
+        open_again(f);
+        test_tar_file(&layer, "hello", "new");
+        test_tar_end(&layer);
+        digest_of(&layer, diff_id);
+        saved(&archive, &layer, diff_id, "b:1");
+        for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+                import_text(f, "a:1", "a");
+                f->full_commit = kinds[i];
+                assert_int_equal(take_archive(f, IMAGE_LOAD, NULL, NULL, &archive), 0);
+                assert_int_equal(f->full_commit, 0);
+                assert_null(image_store_find(f->store, "a:1", NULL));
+                assert_non_null(image_store_find(f->store, "b:1", NULL));
+                assert_int_equal(count(f, "layers"), 1);
+                assert_int_equal(count(f, "trees"), 1);
+                assert_int_equal(remove_image(f, "b:1"), 0);
+        }
+}
+
 static void test_use_outlives(void **state)
 {
         struct fixture *f = *state;
@@ -1266,6 +1303,36 @@ static void test_verify_blob(void **state)
         assert_int_equal(sweep(f), 0);
 }
 
+/* That somebody else has died says nothing of images. */
+static void test_lost_launcher(void **state)
+{
+        static const int lost[] = { -ENOTCONN, -EIO, -EMFILE };
+        struct fixture *f = *state;
+        const struct image *image;
+        char path[200];
+        bool repaired;
+
+        NEEDS_WORKER(f);
+        import_text(f, "a:1", "abc");
+        image = image_store_find(f->store, "a:1", NULL);
+        for (size_t i = 0; i < ARRAY_LEN(lost); i++) {
+                f->lost = lost[i];
+                (void)verify(f, true, &repaired);
+                assert_false(image->broken);
+                assert_int_equal(count(f, "layers"), 1);
+                assert_int_equal(count(f, "trees"), 1);
+        }
+        (void)snprintf(path, sizeof(path), "trees/%s", image->tree);
+        assert_int_equal(renameat(f->root, path, f->root, "gone"), 0);
+        f->lost = -ENOTCONN;
+        assert_int_equal(sweep(f), -ENOTCONN);
+        assert_false(image_store_find(f->store, "a:1", NULL)->broken);
+        f->lost = 0;
+        assert_int_equal(sweep(f), 0);
+        assert_int_equal(count(f, "trees"), 1);
+        assert_int_equal(verify(f, true, &repaired), 0);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -1287,10 +1354,12 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_prune, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_recent, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_full, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_full_at_the_end, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_use_outlives, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_claims, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_verify, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_verify_blob, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_lost_launcher, setup, teardown),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -507,6 +507,12 @@ static void mark_broken(struct verify *v)
                 done_with_item(v);
 }
 
+/* A worker that was killed, or could not do its work, has found nothing. */
+static bool is_certain(const struct item *item, int r)
+{
+        return r == -EBADMSG || r == -ENOENT || (item->kind == IMAGE_FAULT_BLOB && r == -EIO);
+}
+
 static void on_looked(int r, const struct err *err, void *data)
 {
         struct verify *v = data;
@@ -522,14 +528,14 @@ static void on_looked(int r, const struct err *err, void *data)
                 done_with_item(v);
                 return;
         }
-        if (r == -ENOSPC || r == -ENOMEM || r == -EAGAIN || r == -ETIMEDOUT) {
+        if (op_is_passing(r) || r == -ETIMEDOUT) {
                 finish(v, r, err);
                 return;
         }
         fault = add_fault(v, err->text);
         if (item->kind != IMAGE_FAULT_TREE && map_set(v->bad, item->blob.digest, &marked) < 0)
                 fault = NULL;
-        if (fault && v->repair)
+        if (fault && v->repair && is_certain(item, r))
                 mark_broken(v);
         else
                 done_with_item(v);
