@@ -91,7 +91,7 @@ struct image_store {
         struct image_workers workers;
         struct image_layout layout;
         struct stored_list images;
-        struct list ops, holds;
+        struct list ops, holds, sinks;
         struct list lingering;  /* ended while somebody collected */
         struct loop_timer tick; /* looks which operations may go on */
         uint64_t last_seq;

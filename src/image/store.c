@@ -236,6 +236,7 @@ int image_store_open(struct loop *loop, const struct image_store_config *config,
         s->layout = (struct image_layout)IMAGE_LAYOUT_NONE;
         list_init(&s->ops);
         list_init(&s->holds);
+        list_init(&s->sinks);
         list_init(&s->lingering);
         list_init(&s->prunes);
         list_init(&s->pressure.rooms);
@@ -260,6 +261,8 @@ int image_store_open(struct loop *loop, const struct image_store_config *config,
         *ret = TAKE_PTR(s);
         return 0;
 }
+
+static void leave_sinks(struct image_store *s);
 
 static void free_ops(struct list *ops)
 {
@@ -288,6 +291,7 @@ void image_store_close(struct image_store *s)
                 return;
         free_ops(&s->ops);
         free_ops(&s->lingering);
+        leave_sinks(s);
         usage_close(s);
         prune_close(s);
         verify_close(s);
@@ -527,8 +531,22 @@ int image_store_pin(struct image_store *s, const char *ref, bool pinned, image_d
 /* ── archives that come in pieces ─────────────────────────────────────────────────────────────────────────────────── */
 
 struct image_sink {
+        struct list node;
         struct op *op;
+        uint64_t max; /* a thread writes, and the store may be closed meanwhile */
 };
+
+/* Who writes still has the file; there is nothing of the store in it any more. */
+static void leave_sinks(struct image_store *s)
+{
+        struct image_sink *sink;
+
+        LIST_FOREACH(sink, &s->sinks, node) {
+                list_remove(&sink->node);
+                sink->op->layout = (struct image_layout)IMAGE_LAYOUT_NONE;
+                sink->op->store = NULL;
+        }
+}
 
 static int prepare_import(struct op *op, enum image_sink_kind kind, const char *ref, char *const *changes,
                           struct err *err)
@@ -562,6 +580,8 @@ int image_sink_open(struct image_store *s, enum image_sink_kind kind, const char
 
         if (!sink)
                 return err_oom(err);
+        list_init(&sink->node);
+        sink->max = s->config.max_archive_bytes;
         sink->op = op_new(s, kind == IMAGE_LOAD ? op_load_steps : op_import_steps, true);
         if (!sink->op)
                 r = err_oom(err);
@@ -574,6 +594,7 @@ int image_sink_open(struct image_store *s, enum image_sink_kind kind, const char
                 return r;
         }
         sink->op->source = kind == IMAGE_LOAD ? IMAGE_FROM_LOAD : IMAGE_FROM_IMPORT;
+        list_append(&s->sinks, &sink->node);
         *ret = sink;
         return 0;
 }
@@ -583,9 +604,8 @@ int image_sink_write(struct image_sink *sink, const void *data, size_t len, stru
         struct op *op = sink->op;
         int r;
 
-        if (len > op->store->config.max_archive_bytes - op->archive_size)
-                return err_set(err, EFBIG, "the archive is larger than %llu bytes",
-                               (unsigned long long)op->store->config.max_archive_bytes);
+        if (len > sink->max - op->archive_size)
+                return err_set(err, EFBIG, "the archive is larger than %llu bytes", (unsigned long long)sink->max);
         r = fd_write_all(op->archive, data, len);
         if (r < 0)
                 return err_set(err, -r, "store the archive: %s", strerror(-r));
@@ -598,6 +618,7 @@ int image_sink_finish(struct image_sink *sink, image_loaded_fn fn, void *data, s
         struct op *op = TAKE_PTR(sink->op);
 
         (void)err;
+        list_remove(&sink->node);
         free(sink);
         op->loaded = fn;
         op->data = data;
@@ -609,6 +630,7 @@ void image_sink_discard(struct image_sink *sink)
 {
         if (!sink)
                 return;
+        list_remove(&sink->node);
         op_free(sink->op);
         free(sink);
 }

@@ -95,7 +95,8 @@ typedef void (*image_loaded_fn)(int r, const char *const *digests, size_t n, con
  * (CMD ENTRYPOINT ENV EXPOSE LABEL STOPSIGNAL USER VOLUME WORKDIR), for IMPORT. */
 int image_sink_open(struct image_store *s, enum image_sink_kind kind, const char *ref, char *const *changes,
                     struct image_sink **ret, struct err *err);
-int image_sink_write(struct image_sink *sink, const void *data, size_t len, struct err *err); /* -EFBIG, -ENOSPC */
+/* On any thread, one at a time; also after the store was closed, when nothing but a discard may follow. -EFBIG, -ENOSPC */
+int image_sink_write(struct image_sink *sink, const void *data, size_t len, struct err *err);
 /* Takes the sink. r: -EBADMSG bad archive, -ENOSPC, … */
 int image_sink_finish(struct image_sink *sink, image_loaded_fn fn, void *data, struct err *err);
 void image_sink_discard(struct image_sink *sink); /* takes; accepts NULL */

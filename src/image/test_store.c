@@ -975,6 +975,22 @@ static void test_close_amid_an_import(void **state)
         assert_no_trace(f);
 }
 
+/* A thread may still write what came of an upload. */
+static void test_close_amid_an_upload(void **state)
+{
+        struct fixture *f = *state;
+        struct image_sink *sink = NULL;
+
+        NEEDS_WORKER(f);
+        assert_int_equal(image_sink_open(f->store, IMAGE_IMPORT, "demo:1", NULL, &sink, NULL), 0);
+        assert_int_equal(image_sink_write(sink, "abc", 3, NULL), 0);
+        image_store_close(f->store);
+        assert_int_equal(image_sink_write(sink, "def", 3, NULL), 0);
+        image_sink_discard(sink);
+        open_store(f);
+        assert_no_trace(f);
+}
+
 static void test_bad_import(void **state)
 {
         char *changes[] = { (char *)"RUN rm -rf /", NULL };
@@ -1174,6 +1190,91 @@ static void test_full_at_the_end(void **state)
         }
 }
 
+static void on_verified(int r, const struct image_verification *v, const struct err *err, void *data)
+{
+        struct fixture *f = data;
+
+        on_done(r, err, f);
+        f->n_digests = v->n_faults;
+        (void)snprintf(f->text, sizeof(f->text), "%s", v->n_faults > 0 ? v->faults[0].text : "");
+        f->result = r < 0 ? r : v->n_faults > 0 && v->faults[v->n_faults - 1].repaired;
+}
+
+/* How many faults there are; *ret_repaired: whether the last was repaired. */
+static size_t verify(struct fixture *f, bool repair, bool *ret_repaired)
+{
+        f->told = false;
+        assert_int_equal(image_store_verify(f->store, repair, NULL, on_verified, f, NULL), 0);
+        assert_int_equal(image_store_verify(f->store, repair, NULL, on_verified, f, NULL), -EBUSY);
+        *ret_repaired = wait_told(f) == 1;
+        return f->n_digests;
+}
+
+#define SIDES 6
+
+static unsigned sides_told;
+
+static void on_side_loaded(int r, const char *const *digests, size_t n, const struct err *err, void *data)
+{
+        (void)digests;
+        (void)n;
+        (void)data;
+        if (r < 0)
+                fail_msg("%s", err->text);
+        sides_told++;
+}
+
+static void on_side_done(int r, const struct err *err, void *data)
+{
+        on_side_loaded(r, NULL, 0, err, data);
+}
+
+static void start_side(struct fixture *f, unsigned i)
+{
+        auto_str layer = STR_INIT, archive = STR_INIT;
+        char diff_id[IMAGE_DIGEST_MAX], name[32];
+        struct image_sink *sink = NULL;
+
+        (void)snprintf(name, sizeof(name), "side:%u", i);
+        test_tar_file(&layer, "hello", i % 2 ? name : "shared");
+        test_tar_end(&layer);
+        digest_of(&layer, diff_id);
+        saved(&archive, &layer, diff_id, name);
+        assert_int_equal(image_sink_open(f->store, IMAGE_LOAD, NULL, NULL, &sink, NULL), 0);
+        assert_int_equal(image_sink_write(sink, archive.data, archive.len, NULL), 0);
+        assert_int_equal(image_sink_finish(sink, on_side_loaded, f, NULL), 0);
+}
+
+/* Those that bring images, and those that collect: nobody takes what another needs, or looks at what a thread changes (which
+ * ThreadSanitizer sees). */
+static void test_side_by_side(void **state)
+{
+        struct fixture *f = *state;
+        char name[32];
+
+        NEEDS_WORKER(f);
+        for (int round = 0; round < 3; round++) {
+                import_text(f, "old:1", "old");
+                import_text(f, "old:2", "older");
+                sides_told = 0;
+                for (unsigned i = 0; i < SIDES; i++) {
+                        start_side(f, i);
+                        if (i == 1 || i == 3)
+                                assert_int_equal(image_store_remove(f->store, i == 1 ? "old:1" : "old:2", on_side_done, f,
+                                                                    NULL),
+                                                 0);
+                }
+                while (sides_told < SIDES + 2)
+                        assert_int_equal(loop_turn(f->loop, 1000, NULL), 0);
+                assert_int_equal(verify(f, false, &(bool){ false }), 0);
+                for (unsigned i = 0; i < SIDES; i++) {
+                        (void)snprintf(name, sizeof(name), "side:%u", i);
+                        assert_int_equal(remove_image(f, name), 0);
+                }
+                assert_no_trace(f);
+        }
+}
+
 static void test_use_outlives(void **state)
 {
         struct fixture *f = *state;
@@ -1221,26 +1322,6 @@ static void test_claims(void **state)
 }
 
 /* ── damage ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-static void on_verified(int r, const struct image_verification *v, const struct err *err, void *data)
-{
-        struct fixture *f = data;
-
-        on_done(r, err, f);
-        f->n_digests = v->n_faults;
-        (void)snprintf(f->text, sizeof(f->text), "%s", v->n_faults > 0 ? v->faults[0].text : "");
-        f->result = r < 0 ? r : v->n_faults > 0 && v->faults[v->n_faults - 1].repaired;
-}
-
-/* How many faults there are; *ret_repaired: whether the last was repaired. */
-static size_t verify(struct fixture *f, bool repair, bool *ret_repaired)
-{
-        f->told = false;
-        assert_int_equal(image_store_verify(f->store, repair, NULL, on_verified, f, NULL), 0);
-        assert_int_equal(image_store_verify(f->store, repair, NULL, on_verified, f, NULL), -EBUSY);
-        *ret_repaired = wait_told(f) == 1;
-        return f->n_digests;
-}
 
 static void test_verify(void **state)
 {
@@ -1349,12 +1430,14 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_sweep, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_corpus, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_close_amid_an_import, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_close_amid_an_upload, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_bad_import, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_tags_and_pins, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_prune, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_recent, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_full, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_full_at_the_end, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_side_by_side, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_use_outlives, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_claims, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_verify, setup, teardown),
