@@ -51,12 +51,14 @@ static const struct image *find_visible(struct call *c, const char *ref)
 static void on_changed(int r, const struct err *err, void *data)
 {
         struct call *c = data;
-        const char *name = call_query(c, "name"), *ref = call_query(c, "ref");
+        const char *name = c->http ? call_query(c, "name") : NULL, *ref = c->http ? call_query(c, "ref") : NULL;
         const struct image *i;
         auto_json answer = NULL;
 
-        i = r == 0 && c->http ? image_store_find(c->api->config.store, name ? name : ref, NULL) : NULL;
-        if (r < 0) {
+        i = r == 0 && ref ? image_store_find(c->api->config.store, name ? name : ref, NULL) : NULL;
+        if (!c->http) {
+                /* nobody to tell */
+        } else if (r < 0) {
                 refuse_image(c, r, err);
         } else if (i) {
                 answer = image_json(i, false);

@@ -7,6 +7,7 @@
 #include "base/list.h"
 #include "base/log.h"
 #include "base/path.h"
+#include "base/time.h"
 #include "http/client.h"
 #include "image/prune.h"
 #include "image/verify.h"
@@ -378,15 +379,18 @@ static inline void store_called(struct loop_timer *timer, void *data)
         free(c);
 }
 
+static atomic_uint_fast64_t store_delay_ns __attribute__((unused)); /* of the next calls */
+
 static inline int store_call(struct image_store *s, int r, image_loaded_fn loaded, image_done_fn done, void *data)
 {
         struct store_call *c = calloc(1, sizeof(*c));
+        uint64_t delay = atomic_load(&store_delay_ns);
 
         c->loaded = loaded;
         c->done = done;
         c->data = data;
         c->r = r;
-        return loop_timer_set(s->loop, &c->timer, 0, store_called, c);
+        return loop_timer_set(s->loop, &c->timer, delay > 0 ? time_mono_ns() + delay : 0, store_called, c);
 }
 
 int image_store_tag(struct image_store *s, const char *ref, const char *name, image_done_fn fn, void *data,

@@ -112,6 +112,29 @@ static void test_tags_and_pins(void **state)
         assert_string_equal(text_of(json_array_get(json_object_get(one, "blobs"), 0), "diff_id"), "sha256:ab");
 }
 
+/* Who asked does not wait for the answer. */
+static void test_gone_clients(void **state)
+{
+        static const char *const paths[] = {
+                "POST /v1/images/tag?ref=busybox:demo&name=busybox:demo", "POST /v1/images/pin?ref=busybox:demo",
+                "DELETE /v1/images/busybox:demo",
+        };
+        struct fixture *f = *state;
+
+        atomic_store(&store_delay_ns, NS_PER_S / 5);
+        for (size_t i = 0; i < ARRAY_LEN(paths); i++) {
+                auto_free char *text = str_printf("%s HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", paths[i]);
+                auto_fd fd = -EBADF;
+
+                assert_int_equal(fd_connect_unix(f->path, SOCK_STREAM, &fd, NULL), 0);
+                assert_int_equal(fd_write_all(fd, text, strlen(text)), 0);
+                (void)usleep(50000);
+        }
+        (void)usleep(400000);
+        atomic_store(&store_delay_ns, 0);
+        json_decref(get(f, "/v1/images/busybox:demo", 200));
+}
+
 static void test_prune(void **state)
 {
         struct fixture *f = *state;
@@ -155,6 +178,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_verify, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_images, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_tags_and_pins, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_gone_clients, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_prune, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_uploads, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_saves, setup, teardown),
