@@ -276,12 +276,34 @@ static void job_run(void *data)
                           : store_remove(job->ls->db, job->owner, job->registry, &job->err);
 }
 
+/* registry NULL: all of the owner's. */
+static bool rows_drop(struct logins *ls, const char *owner, const char *registry)
+{
+        struct login login;
+        size_t pos = 0;
+        bool any = false;
+
+        while (logins_next(ls, owner, &pos, &login)) {
+                auto_free char *key = registry && !str_eq(registry, login.registry) ? NULL
+                                                                                    : row_key(owner, login.registry);
+
+                if (!key)
+                        continue;
+                row_free(map_remove(ls->rows, key));
+                any = true;
+        }
+        return any;
+}
+
 static void job_done(void *data)
 {
         struct job *job = data;
         struct logins *ls = job->ls;
 
         ls->pending--;
+        /* What was being written when this removal was asked for has arrived meanwhile. */
+        if (!job->row)
+                (void)rows_drop(ls, job->owner, job->registry);
         if (job->r == 0 && job->row) {
                 if (row_put(ls, job->row) < 0)
                         job->r = err_oom(&job->err);
@@ -392,18 +414,8 @@ int logins_remove(struct logins *ls, const char *owner, const char *registry, lo
 
 void logins_forget(struct logins *ls, const char *owner)
 {
-        struct login login;
-        size_t pos = 0;
-        bool any = false;
+        bool any = rows_drop(ls, owner, NULL);
 
-        while (logins_next(ls, owner, &pos, &login)) {
-                auto_free char *key = row_key(owner, login.registry);
-
-                if (!key)
-                        break;
-                row_free(map_remove(ls->rows, key));
-                any = true;
-        }
-        if (any && start_removal(ls, owner, NULL, NULL, NULL, NULL) < 0)
+        if ((any || ls->pending > 0) && start_removal(ls, owner, NULL, NULL, NULL, NULL) < 0)
                 log_warn("logins of %s: they cannot be removed now", owner);
 }

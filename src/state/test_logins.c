@@ -152,6 +152,28 @@ static void test_removal(void **state)
         assert_login(f, "key:b", "docker.io", "three");
 }
 
+/* A login that is still being written when the logout, or the end of its key, is asked for. */
+static void test_overtaken(void **state)
+{
+        struct fixture *f = *state;
+
+        set(f, "key:a", "docker.io", "one");
+        assert_int_equal(logins_set(f->logins, "key:a", "docker.io", "ann", "two", on_done, f, NULL), 0);
+        assert_int_equal(logins_remove(f->logins, "key:a", "docker.io", on_done, f, NULL), 0);
+        settle(f, 2);
+        assert_login(f, "key:a", "docker.io", NULL);
+        assert_int_equal(logins_set(f->logins, "key:b", "docker.io", "ann", "three", on_done, f, NULL), 0);
+        logins_forget(f->logins, "key:b");
+        settle(f, 1);
+        set(f, "key:c", "docker.io", "four"); /* and what was queued before is done */
+        assert_login(f, "key:b", "docker.io", NULL);
+        close_all(f);
+        open_all(f);
+        assert_login(f, "key:a", "docker.io", NULL);
+        assert_login(f, "key:b", "docker.io", NULL);
+        assert_login(f, "key:c", "docker.io", "four");
+}
+
 static void test_bounds(void **state)
 {
         struct fixture *f = *state;
@@ -194,6 +216,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_there_and_back, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_removal, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_overtaken, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_bounds, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_another_seal, setup, teardown),
         };
