@@ -72,11 +72,27 @@ bool access_reopen(struct access *a, const struct image_ref *ref)
         return key && map_remove(a->repositories, key) != NULL;
 }
 
+static void drop_stale(struct access *a, uint64_t now_ms)
+{
+        const char *key;
+        size_t pos = 0;
+        void *value;
+
+        while (map_next(a->proofs, &pos, &key, &value)) {
+                const struct proof *p = value;
+
+                if (now_ms - MIN(now_ms, p->at_ms) > a->config.hold_ms)
+                        free(map_remove(a->proofs, key));
+        }
+}
+
 static int set_proof(struct access *a, const char *key, uint64_t at_ms, bool *ret_write)
 {
         struct proof *p = map_find(a->proofs, key);
 
         if (!p) {
+                if (map_len(a->proofs) >= ACCESS_PROOFS_MAX)
+                        drop_stale(a, at_ms);
                 if (map_len(a->proofs) >= ACCESS_PROOFS_MAX)
                         return -ENOSPC;
                 p = calloc(1, sizeof(*p));

@@ -14,7 +14,7 @@
 struct access;
 
 #define ACCESS_REPOSITORIES_MAX 100000
-#define ACCESS_PROOFS_MAX 1000000
+#define ACCESS_PROOFS_MAX 100000 /* with the names as long as may be, file and reading stay below ACCESS_FILE_MAX */
 #define ACCESS_FILE_MAX (256U << 20)
 
 struct access_config {
@@ -30,7 +30,8 @@ bool access_is_closed(const struct access *a, const struct image_ref *ref);
 enum access_proof { ACCESS_NONE, ACCESS_HELD, ACCESS_FRESH };
 enum access_proof access_look(const struct access *a, const char *owner, const struct image_ref *ref, uint64_t now_ms);
 
-/* Each is true where the file is to be written. -ENOMEM is false. */
+/* Each is true where the file is to be written. -ENOMEM is false, as is a table that is full: who closes asks then whether it
+ * is closed. Proofs that no longer hold make room for others. */
 bool access_close(struct access *a, const struct image_ref *ref);
 bool access_reopen(struct access *a, const struct image_ref *ref); /* what was closed for a pull that brought nothing */
 bool access_prove(struct access *a, const char *owner, const struct image_ref *ref, uint64_t now_ms);

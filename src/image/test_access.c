@@ -8,7 +8,9 @@
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -118,6 +120,30 @@ static void test_damaged(void **state)
         assert_null(a);
 }
 
+/* Full is not open: the next repository is not closed, and says so; the file can be read again. */
+static void test_full(void **state)
+{
+        struct fixture *f = *state;
+        struct image_ref ref = f->ref;
+        char fill[180];
+
+        memset(fill, 'x', sizeof(fill) - 1);
+        fill[sizeof(fill) - 1] = '\0';
+        for (unsigned i = 0; i <= ACCESS_PROOFS_MAX; i++) {
+                (void)snprintf(ref.path, sizeof(ref.path), "%s/%u", fill, i);
+                assert_int_equal(access_close(f->access, &ref), i < ACCESS_REPOSITORIES_MAX);
+                assert_int_equal(access_is_closed(f->access, &ref), i < ACCESS_REPOSITORIES_MAX);
+                (void)access_prove(f->access, "key:a", &ref, 5000);
+        }
+        assert_int_equal(access_look(f->access, "key:a", &ref, 5000), ACCESS_NONE);
+        (void)access_prove(f->access, "key:a", &ref, 5001 + DAY_MS);
+        assert_int_equal(access_look(f->access, "key:a", &ref, 5001 + DAY_MS), ACCESS_FRESH);
+        assert_int_equal(access_look(f->access, "key:a", &f->ref, 5001 + DAY_MS), ACCESS_NONE);
+        (void)snprintf(ref.path, sizeof(ref.path), "%s/1", fill);
+        again(f, 5001 + DAY_MS);
+        assert_true(access_is_closed(f->access, &ref));
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -125,6 +151,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_reopened, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_proofs, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_damaged, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_full, setup, teardown),
         };
 
         return cmocka_run_group_tests_name("image/access", tests, NULL, NULL);
