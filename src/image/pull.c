@@ -319,19 +319,28 @@ static void trusted(int r, unsigned retry_after_s, const struct err *err, void *
 
 static void trust_ask(struct pull *pull)
 {
-        const struct trust_question q = {
+        struct trust_question q = {
                 .ref = &pull->trusted_as,
                 .digest = pull->answer.digest,
                 .top = pull->top,
-                .username = pull->credentials.username,
-                .password = pull->credentials.password,
         };
+        struct credentials kept = { .username = NULL };
+        const struct credentials *credentials = &pull->credentials;
         struct err err = ERR_INIT;
         int r;
 
+        /* What was proven in one registry may be signed in another, which those credentials are not for. */
+        if (!str_eq(pull->trusted_as.domain, pull->ref.domain)) {
+                credentials = &kept;
+                (void)image_pulls_kept(pull->pulls, pull->owner, pull->trusted_as.domain, &kept.username,
+                                       &kept.password);
+        }
+        q.username = credentials->username;
+        q.password = credentials->password;
         r = trust_glance(pull->pulls->trusted, &q, &err);
         if (r == 1)
                 r = trust_check_start(pull->pulls->trusted, &q, trusted, pull, &pull->check, &err);
+        credentials_done(&kept);
         if (r < 0 || !pull->check)
                 trusted(r, 0, &err, pull);
 }
@@ -421,7 +430,8 @@ static void looked(struct pull *pull, int r, const struct registry_answer *answe
                 return;
         }
         if ((r == -EHOSTUNREACH || r == -EBUSY) && image && pull->lenient &&
-            (pull->all || image_pulls_may_use(pull->pulls, pull->owner, image))) {
+            (pull->all || image_pulls_may_use(pull->pulls, pull->owner, image) ||
+             access_look(pull->pulls->access, pull->owner, &pull->ref, time_real_ms()) != ACCESS_NONE)) {
                 here_already(pull, image, "");
                 return;
         }
@@ -456,7 +466,10 @@ static void fetch(struct pull *pull)
         source.closed = access_is_closed(p->access, &pull->ref);
         if (save)
                 pulls_save(p);
-        r = job_get(p, &source, &pull->job, &err);
+        if (pull->authenticated && !source.closed)
+                r = err_set(&err, ENOSPC, "no more private repositories can be remembered here");
+        else
+                r = job_get(p, &source, &pull->job, &err);
         if (r < 0)
                 pull_end(pull, r, &err);
         else
@@ -843,6 +856,38 @@ static bool has_name(const struct image *image, const char *name)
         return false;
 }
 
+static bool is_of(const struct image *image, const struct image_ref *repository)
+{
+        struct image_ref ref;
+
+        for (char **n = image->names; n && *n; n++)
+                if (image_ref_parse_normalized(*n, &ref, NULL) == 0 && str_eq(ref.domain, repository->domain) &&
+                    str_eq(ref.path, repository->path))
+                        return true;
+        return false;
+}
+
+/* Where access to an image is proven that was asked for by a name of its own: there, and not under another that it has. */
+static void prefer_asked(const struct image_pulls *p, const char *owner, const struct image *image,
+                         const struct image_ref *asked, struct image_ref *closed, enum access_proof *proof)
+{
+        if (!asked || !is_of(image, asked) || !access_is_closed(p->access, asked))
+                return;
+        *closed = *asked;
+        *proof = access_look(p->access, owner, asked, time_real_ms());
+}
+
+/* The credentials of a request are for the registry that it names, and for no other. */
+static int pull_here(struct image_pulls *p, const struct image_pull_request *q, const struct image_ref *asked,
+                     const struct beginning *b, struct pull **ret, struct err *err)
+{
+        struct image_pull_request own = *q;
+
+        if (!asked || !str_eq(asked->domain, b->ref->domain))
+                own.username = own.password = NULL;
+        return pull_get(p, &own, b, ret, err);
+}
+
 /* Of an image that is here, and need not be asked for: who may use it, and whether it is trusted. */
 static int decide_here(struct image_pulls *p, const struct image_pull_request *q, const struct image *image,
                        const struct image_ref *asked, struct image_want *w, struct pull **ret_pull, struct err *err)
@@ -859,8 +904,9 @@ static int decide_here(struct image_pulls *p, const struct image_pull_request *q
                 if (r < 0)
                         return err_set(err, why.num, "image %s: %s", w->answer.ref, why.text);
                 b.name = w->answer.ref;
-                return r == 0 ? 0 : pull_get(p, q, &b, ret_pull, err);
+                return r == 0 ? 0 : pull_here(p, q, asked, &b, ret_pull, err);
         }
+        prefer_asked(p, q->owner, image, asked, &closed, &proof);
         if (!registries_enabled(p->config.registries)) {
                 if (proof != ACCESS_HELD)
                         return -ENOENT;
@@ -870,7 +916,7 @@ static int decide_here(struct image_pulls *p, const struct image_pull_request *q
         b.state = PULL_PROVE;
         b.ref = &closed;
         b.name = name;
-        return pull_get(p, q, &b, ret_pull, err);
+        return pull_here(p, q, asked, &b, ret_pull, err);
 }
 
 /* Decides: 0 with *ret_pull set: the pull will answer; 0 without: w->answer is it; -errno. */
@@ -902,7 +948,7 @@ static int decide(struct image_pulls *p, const struct image_pull_request *q, str
         if (image->broken)
                 return err_set(err, EBADMSG, "image %s is damaged, and has to be brought again", w->answer.ref);
         r = decide_here(p, q, image, named && (ref.digest[0] || has_name(image, name)) ? &ref : NULL, w, ret_pull, err);
-        return r == -ENOENT && !err->num ? absent(q, &ref, err) : r;
+        return r == -ENOENT && !err->num ? absent(q, named ? &ref : NULL, err) : r;
 }
 
 int image_pull(struct image_pulls *p, const struct image_pull_request *request, image_pulled_fn fn, void *data,

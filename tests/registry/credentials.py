@@ -356,4 +356,45 @@ def ecs(w, report):
         fake.close()
 
 
-GROUPS = [logins, command, docker_config, identity_tokens, ecs]
+def strangers(w, report):
+    """One image that two closed registries have: neither is told what is for the other."""
+    blobs = registries.Blobs()
+    tags = {"1": blobs.image([w.system, mayfly.Archive().file("strangers", "1").bytes()])}
+    blobs.add(tags["1"])  # it has its digest, too
+
+    def closed_to(user):
+        def bend(handler, kind, name):
+            if handler.headers.get("Authorization") == registries.basic(user, SECRET + user):
+                return False
+            handler.send(401, b"{}", "application/json", WWW_Authenticate='Basic realm="x"')
+            return True
+        return registries.Fake(blobs, tags, bend)
+    fakes = {"one": closed_to("one"), "two": closed_to("two")}
+    host = {user: f"{fake.host}/own/app:1" for user, fake in fakes.items()}
+    auth = {user: (user, SECRET + user) for user in fakes}
+    first = mayfly.NetClient(w.port, w.instance.key("task"))
+    for user in fakes:
+        equal(run(first, host[user], auth=auth[user], pull="always").status, 201)
+    digest = run(first, host["one"], auth=auth["one"]).json()["image"]["digest"]
+    for user, other in (("one", "two"), ("two", "one")):
+        with report.case(f"credentials: those for one registry are told no other that has the image, {user}"):
+            client = mayfly.NetClient(w.port, w.instance.key("task"))
+            equal(run(client, host[user], auth=auth[user]).status, 201)
+            assert registries.basic(*auth[user]) not in fakes[other].authorizations, "they were told"
+        with report.case(f"credentials: beside a digest without a registry they are told nobody, {user}"):
+            for fake in fakes.values():
+                fake.authorizations.clear()
+            client = mayfly.NetClient(w.port, w.instance.key("task"))
+            equal(run(client, digest, auth=auth[user]).status, 403)
+            equal([fake.authorizations for fake in fakes.values()], [[], []])
+    with report.case("credentials: a repository and a digest name the registry that is asked"):
+        client = mayfly.NetClient(w.port, w.instance.key("task"))
+        equal(run(client, f"{fakes['one'].host}/own/app@{digest}", auth=auth["one"]).status, 201)
+        equal(run(client, f"{fakes['two'].host}/own/app@{digest}", auth=auth["two"]).status, 201)
+        assert registries.basic(*auth["one"]) not in fakes["two"].authorizations, "they were told"
+        assert registries.basic(*auth["two"]) not in fakes["one"].authorizations, "they were told"
+    for fake in fakes.values():
+        fake.close()
+
+
+GROUPS = [logins, command, docker_config, identity_tokens, ecs, strangers]
