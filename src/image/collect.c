@@ -430,7 +430,11 @@ static int check_spared(struct op *op, const struct stored *i)
 {
         if (i->image.pinned)
                 return err_set(&op->err, EBUSY, "the image '%s' is pinned", op->ref);
-        if (op->pruning && (i->image.used_ms > op->planned_ms || i->image.came_ms > op->planned_ms))
+        if (!op->pruning)
+                return 0;
+        /* Since it was planned somebody may have named it, or asked for a task of it. */
+        if (i->image.used_ms > op->planned_ms || i->image.came_ms > op->planned_ms ||
+            strv_len(i->image.names) > op->planned_names || prune_in_use(op->store, i->image.digest) != 0)
                 return err_set(&op->err, EBUSY, "the image '%s' is in use", op->ref);
         return 0;
 }

@@ -127,6 +127,7 @@ const struct layer_bytes *usage_layer(const struct image_store *s, const char *d
 void verify_close(struct image_store *s); /* verify.c */
 void store_note_repair(struct image_store *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void prune_close(struct image_store *s); /* prune.c */
+int prune_in_use(const struct image_store *s, const char *digest); /* 1: some task needs it now; -ENOMEM */
 void pressure_start(struct image_store *s);
 int step_tell_sweep(struct op *op);
 bool sweep_skip(struct op *op, int r); /* collect.c: one image that cannot be made again must not keep others from it */
@@ -185,6 +186,7 @@ struct op {
         bool pin;     /* PIN: whether */
         bool pruning; /* REMOVE: only what nobody has used or pinned since then; collects nothing */
         uint64_t planned_ms;
+        size_t planned_names; /* it had */
         char **changes;
         struct image_descriptor layer; /* IMPORT */
         char diff_id[65];              /* of the plain bytes of `layer`, as hashed here */

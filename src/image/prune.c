@@ -119,6 +119,17 @@ static int used_now(const struct image_store *s, struct map **ret)
         return 0;
 }
 
+int prune_in_use(const struct image_store *s, const char *digest)
+{
+        struct map *used = NULL;
+        int r = used_now(s, &used);
+
+        if (r == 0)
+                r = map_find(used, digest) != NULL;
+        map_free(used);
+        return r;
+}
+
 /* free_bytes: how much has to come back; UINT64_MAX: all that can. */
 static int plan(struct image_store *s, const struct image_prune_policy *p, uint64_t free_bytes,
                 int (*order)(const void *, const void *), struct image_prune_result *ret)
@@ -247,6 +258,7 @@ static void take_next(struct prune *p)
                 op->ref = strdup(p->planned.items[p->at].digest);
                 op->whole = op->pruning = true;
                 op->planned_ms = p->planned_ms;
+                op->planned_names = strv_len(p->planned.items[p->at].names);
         }
         if (!op || (more && !op->ref)) {
                 int r = err_oom(&err);

@@ -45,6 +45,7 @@ struct fixture {
         bool busy; /* trees cannot be removed */
         bool full; /* the next unpacking finds the disk full */
         enum image_kind full_commit; /* and so does the next commit of this kind; 0: none */
+        unsigned uses;               /* how often it was asked who uses images */
         int lost;                    /* what merging and comparing answer with; 0: they work */
         struct image_store_config config;
         int plains;
@@ -1123,6 +1124,58 @@ static void test_prune(void **state)
         assert_int_equal(count(f, "images/blobs/sha256"), 3);
 }
 
+static unsigned sides_told;
+
+static void on_side_loaded(int r, const char *const *digests, size_t n, const struct err *err, void *data)
+{
+        (void)digests;
+        (void)n;
+        (void)data;
+        if (r < 0)
+                fail_msg("%s", err->text);
+        sides_told++;
+}
+
+static void on_side_done(int r, const struct err *err, void *data)
+{
+        on_side_loaded(r, NULL, 0, err, data);
+}
+
+static int uses_later(void *data, struct map *digests)
+{
+        static char used;
+        struct fixture *f = data;
+        const struct image *image = f->uses++ > 0 ? image_store_find(f->store, "c:1", NULL) : NULL;
+
+        return image ? map_set(digests, image->digest, &used) : 0;
+}
+
+/* What is named, or asked for, while others are taken out. */
+static void test_changed_plan(void **state)
+{
+        const struct image_prune_policy all = { .all = true };
+        struct fixture *f = *state;
+        unsigned told = 0;
+
+        NEEDS_WORKER(f);
+        import_text(f, "a:1", "a");
+        (void)usleep(3000);
+        import_text(f, "b:1", "b");
+        import_text(f, "c:1", "c");
+        (void)usleep(3000);
+        image_store_set_users(f->store, uses_later, f);
+        f->told = false;
+        assert_int_equal(image_store_prune(f->store, &all, on_pruned, f, NULL), 0);
+        sides_told = 0;
+        assert_int_equal(image_store_tag(f->store, "b:1", "keep:1", on_side_done, &told, NULL), 0);
+        assert_int_equal(wait_told(f), 0);
+        assert_int_equal(sides_told, 1);
+        assert_null(image_store_find(f->store, "a:1", NULL));
+        assert_non_null(image_store_find(f->store, "b:1", NULL));
+        assert_non_null(image_store_find(f->store, "keep:1", NULL));
+        assert_non_null(image_store_find(f->store, "c:1", NULL));
+}
+
 static void test_recent(void **state)
 {
         const struct image_prune_policy all = { .all = true };
@@ -1211,23 +1264,6 @@ static size_t verify(struct fixture *f, bool repair, bool *ret_repaired)
 }
 
 #define SIDES 6
-
-static unsigned sides_told;
-
-static void on_side_loaded(int r, const char *const *digests, size_t n, const struct err *err, void *data)
-{
-        (void)digests;
-        (void)n;
-        (void)data;
-        if (r < 0)
-                fail_msg("%s", err->text);
-        sides_told++;
-}
-
-static void on_side_done(int r, const struct err *err, void *data)
-{
-        on_side_loaded(r, NULL, 0, err, data);
-}
 
 static void start_side(struct fixture *f, unsigned i)
 {
@@ -1434,6 +1470,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_bad_import, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_tags_and_pins, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_prune, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_changed_plan, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_recent, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_full, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_full_at_the_end, setup, teardown),

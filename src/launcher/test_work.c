@@ -404,6 +404,47 @@ static void test_delete(void **state)
         assert_int_equal(fstatat(f->store, "layers/" NAME_A "/root/usr/lib", &st, 0), 0);
 }
 
+static int children(void)
+{
+        char name[64], text[512] = "";
+        auto_fd fd = -EBADF;
+        int n = 0;
+
+        (void)snprintf(name, sizeof(name), "/proc/self/task/%d/children", getpid());
+        fd = open(name, O_RDONLY | O_CLOEXEC);
+        if (fd < 0 || read(fd, text, sizeof(text) - 1) < 0)
+                return -1;
+        for (const char *c = text; *c; c++)
+                n += *c == ' ';
+        return n;
+}
+
+/* What a merge reads is not taken from under it. */
+static void test_delete_amid_a_merge(void **state)
+{
+        struct {
+                struct launch_work_start m;
+                char names[2][LAUNCH_HEX];
+        } p = { .m = { .h = { .op = LAUNCH_WORK, .seq = 5 }, .work = LAUNCH_WORK_MERGE, .n_layers = 2 } };
+        struct fixture *f = *state;
+        int report = memfd_create("report", MFD_CLOEXEC);
+
+        NEEDS_WORKER(f);
+        make_layers(f);
+        settle(f);
+        memcpy(p.names[0], NAME_A, LAUNCH_HEX);
+        memcpy(p.names[1], NAME_B, LAUNCH_HEX);
+        assert_int_equal(work_handle(f->work, &p.m.h, sizeof(p), &report, 1), 0);
+        assert_int_equal(delete (f, LAUNCH_KIND_LAYER, NAME_A), LAUNCH_DONE);
+        assert_true(children() <= 1);
+        f->answers = 0;
+        while (f->answers == 0)
+                reap(f);
+        assert_int_equal(f->answer.h.op, LAUNCH_WORK_DONE);
+        assert_int_equal(commit(f, f->answer.work_done.token, LAUNCH_KIND_TREE, NAME_T), LAUNCH_DONE);
+        settle(f);
+}
+
 static void test_bad_archive(void **state)
 {
         struct fixture *f = *state;
@@ -552,6 +593,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_power_cut, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_no_marks, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_delete, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_delete_amid_a_merge, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_bad_archive, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_missing_layer, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_name_taken, setup, teardown),

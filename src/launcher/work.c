@@ -431,6 +431,16 @@ static bool removing(const struct work *w)
         return false;
 }
 
+/* It may read a layer that has just been replaced. */
+static bool merging(const struct work *w)
+{
+        for (size_t i = 0; i < WORK_RUNNING_MAX; i++) {
+                if (w->places[i].pid > 0 && w->places[i].token != 0 && w->places[i].kind == LAUNCH_KIND_TREE)
+                        return true;
+        }
+        return false;
+}
+
 static void pump(struct work *w)
 {
         struct place *p;
@@ -444,7 +454,7 @@ static void pump(struct work *w)
                 if (start_job(w, p, job, &err) < 0)
                         refuse_err(w, job->seq, &err);
         }
-        p = w->trash_left && w->config.worker_fd >= 0 && !removing(w) ? free_place(w) : NULL;
+        p = w->trash_left && w->config.worker_fd >= 0 && !removing(w) && !merging(w) ? free_place(w) : NULL;
         if (p)
                 start_removal(w, p);
 }
