@@ -207,10 +207,18 @@ static int read_unpack_report(struct op *op, json_t **ret)
         return r;
 }
 
+/* A worker may say anything; what it says is added up. */
+static uint64_t number_of(const json_t *report, const char *name, uint64_t max)
+{
+        return MIN((uint64_t)MAX(json_integer_value(json_object_get(report, name)), (json_int_t)0), max);
+}
+
 static void note_usage(struct op *op, const json_t *report)
 {
-        usage_note_layer(op->store, op->diff_id, (uint64_t)json_integer_value(json_object_get(report, "bytes")),
-                         (uint64_t)json_integer_value(json_object_get(report, "entries")));
+        const struct image_store_config *c = &op->store->config;
+
+        usage_note_layer(op->store, op->diff_id, number_of(report, "bytes", c->max_layer_bytes),
+                         number_of(report, "entries", c->max_layer_entries));
 }
 
 /* Of a file the unpacking worker hashes too; another answer than ours means that it read something else: what was uncompressed
