@@ -254,7 +254,8 @@ static void on_io(struct loop_io *io, uint32_t events, void *data)
                 handshake(c);
                 return;
         case CONN_OPEN:
-                c->handler->io(c->in && events & (EPOLLIN | EPOLLHUP | EPOLLERR), c->data);
+                /* A hang-up is told whatever is waited for, again and again until it is read. */
+                c->handler->io((c->in && events & EPOLLIN) || events & (EPOLLHUP | EPOLLERR), c->data);
         }
 }
 

@@ -236,14 +236,45 @@ static int on_log(struct docker_call *call, const void *bytes, size_t len, void 
         return r;
 }
 
+static void reread_begin(struct docker_container *c);
+
+static void on_reread_again(struct loop_timer *timer, void *data)
+{
+        (void)timer;
+        reread_begin(data);
+}
+
+/* Something of the output is missing as long as the log was not read to its end. */
+static void reread_failed(struct docker_container *c, const char *why)
+{
+        uint64_t now = time_mono_ns();
+        char text[160];
+
+        log_debug("container %s: its log: %s", c->id, why);
+        if (c->gone_ns == 0)
+                c->gone_ns = now;
+        if (now - c->gone_ns < c->docker->lost_ns &&
+            loop_timer_set(c->docker->loop, &c->timer, now + CONTAINER_RETRY_NS, on_reread_again, c) == 0)
+                return;
+        (void)snprintf(text, sizeof(text), "its output is incomplete, and cannot be read again: %.90s", why);
+        docker_container_failed(c, ENGINE_END_LOST, 0, text);
+}
+
 static void on_reread(struct docker_call *call, int r, const struct err *err, void *data)
 {
         struct docker_container *c = data;
+        char text[160];
 
-        (void)call;
         c->call = NULL;
-        if (r < 0)
-                log_warn("container %s: its log: %s", c->id, err->text);
+        if (r == 0 && call->status != 200) {
+                docker_call_message(call, text, sizeof(text));
+                reread_failed(c, text);
+                return;
+        }
+        if (r < 0) {
+                reread_failed(c, err->text);
+                return;
+        }
         docker_output_log_end(c);
         docker_output_tell(c);
         container_exit(c);
@@ -295,7 +326,7 @@ static void reread_begin(struct docker_container *c)
 
         c->state = DOCKER_REREADING;
         if (log_call(c, false, &err) < 0)
-                container_exit(c);
+                reread_failed(c, err.text);
 }
 
 static void exit_known(struct docker_container *c)
@@ -475,8 +506,7 @@ static bool start_cold(struct docker_container *c, unsigned status, const char *
                 return false;
         log_debug("container %s, made ahead, is gone", c->name);
         c->warm = false;
-        docker_streams_close(c);
-        memset(c->streams, 0, sizeof(c->streams));
+        docker_streams_again(c);
         docker_files_again(c->files);
         (void)snprintf(c->name, sizeof(c->name), "%s-%s", c->docker->name, c->id);
         r = docker_record_rename(c, &err);
@@ -555,6 +585,7 @@ static void on_started(struct docker_call *call, int r, const struct err *err, v
         c->state = DOCKER_RUNNING;
         start_over(c);
         forget_start(c);
+        docker_streams_started(c);
         if (c->kill_signo)
                 kill_now(c);
         if (streams_ended(c))
@@ -805,8 +836,10 @@ static void on_kill_turn(struct loop_timer *timer, void *data)
 
         if (send_signal(c, c->kill_signo, NULL) < 0)
                 log_debug("container %s: it could not be killed", c->id);
-        if (c->kill_signo == SIGKILL)
-                (void)loop_timer_set(c->docker->loop, timer, time_mono_ns() + CONTAINER_KILL_NS, on_kill_timer, c);
+        if (c->kill_signo != SIGKILL)
+                return;
+        docker_streams_drain(c);
+        (void)loop_timer_set(c->docker->loop, timer, time_mono_ns() + CONTAINER_KILL_NS, on_kill_timer, c);
 }
 
 /* On a turn of its own: who asks may be within a piece of an answer, where no call can begin. */

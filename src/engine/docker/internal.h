@@ -229,6 +229,7 @@ struct docker_output {
         bool newline;  /* the log's last byte, that Docker may have made up */
         bool more;     /* than was there at the last output() */
         bool paused;
+        uint64_t beyond; /* bytes that were handed on although it is paused */
 };
 
 /* One hijacked connection. */
@@ -266,6 +267,7 @@ struct docker_container {
         int stdin_fd;
         struct loop_io *stdin_io;
         bool has_stdin, live, init;
+        bool draining; /* it was killed, and pauses no more */
         bool queued, starting; /* waits for its turn; it has come */
         bool oom;
         bool created;     /* Docker may know it */
@@ -322,6 +324,9 @@ void docker_container_cut(struct docker_container *c, int r, const struct err *e
 
 int docker_streams_open(struct docker_container *c, struct err *err);
 void docker_streams_close(struct docker_container *c);
+void docker_streams_again(struct docker_container *c);   /* closes them; those of another container may be opened */
+void docker_streams_started(struct docker_container *c); /* stdin flows from now on */
+void docker_streams_drain(struct docker_container *c);   /* it was killed: what is left is read, paused or not */
 
 int docker_output_open(struct docker_container *c, struct err *err);
 void docker_output_take(struct docker_container *c, enum engine_stream stream, const void *bytes, size_t len);

@@ -9,6 +9,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#define OUTPUT_BEYOND_MAX (UINT64_C(1) << 20) /* of a paused stream (engine.h) */
+
 int docker_output_open(struct docker_container *c, struct err *err)
 {
         for (int i = 0; i < DOCKER_STREAMS; i++) {
@@ -43,7 +45,9 @@ void docker_output_take(struct docker_container *c, enum engine_stream stream, c
         }
         o->total += len;
         o->more = true;
-        if (c->live && c->base.events && c->base.events->data)
+        if (o->paused)
+                o->beyond += len;
+        if (c->live && c->base.events && c->base.events->data && o->beyond <= OUTPUT_BEYOND_MAX)
                 c->base.events->data(&c->base, stream, bytes, len, c->base.data);
 }
 

@@ -46,12 +46,15 @@ static void spec_free(struct docker *d, struct docker_warm_spec *s)
         free(s);
 }
 
-static void drop(struct warm *w)
+/* unsure: Docker may be making it still. */
+static void drop(struct warm *w, bool unsure)
 {
         struct docker *d = w->docker;
 
+        if (w->call)
+                d->warming--;
         docker_call_cancel(w->call);
-        docker_delete(d, w->name, w->call != NULL);
+        docker_delete(d, w->name, unsure);
         list_remove(&w->node);
         w->spec->n--;
         d->n_warm--;
@@ -63,7 +66,7 @@ static void spec_drop(struct docker_warm_spec *s)
         struct warm *w;
 
         while ((w = LIST_FIRST(&s->warm, struct warm, node)))
-                drop(w);
+                drop(w, w->call != NULL);
 }
 
 static struct docker_warm_spec *spec_find(struct docker *d, const char *key)
@@ -179,7 +182,7 @@ static void on_made(struct docker_call *call, int r, const struct err *err, void
                         docker_call_message(call, text, sizeof(text));
                 log_debug("a container made ahead: %s", r < 0 ? err->text : text);
                 w->spec->not_before_ns = time_mono_ns() + WARM_AGAIN_NS;
-                drop(w);
+                drop(w, r < 0);
         }
         plan(d, 0);
 }
@@ -244,7 +247,7 @@ static bool make_room(struct docker *d, const struct docker_warm_spec *for_whom)
                 if (s == for_whom)
                         return false;
                 if (w) {
-                        drop(w);
+                        drop(w, false);
                         return true;
                 }
         }

@@ -40,12 +40,23 @@ void docker_streams_close(struct docker_container *c)
                 stream_close(&c->streams[i]);
 }
 
+/* Of stdin nothing has been read: that begins when the container runs. */
+void docker_streams_again(struct docker_container *c)
+{
+        for (unsigned i = 0; i < c->n_streams; i++)
+                stream_close(&c->streams[i]);
+        memset(c->streams, 0, sizeof(c->streams));
+        c->n_streams = 0;
+}
+
 static void stream_ended(struct docker_stream *s, int r, const struct err *err)
 {
         struct docker_container *c = s->container;
 
         stream_close(s);
         s->ended = true;
+        if (s->with_stdin && c->state >= DOCKER_RUNNING)
+                stdin_close(c);
         docker_container_cut(c, r, err);
 }
 
@@ -64,6 +75,12 @@ static bool stdin_waits(const struct docker_container *c)
         return c->stdin_sent < c->stdin_data.len;
 }
 
+/* What is sent to a container that never runs would be lost for the one that takes its place. */
+static bool stdin_flows(const struct docker_stream *s)
+{
+        return s->open && s->with_stdin && s->container->state >= DOCKER_RUNNING;
+}
+
 static void stream_watch(struct docker_stream *s)
 {
         const struct docker_container *c = s->container;
@@ -73,8 +90,8 @@ static void stream_watch(struct docker_stream *s)
                 return;
         for (int i = 0; i < DOCKER_STREAMS; i++)
                 if (s->open && s->which & 1u << i)
-                        paused |= c->out[i].paused;
-        docker_conn_wait(s->conn, !paused, s->sent < s->out.len || (s->open && s->with_stdin && stdin_waits(c)));
+                        paused |= c->out[i].paused && !c->draining;
+        docker_conn_wait(s->conn, !paused, s->sent < s->out.len || (stdin_flows(s) && stdin_waits(c)));
 }
 
 static void on_stdin(struct loop_io *io, uint32_t events, void *data);
@@ -224,6 +241,9 @@ static int stream_read(struct docker_stream *s, struct err *err)
 
                 if (n < 0)
                         return n == -EAGAIN ? 1 : err_set(err, (int)-n, "attach: %s", strerror((int)-n));
+                /* Who ends within a frame was cut off. */
+                if (n == 0 && s->demux.have > 0)
+                        s->container->disturbed = true;
                 if (n == 0)
                         return s->open ? demux_finish(&s->demux, err) : err_set(err, ECONNRESET, "attach: no answer");
                 r = stream_take(s, piece, (size_t)n, err);
@@ -255,7 +275,7 @@ static void on_io(bool in, void *data)
         stream_write(s);
         if (in)
                 r = stream_read(s, &err);
-        if (s->open && s->with_stdin && r == 1)
+        if (stdin_flows(s) && r == 1)
                 stdin_pump(s);
         docker_output_tell(c);
         if (r <= 0) {
@@ -276,6 +296,26 @@ void docker_container_pause(struct engine_container *base, enum engine_stream st
         if (!c->live || c->out[stream].paused == paused)
                 return;
         c->out[stream].paused = paused;
+        for (unsigned i = 0; i < c->n_streams; i++)
+                stream_watch(&c->streams[i]);
+}
+
+void docker_streams_started(struct docker_container *c)
+{
+        struct docker_stream *s = &c->streams[0];
+
+        if (!s->with_stdin)
+                return;
+        if (s->conn)
+                stdin_pump(s);
+        else
+                stdin_close(c);
+        stream_watch(s);
+}
+
+void docker_streams_drain(struct docker_container *c)
+{
+        c->draining = true;
         for (unsigned i = 0; i < c->n_streams; i++)
                 stream_watch(&c->streams[i]);
 }

@@ -35,7 +35,7 @@ struct answer {
         const char *request; /* a part of "METHOD /path" */
         int times;           /* -1: ever */
         unsigned status;
-        const char *body;
+        const char *body; /* NULL: fake.logged */
 };
 
 struct conn {
@@ -54,8 +54,12 @@ struct fake {
         struct str log; /* lines of requests */
         struct conn conns[CONNS];
         struct conn *attached;
-        const char *frames;
-        size_t frames_len;
+        const char *frames, *logged;
+        size_t frames_len, logged_len;
+        struct conn *attaches[4]; /* that were answered, since hold_open() */
+        size_t n_attaches;
+        bool hold;        /* the start is answered, and nothing follows */
+        struct str stdin; /* of the one that has ended last */
 };
 
 static const struct answer usual[] = {
@@ -76,9 +80,13 @@ static void conn_close(struct conn *c)
         loop_io_remove(c->io);
         c->io = NULL;
         fd_replace(&c->fd, -EBADF);
-        str_done(&c->in);
-        if (c->fake->attached == c)
+        if (c->fake->attached == c) {
                 c->fake->attached = NULL;
+                str_done(&c->fake->stdin);
+                c->fake->stdin = c->in;
+                c->in = (struct str)STR_INIT;
+        }
+        str_done(&c->in);
 }
 
 static void fake_write(struct conn *c, const char *data, size_t len)
@@ -97,14 +105,19 @@ static void fake_answer(struct conn *c, const struct answer *a)
         if (a->status == 101) {
                 (void)str_adds(&out, "HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n");
                 c->fake->attached = c;
+                if (c->fake->n_attaches < ARRAY_LEN(c->fake->attaches))
+                        c->fake->attaches[c->fake->n_attaches++] = c;
         } else if (a->status == 204) {
                 (void)str_adds(&out, "HTTP/1.1 204 No Content\r\n\r\n");
         } else {
-                (void)str_addf(&out, "HTTP/1.1 %u X\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
-                               a->status, strlen(a->body), a->body);
+                size_t len = a->body ? strlen(a->body) : c->fake->logged_len;
+
+                (void)str_addf(&out, "HTTP/1.1 %u X\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n",
+                               a->status, len);
+                (void)str_add(&out, a->body ? a->body : c->fake->logged, len);
         }
         fake_write(c, out.data, out.len);
-        if (strstr(a->request, "/start") && a->status == 204 && c->fake->attached) {
+        if (strstr(a->request, "/start") && a->status == 204 && c->fake->attached && !c->fake->hold) {
                 fake_write(c->fake->attached, c->fake->frames, c->fake->frames_len);
                 conn_close(c->fake->attached);
         }
@@ -303,6 +316,7 @@ static int teardown(void **state)
         loop_io_remove(w->fake.io);
         fd_close(w->fake.fd);
         str_done(&w->fake.log);
+        str_done(&w->fake.stdin);
         loop_free(w->loop);
         (void)nftw(w->dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
         free(w);
@@ -349,7 +363,7 @@ static void get_images(struct world *w, unsigned n, const char *username)
         assert_true(done);
 }
 
-static void start(struct world *w, const char *id)
+static void start_as(struct world *w, const char *id, bool live, int stdin_fd, const char *stdin_text)
 {
         char *cmd[] = { (char[]){ "true" }, NULL };
         struct engine_spec spec = {
@@ -357,7 +371,10 @@ static void start(struct world *w, const char *id)
                 .owner = "me",
                 .digest = DIGEST,
                 .cmd = cmd,
-                .stdin_fd = -EBADF,
+                .stdin_fd = stdin_fd,
+                .stdin_data = stdin_text,
+                .stdin_len = stdin_text ? strlen(stdin_text) : 0,
+                .live = live,
                 .limits = { .memory = 64 << 20, .shm = 1 << 20, .cpu_milli = 1000, .pids = 10, .output = 1 << 20 },
                 .network = ENGINE_NET_NONE,
                 .record = "record",
@@ -368,6 +385,11 @@ static void start(struct world *w, const char *id)
 
         assert_int_equal(r, 0);
         assert_int_equal(w->engine->ops->start(w->c, &err), 0);
+}
+
+static void start(struct world *w, const char *id)
+{
+        start_as(w, id, false, -EBADF, NULL);
 }
 
 static void finish(struct world *w)
@@ -540,6 +562,160 @@ static void test_log(void **state)
                 assert_int_equal(out.total, cases[i].total);
                 w->engine->ops->remove(w->c);
         }
+}
+
+/* A frame that was cut off is read again from the log, until that is there; where it never is, the task did not end well. */
+static void test_cut(void **state)
+{
+        struct world *w = *state;
+        struct engine_output out;
+        char have[8] = { 0 };
+
+        world_open(w, 0);
+        get_images(w, 1, NULL);
+        frames(w, "\1\0\0\0\0\0\0\4ab", 10);
+        w->fake.logged = "\1\0\0\0\0\0\0\4abcd";
+        w->fake.logged_len = 12;
+        expect(w, "/logs?", -1, 200, NULL);
+        expect(w, "/logs?", 1, 500, "{\"message\":\"not now\"}");
+        run(w, "one");
+        assert_int_equal(w->exit.end, ENGINE_END_EXITED);
+        w->engine->ops->attach(w->c, ENGINE_STDOUT, &out);
+        assert_int_equal(out.total, 4);
+        assert_int_equal(pread(out.fd, have, 4, 0), 4);
+        assert_string_equal(have, "abcd");
+        w->engine->ops->remove(w->c);
+        expect(w, "/logs?", -1, 500, "{\"message\":\"never\"}");
+        run(w, "two");
+        assert_int_equal(w->exit.end, ENGINE_END_LOST);
+        assert_non_null(strstr(w->exit.text, "never"));
+        w->engine->ops->remove(w->c);
+}
+
+static void hold_open(struct world *w)
+{
+        w->fake.hold = true;
+        w->fake.n_attaches = 0;
+}
+
+static void turns(struct world *w, int n)
+{
+        for (int i = 0; i < n; i++)
+                assert_true(loop_turn(w->loop, 5, NULL) >= 0);
+}
+
+/* The connection that carries stdin may end before the other one does. */
+static void test_stdin_outlives(void **state)
+{
+        struct world *w = *state;
+        int ends[2];
+
+        world_open(w, 0);
+        get_images(w, 1, NULL);
+        for (unsigned i = 0; i < 2; i++) {
+                auto_free char *id = str_printf("live%u", i);
+
+                hold_open(w);
+                assert_int_equal(pipe2(ends, O_CLOEXEC | O_NONBLOCK), 0);
+                start_as(w, id, true, ends[0], NULL);
+                fd_close(ends[0]);
+                wait_for(w, "/start", i + 1);
+                turns(w, 5);
+                assert_int_equal(w->fake.n_attaches, 2);
+                conn_close(w->fake.attaches[0]);
+                turns(w, 5);
+                if (i == 0)
+                        (void)!write(ends[1], "x", 1);
+                else
+                        fd_replace(&ends[1], -EBADF);
+                turns(w, 5);
+                conn_close(w->fake.attaches[1]);
+                finish(w);
+                assert_int_equal(w->exit.code, 3);
+                fd_close(ends[1]);
+                w->engine->ops->remove(w->c);
+        }
+}
+
+/* Who does not read keeps nothing alive. */
+static void test_killed_while_paused(void **state)
+{
+        struct world *w = *state;
+        struct engine_output out;
+
+        world_open(w, 0);
+        get_images(w, 1, NULL);
+        hold_open(w);
+        start_as(w, "one", true, -EBADF, NULL);
+        wait_for(w, "/start", 1);
+        turns(w, 5);
+        assert_int_equal(w->fake.n_attaches, 2);
+        w->engine->ops->pause(w->c, ENGINE_STDOUT, true);
+        w->engine->ops->pause(w->c, ENGINE_STDERR, true);
+        fake_write(w->fake.attaches[0], "\1\0\0\0\0\0\0\2ok", 10);
+        turns(w, 5);
+        assert_int_equal(w->exits, 0);
+        expect(w, "/kill?signal=9", -1, 204, "");
+        expect(w, "/wait", -1, 200, "{\"StatusCode\":137}");
+        expect(w, "GET /v1.41/containers/test-one/json", -1, 200, "{\"State\":{\"ExitCode\":137,\"Running\":false}}");
+        assert_int_equal(w->engine->ops->signal(w->c, SIGKILL, NULL), 0);
+        conn_close(w->fake.attaches[0]);
+        conn_close(w->fake.attaches[1]);
+        finish(w);
+        assert_int_equal(w->exit.end, ENGINE_END_SIGNALED);
+        w->engine->ops->attach(w->c, ENGINE_STDOUT, &out);
+        assert_int_equal(out.total, 2);
+        w->engine->ops->remove(w->c);
+}
+
+/* stdin is that of the container which runs in the end. */
+static void test_prewarm_stdin(void **state)
+{
+        static const char *const gone[] = { "/attach?", "/start" };
+        struct world *w = *state;
+
+        world_open(w, 1);
+        get_images(w, 1, NULL);
+        hold_open(w);
+        for (unsigned i = 0; i < 6; i++) {
+                auto_free char *id = str_printf("in%u", i);
+
+                /* Of the third on there is one that was made ahead. */
+                if (i == 2 || i == 4)
+                        turns(w, 20);
+                if (i == 2 || i == 4)
+                        expect(w, gone[i / 2 - 1], 1, 404, "{\"message\":\"No such container: x\"}");
+                start_as(w, id, false, -EBADF, "hello");
+                for (int n = 0; n < TURNS && w->exits <= i; n++) {
+                        turns(w, 1);
+                        if (w->fake.attached && w->fake.attached->in.len == strlen("hello"))
+                                conn_close(w->fake.attached);
+                }
+                assert_int_equal(w->exit.end, ENGINE_END_EXITED);
+                assert_string_equal(w->fake.stdin.data, "hello");
+                if (i == 2 || i == 4)
+                        assert_int_equal(w->fake.answers[0].times, 0);
+                w->engine->ops->remove(w->c);
+        }
+}
+
+/* Of one that may be made still it is not believed that it is not there. */
+static void test_prewarm_unsure(void **state)
+{
+        struct world *w = *state;
+
+        world_open(w, 1);
+        get_images(w, 1, NULL);
+        run(w, "one");
+        w->engine->ops->remove(w->c);
+        run(w, "two");
+        w->engine->ops->remove(w->c);
+        wait_for(w, "DELETE", 2);
+        expect(w, "DELETE", -1, 404, "{\"message\":\"No such container: x\"}");
+        expect(w, "containers/create", -1, 0, "");
+        for (int i = 0; i < TURNS && asked(w, "DELETE") < 4; i++)
+                turns(w, 1);
+        assert_true(asked(w, "DELETE") >= 4);
 }
 
 static void test_pull(void **state)
@@ -808,6 +984,11 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_start_refused, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_wait_again, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_log, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_cut, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_stdin_outlives, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_killed_while_paused, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_prewarm_stdin, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_prewarm_unsure, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_pull, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_pull_errors, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_breaker, setup, teardown),

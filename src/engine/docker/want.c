@@ -89,13 +89,32 @@ static void want_failed(struct docker_want *w, int r, const struct err *err)
         want_answer(w, r, NULL, err);
 }
 
+static void copy_release(struct docker_copy *x)
+{
+        if (!x->released)
+                image_save_release(x->save);
+        x->released = true;
+}
+
+/* Nobody is told any more; what somebody still holds goes when he lets go. */
 void docker_wants_done(struct docker *d)
 {
         struct docker_want *w;
+        struct docker_copy *x;
 
         while ((w = LIST_FIRST(&d->wants, struct docker_want, node))) {
                 docker_leave_image(d, w);
-                want_free(w);
+                list_remove(&w->node);
+                w->fn = NULL;
+                if (w->orphan && !w->told)
+                        continue; /* on_cancelled() */
+                w->orphan = w->told = true;
+                if (!w->loading || w->copy)
+                        want_free(w);
+        }
+        LIST_FOREACH(x, &d->copies, node) {
+                copy_release(x);
+                list_remove(&x->node);
         }
 }
 
@@ -147,6 +166,8 @@ static void on_pulled(int r, const struct engine_image *image, const struct err 
 {
         struct docker_want *w = data;
 
+        if (w->orphan)
+                return;
         if (r == 0)
                 pulled(w);
         else
@@ -260,13 +281,6 @@ static void copy_run(void *data)
         }
         if (n < 0)
                 x->r = (int)n;
-}
-
-static void copy_release(struct docker_copy *x)
-{
-        if (!x->released)
-                image_save_release(x->save);
-        x->released = true;
 }
 
 static void copy_done(void *data)
@@ -389,6 +403,8 @@ static void on_looked(int r, const struct engine_image *image, const struct err 
         struct docker_want *w = data;
         struct err why = *err;
 
+        if (w->orphan)
+                return;
         if (w->only[0]) {
                 on_looked_for_one(w, r, image, err);
                 return;
@@ -556,7 +572,8 @@ static void on_cancelled(void *data)
         struct err err = ERR_INIT;
         int r = err_set(&err, ECANCELED, "nobody wants it any more");
 
-        w->fn(r, NULL, &err, w->data);
+        if (w->fn)
+                w->fn(r, NULL, &err, w->data);
         w->told = true;
         if (!w->loading)
                 want_free(w);
