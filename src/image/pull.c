@@ -35,6 +35,7 @@ struct pull {
         char media[IMAGE_MEDIA_MAX];
         struct job *job;
         bool refused; /* by another's job; once is enough */
+        bool direct;  /* a mirror's manifest was another one: no mirror is asked */
         bool due;     /* progress was made that nobody was told yet */
         uint64_t told_ns, begun_real_ms;
         char top[IMAGE_DIGEST_MAX]; /* what the tag means: an index, perhaps */
@@ -268,6 +269,7 @@ static void pull_ask(struct pull *pull, enum registry_what what, const char *ref
                 .reference = reference,
                 .username = pull->credentials.username,
                 .password = pull->credentials.password,
+                .direct = pull->direct,
         };
         struct err err = ERR_INIT;
         int r = registry_start(pull->pulls->config.registries, &q, &handler, pull, &pull->call, &err);
@@ -503,6 +505,11 @@ static void resolved(struct pull *pull, const struct registry_answer *answer)
         int r;
 
         r = check_digest(pull, answer, digest, &err);
+        if (r == -EBADMSG && !pull->direct && registries_mirrored(pull->pulls->config.registries, &pull->ref)) {
+                pull->direct = true;
+                pull_ask(pull, REGISTRY_MANIFEST, pull->state == PULL_CHOOSE ? pull->child.digest : pull->reference);
+                return;
+        }
         if (r == 0)
                 r = manifest_kind(answer->body, answer->len, answer->media_type, &kind, pull->media, &err);
         if (r == 0 && kind == MANIFEST_INDEX && pull->state == PULL_CHOOSE)

@@ -130,11 +130,23 @@ static void finish_run(void *data)
         begin_to_write(b, b->written);
 }
 
+/* A mirror that has other bytes is one that does not have it. */
+static bool ask_directly(struct blob *b)
+{
+        if (b->work_result != -EBADMSG || b->direct || !b->source ||
+            !registries_mirrored(b->pulls->config.registries, &b->source->ref))
+                return false;
+        b->direct = true;
+        blob_fail(b, b->work_result, &b->work_err);
+        blob_move(b, BLOB_QUEUED);
+        return true;
+}
+
 static void finish_done(void *data)
 {
         struct blob *b = data;
 
-        if (!blob_back(b))
+        if (!blob_back(b) || ask_directly(b))
                 return;
         if (b->work_result < 0) {
                 blob_fail(b, b->work_result, &b->work_err);
@@ -376,6 +388,7 @@ static void open_done(void *data)
         q.password = b->source->credentials.password;
         q.offset = b->written;
         q.size = b->size;
+        q.direct = b->direct;
         r = registry_start(b->pulls->config.registries, &q, &handler, b, &b->call, &b->err);
         if (r < 0)
                 blob_fail(b, r, NULL);

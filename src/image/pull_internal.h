@@ -57,6 +57,7 @@ struct blob {
         bool busy, ended; /* a work thread has it; all has come */
         bool paused;
         bool roomed; /* the disk was full, and room was made once */
+        bool direct; /* what came from a mirror was wrong: of the registry alone */
         bool was_here, downloaded;
         bool spent; /* part of an image, or good for none: the partial goes */
         int work_result;

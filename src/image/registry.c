@@ -615,6 +615,7 @@ int registry_fetch_with(struct registry_call *c, const struct registry_url *url,
         auto_free char *ca = NULL, *cert = NULL, *key = NULL;
         struct fetch_handler checked = *handler;
         char text[REGISTRY_URL_MAX + 300];
+        bool large = c->what == REGISTRY_BLOB && c->phase != CALL_TOKEN;
         struct fetch_request q = {
                 .method = method,
                 .url = text,
@@ -625,6 +626,8 @@ int registry_fetch_with(struct registry_call *c, const struct registry_url *url,
                 .connect_timeout_ms = config->connect_ms,
                 .stall_bytes = c->what == REGISTRY_BLOB ? STALL_BYTES : 1,
                 .stall_s = config->stall_s,
+                /* One that drips never stalls, and holds a connection. */
+                .total_timeout_s = large ? 0 : config->stall_s + config->stall_s / 4 + 1,
         };
 
         registry_url_format(url, text, sizeof(text));
@@ -700,6 +703,7 @@ static void endpoint_begin(struct registry_call *c)
         struct err err = ERR_INIT;
 
         c->attempts = 0;
+        c->answer.retry_after_s = 0;
         c->tried_tls = false;
         c->tried_plain = !c->endpoints[c->endpoint].base.https;
         c->reached = false;
@@ -780,7 +784,7 @@ static int call_fill(struct registry_call *c, const struct registry_request *q, 
         if ((q->username && *q->username && !c->username) || (c->username && q->password && !c->password))
                 return err_oom(err);
         registry_credentials_key(c->username, c->password, c->key);
-        if (c->what != REGISTRY_PING)
+        if (c->what != REGISTRY_PING && !q->direct)
                 add_mirrors(c);
         return add_origin(c, err);
 }
@@ -825,6 +829,18 @@ void registry_resume(struct registry_call *c)
 bool registries_enabled(const struct registries *r)
 {
         return r && r->config.enabled;
+}
+
+bool registries_mirrored(const struct registries *r, const struct image_ref *ref)
+{
+        const char *list = r->config.mirrors;
+        size_t domain = strlen(ref->domain);
+        char entry[512];
+
+        while (list_next(&list, entry, sizeof(entry)))
+                if (strncmp(entry, ref->domain, domain) == 0 && entry[domain] == '=')
+                        return true;
+        return false;
 }
 
 int registries_new(struct loop *loop, const struct registries_config *config, struct registries **ret, struct err *err)

@@ -39,7 +39,7 @@ struct registries_config {
         const char *no_proxy; /* hosts, and ".domain", that are reached without */
         const char *ca_dir;   /* DIR/HOST[:PORT]/ca.crt, client.cert, client.key, as Docker's certs.d */
         unsigned retries;     /* of a request without progress */
-        unsigned stall_s;     /* slower than 1 KiB/s for that long: tried again once */
+        unsigned stall_s;     /* slower than 1 KiB/s for that long: tried again once; what is no blob has little more in all */
         unsigned connect_ms;
         unsigned wait_max_s; /* a registry that wants a longer pause is too busy */
 };
@@ -47,6 +47,7 @@ struct registries_config {
 int registries_new(struct loop *loop, const struct registries_config *config, struct registries **ret, struct err *err);
 void registries_free(struct registries *r); /* cancels all; accepts NULL; not from within a callback */
 bool registries_enabled(const struct registries *r);
+bool registries_mirrored(const struct registries *r, const struct image_ref *ref); /* whether it has mirrors */
 
 /* PING: whether the registry (ref->domain) takes the credentials; no mirror is asked.
  * REFERRERS: an index of what refers to a digest, which is the reference; -ENOENT where the registry has no such API. */
@@ -63,6 +64,7 @@ struct registry_request {
         const char *reference;       /* tag or digest */
         const char *username, *password;
         uint64_t offset, size; /* BLOB: bytes that are here already; of the whole */
+        bool direct;           /* no mirror is asked */
 };
 
 struct registry_answer {

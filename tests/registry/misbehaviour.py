@@ -255,6 +255,20 @@ for name, body in (("empty", b""), ("no JSON", b"hello"), ("an array", b"[]"), (
         c.manifest_bend(lambda h: h.send(200, body, OCI))
 
 
+@case("a manifest that drips")
+def _(c):
+    def bend(h):
+        h.send_response(200)
+        h.send_header("Content-Type", OCI)
+        h.send_header("Content-Length", "1000")
+        h.end_headers()
+        for _ in range(100):
+            h.wfile.write(b"      ")
+            time.sleep(0.5)
+        h.close_connection = True
+    c.manifest_bend(bend)
+
+
 @case("a manifest of 8 MiB")
 def _(c):
     c.manifest_bend(lambda h: h.send(200, b" " * (8 << 20), OCI))

@@ -195,6 +195,21 @@ def mirror_order(w, report):
                 have(origin, first)
                 ask("five")
                 equal((first.authorizations, second.authorizations), ([], []))
+            with report.case("mirrors: one with other bytes is as one that lacks them"):
+                have(origin, first)
+                first.blobs = registries.Blobs()
+                first.blobs.blobs = {name: bytes(len(data)) for name, data in blobs.blobs.items()}
+                for image in ("one", "two", "three", "five"):
+                    i.client.request("DELETE", f"/v1/images/{origin.host}/{image}:1")
+                equal(ask("lies")[0], 200)
+                assert first.count("GET", "/blobs/") and origin.count("GET", "/blobs/"), (first.requests, origin.requests)
+                blobs.add(tags["1"])
+                have(origin, first)
+                first.blobs = registries.Blobs()
+                name = "sha256:" + mayfly.sha256(tags["1"])
+                first.blobs.blobs = {name: tags["1"].replace(b"{", b"{ ", 1)}
+                equal(pull(i.client, f"{origin.host}/other@{name}").status, 200)
+                equal(bool(first.requests), True)
             first.close()
             with report.case("mirrors: one that is down is passed over"):
                 have(origin, second)
