@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-
 struct pulling {
         struct call *call;
         struct image_want *want;

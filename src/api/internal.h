@@ -61,7 +61,7 @@ struct api {
         struct meters *ecs_meters; /* NULL: the original's limits are off */
         unsigned uploads;          /* archives that are coming or being read, and their bytes */
         uint64_t upload_bytes;
-        unsigned saves; /* archives that are being written */
+        unsigned saves;    /* archives that are being written */
         double log_tokens; /* lines of requests that may be logged now */
         uint64_t log_ns;
         unsigned log_left_out;

@@ -3,7 +3,8 @@
 #include <stddef.h>
 
 const char *const operation_names[] = {
-        "ping", "info", "health", "task_run", "task_read", "task_control", "image_read", "image_change", "logins", "keys", NULL,
+        "ping",       "info",         "health", "task_run", "task_read", "task_control",
+        "image_read", "image_change", "logins", "keys",     NULL,
 };
 
 /* Operations without objects of somebody's are all or nothing. */

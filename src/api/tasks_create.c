@@ -251,7 +251,9 @@ int submit_problem(const struct tasks *tasks, int r, struct err *err, const char
                 { ENOMEM, 503, "out_of_memory", "out of memory" },
         };
 
-        *ret_retry_s = r == -EAGAIN ? tasks_retry_after(tasks) : r == -ESHUTDOWN || r == -ENOMEM || r == -ENOSPC ? 1 : 0;
+        *ret_retry_s = r == -EAGAIN                                      ? tasks_retry_after(tasks)
+                       : r == -ESHUTDOWN || r == -ENOMEM || r == -ENOSPC ? 1
+                                                                         : 0;
         for (size_t i = 0; i < ARRAY_LEN(known); i++) {
                 if (known[i].num != -r)
                         continue;

@@ -10,8 +10,8 @@
 #include "base/time.h"
 #include "http/client.h"
 #include "image/prune.h"
-#include "image/verify.h"
 #include "image/save.h"
+#include "image/verify.h"
 #include "state/db.h"
 #include "state/keys.h"
 
@@ -535,7 +535,8 @@ struct image_save {
 static atomic_int saves __attribute__((unused));
 
 int image_save_open(struct image_store *s, const char *const *refs, size_t n, enum image_save_format format,
-                    bool (*may)(const struct image *i, void *data), void *data, struct image_save **ret, struct err *err)
+                    bool (*may)(const struct image *i, void *data), void *data, struct image_save **ret,
+                    struct err *err)
 {
         bool broken = str_eq(refs[n - 1], "broken:1"), damaged = str_eq(refs[n - 1], "damaged:1");
 

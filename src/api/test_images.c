@@ -116,7 +116,8 @@ static void test_tags_and_pins(void **state)
 static void test_gone_clients(void **state)
 {
         static const char *const paths[] = {
-                "POST /v1/images/tag?ref=busybox:demo&name=busybox:demo", "POST /v1/images/pin?ref=busybox:demo",
+                "POST /v1/images/tag?ref=busybox:demo&name=busybox:demo",
+                "POST /v1/images/pin?ref=busybox:demo",
                 "DELETE /v1/images/busybox:demo",
         };
         struct fixture *f = *state;

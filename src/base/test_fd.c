@@ -199,8 +199,7 @@ int main(void)
                 cmocka_unit_test(test_cleanup), cmocka_unit_test(test_read_write),
                 cmocka_unit_test(test_files),   cmocka_unit_test(test_write_file_places),
                 cmocka_unit_test(test_knobs),   cmocka_unit_test(test_nonblock),
-                cmocka_unit_test(test_memfd),
-                cmocka_unit_test(test_left),
+                cmocka_unit_test(test_memfd),   cmocka_unit_test(test_left),
         };
 
         return cmocka_run_group_tests(tests, setup, teardown);

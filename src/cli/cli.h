@@ -25,9 +25,10 @@ struct cli {
 
 typedef int cli_main_fn(struct cli *cli, const struct cli_command *command, int argc, char **argv);
 
-cli_main_fn cmd_completion, cmd_complete, cmd_dial, cmd_engines, cmd_help, cmd_history, cmd_images, cmd_import, cmd_inspect, cmd_key_create,
-        cmd_key_list, cmd_key_revoke, cmd_kill, cmd_load, cmd_login, cmd_logout, cmd_logs, cmd_pin, cmd_prune, cmd_ps, cmd_pull, cmd_rmi, cmd_run, cmd_save,
-        cmd_serve, cmd_stop, cmd_tag, cmd_unpin, cmd_version, cmd_wait;
+cli_main_fn cmd_completion, cmd_complete, cmd_dial, cmd_engines, cmd_help, cmd_history, cmd_images, cmd_import,
+        cmd_inspect, cmd_key_create, cmd_key_list, cmd_key_revoke, cmd_kill, cmd_load, cmd_login, cmd_logout, cmd_logs,
+        cmd_pin, cmd_prune, cmd_ps, cmd_pull, cmd_rmi, cmd_run, cmd_save, cmd_serve, cmd_stop, cmd_tag, cmd_unpin,
+        cmd_version, cmd_wait;
 
 /* The row of cli_commands that the words name, and how many of them (1 or 2) it took; NULL: there is none. */
 const struct cli_command *cli_find_command(int argc, char *const *argv, int *ret_words);

@@ -65,7 +65,8 @@ static const struct cli_option logs_options[] = {
         FLAG("follow", 'f', "go on until the task ends"),
         VALUE("tail", 'n', "LINES", "only the last lines: a number, or all"),
         OF_WORDS("stream", 0, "NAME", "only stdout or stderr", "stdout stderr"),
-        VALUE("since", 0, "TIME", "only what came since then: 2026-01-01T00:00:00Z, seconds since 1970, or how long ago, as 10m"),
+        VALUE("since", 0, "TIME",
+              "only what came since then: 2026-01-01T00:00:00Z, seconds since 1970, or how long ago, as 10m"),
         VALUE("until", 0, "TIME", "only what came until then"),
         FLAG("timestamps", 't', "show when each line came"),
         END,
@@ -339,9 +340,10 @@ const struct cli_command cli_commands[] = {
                 .name = "images",
                 .args = "",
                 .summary = "list images",
-                .description = "Lists the images that are on the server: also those without a name, which a newer image "
-                               "of the same name has taken, as <none>. With --verify it reads and hashes all blobs, "
-                               "unpacks each layer once more beside what is there, and compares the two.",
+                .description =
+                        "Lists the images that are on the server: also those without a name, which a newer image "
+                        "of the same name has taken, as <none>. With --verify it reads and hashes all blobs, "
+                        "unpacks each layer once more beside what is there, and compares the two.",
                 .options = images_options,
                 .exits = usual_exits,
                 .examples = "mayfly images\n"
@@ -430,7 +432,8 @@ const struct cli_command cli_commands[] = {
                 .args = "IMAGE...",
                 .summary = "write images into an archive",
                 .description =
-                        "Writes images with their names into one archive, which mayfly load, docker load and other tools "
+                        "Writes images with their names into one archive, which mayfly load, docker load and other "
+                        "tools "
                         "read; layers that several of them have are in it once. A name without a tag stands for all of "
                         "its tags. What is removed meanwhile is still written.",
                 .options = save_options,
@@ -459,10 +462,11 @@ const struct cli_command cli_commands[] = {
                 .name = "login",
                 .args = "[REGISTRY]",
                 .summary = "have the server keep credentials for a registry",
-                .description =
-                        "Asks the registry whether it takes them, and keeps them sealed, for the pulls and tasks of your\n"
-                        "key alone. The registry is docker.io by default. pull and run also take what `docker login` left\n"
-                        "in ~/.docker/config.json, or with its credential helpers.",
+                .description = "Asks the registry whether it takes them, and keeps them sealed, for the pulls and "
+                               "tasks of your\n"
+                               "key alone. The registry is docker.io by default. pull and run also take what `docker "
+                               "login` left\n"
+                               "in ~/.docker/config.json, or with its credential helpers.",
                 .options = login_options,
                 .exits = usual_exits,
                 .examples = "mayfly login registry.example:5000\n"
@@ -548,9 +552,10 @@ const struct cli_command cli_commands[] = {
                 .name = "engines",
                 .args = "",
                 .summary = "list what runs tasks, and how it is",
-                .description = "Lists the engines of the server: which is the default, whether each is well, and what it "
-                               "lacks. Below stands what was found on a host that Mayfly does not manage, with what to "
-                               "do about it.",
+                .description =
+                        "Lists the engines of the server: which is the default, whether each is well, and what it "
+                        "lacks. Below stands what was found on a host that Mayfly does not manage, with what to "
+                        "do about it.",
                 .options = no_options,
                 .exits = usual_exits,
                 .examples = "mayfly engines\n"

@@ -48,9 +48,9 @@ struct config {
                 uint64_t idle_timeout_ms;
         } limits;
         struct {
-                char mode[12];  /* network.default: nat */
-                char pool[20];  /* network.pool: 10.213.0.0/16 */
-                uint32_t stock; /* network.stock: namespaces kept ready */
+                char mode[12];        /* network.default: nat */
+                char pool[20];        /* network.pool: 10.213.0.0/16 */
+                uint32_t stock;       /* network.stock: namespaces kept ready */
                 uint32_t connections; /* of a task at once; 0: any number */
         } network;
         struct {
@@ -71,9 +71,9 @@ struct config {
                 uint64_t proof_ms, proof_hold_ms, tag_max_age_ms; /* the last: 0, never */
         } registries;
         struct {
-                char keys[108];      /* directory of NAME.pub; "none" */
+                char keys[108];       /* directory of NAME.pub; "none" */
                 char signed_by[4096]; /* REPOSITORY=KEY, by commas; "none" */
-                char pinned[16384];  /* IMAGE=sha256:…, by commas; "none" */
+                char pinned[16384];   /* IMAGE=sha256:…, by commas; "none" */
         } trust;
 };
 

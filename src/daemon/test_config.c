@@ -427,12 +427,17 @@ static void test_docker_certificates(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_engines),       cmocka_unit_test(test_docker_certificates),
-                cmocka_unit_test(test_defaults_pass), cmocka_unit_test(test_every_key),
+                cmocka_unit_test(test_engines),
+                cmocka_unit_test(test_docker_certificates),
+                cmocka_unit_test(test_defaults_pass),
+                cmocka_unit_test(test_every_key),
                 cmocka_unit_test(test_trust),
-                cmocka_unit_test(test_empty_files),   cmocka_unit_test(test_faults_name_their_line),
-                cmocka_unit_test(test_values),        cmocka_unit_test(test_the_whole),
-                cmocka_unit_test(test_args),          cmocka_unit_test(test_args_there_and_back),
+                cmocka_unit_test(test_empty_files),
+                cmocka_unit_test(test_faults_name_their_line),
+                cmocka_unit_test(test_values),
+                cmocka_unit_test(test_the_whole),
+                cmocka_unit_test(test_args),
+                cmocka_unit_test(test_args_there_and_back),
         };
 
         return cmocka_run_group_tests_name("daemon/config", tests, NULL, NULL);

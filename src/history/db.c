@@ -103,9 +103,10 @@ static const char *const statements[DB_STATEMENTS] = {
         [DB_SET_TOTALS] = "UPDATE totals SET tasks = ?, bytes = ?",
         [DB_GET] = "SELECT " DB_COLUMNS ", t.out, t.err, t.outputs, NULL, NULL, t.times FROM tasks t WHERE t.id = ?1"
                    " AND (?2 IS NULL OR t.owner = ?2)",
-        [DB_FIND_KEY] = "SELECT " DB_COLUMNS
-                        ", t.out, t.err, t.outputs, k.key, k.hash, t.times FROM keys k LEFT JOIN tasks t ON t.id = k.task"
-                        " WHERE k.owner = ? AND k.key = ? AND k.created >= ?",
+        [DB_FIND_KEY] =
+                "SELECT " DB_COLUMNS
+                ", t.out, t.err, t.outputs, k.key, k.hash, t.times FROM keys k LEFT JOIN tasks t ON t.id = k.task"
+                " WHERE k.owner = ? AND k.key = ? AND k.created >= ?",
         [DB_OLDEST] = "SELECT seq, bytes, finished FROM tasks ORDER BY seq LIMIT ?",
         [DB_DELETE] = "DELETE FROM tasks WHERE seq = ?",
         [DB_DELETE_KEYS] = "DELETE FROM keys WHERE (owner, key) IN"

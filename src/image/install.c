@@ -113,8 +113,7 @@ static int work_read_archive(struct op *op, struct err *err)
 
         r = op_read_report(op, &text, err);
         if (r == 0)
-                r = image_archive_read(&op->layout, text.data, text.len, op->archive, op->plain, &op->found,
-                                       err);
+                r = image_archive_read(&op->layout, text.data, text.len, op->archive, op->plain, &op->found, err);
         return r;
 }
 
@@ -512,8 +511,8 @@ static void keep_layer(struct op *op, int r)
         char key[LAYER_PAIR_MAX];
 
         layer_pair_key(op->layer.digest, op->name, key);
-        if (r == 0 && (map_set(op->verified, key, &present) < 0 ||
-                       (op->hold && map_set(op->hold->pairs, key, &present) < 0)))
+        if (r == 0 &&
+            (map_set(op->verified, key, &present) < 0 || (op->hold && map_set(op->hold->pairs, key, &present) < 0)))
                 r = op_out_of_memory(op);
         if (r < 0 && op->token)
                 (void)op->store->workers.discard(op->store->workers.context, op->token, NULL);
@@ -603,8 +602,7 @@ static void users_run(void *data)
         struct op *op = data;
 
         op->work_err = (struct err)ERR_INIT;
-        op->work_result = image_layout_write_users(&op->layout, op->name, op->text.data, op->text.len,
-                                                   &op->work_err);
+        op->work_result = image_layout_write_users(&op->layout, op->name, op->text.data, op->text.len, &op->work_err);
 }
 
 static void users_done(void *data)

@@ -21,7 +21,9 @@ const op_step op_import_steps[] = {
 };
 
 const op_step op_layer_steps[] = {
-        step_list_layers, step_layer, NULL,
+        step_list_layers,
+        step_layer,
+        NULL,
 };
 
 const op_step op_pull_steps[] = {

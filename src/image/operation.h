@@ -126,7 +126,7 @@ const struct layer_bytes *usage_layer(const struct image_store *s, const char *d
 
 void verify_close(struct image_store *s); /* verify.c */
 void store_note_repair(struct image_store *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-void prune_close(struct image_store *s); /* prune.c */
+void prune_close(struct image_store *s);                           /* prune.c */
 int prune_in_use(const struct image_store *s, const char *digest); /* 1: some task needs it now; -ENOMEM */
 void pressure_start(struct image_store *s);
 int step_tell_sweep(struct op *op);
@@ -191,11 +191,11 @@ struct op {
         struct image_descriptor layer; /* IMPORT */
         char diff_id[65];              /* of the plain bytes of `layer`, as hashed here */
         struct image_found_list found;
-        struct stored_list images;             /* that this operation adds */
-        struct stored_list fresh;              /* filled by op_work(), and then images: others look at those meanwhile */
+        struct stored_list images; /* that this operation adds */
+        struct stored_list fresh;  /* filled by op_work(), and then images: others look at those meanwhile */
         struct map *layers, *trees, *verified; /* present in the launcher's store; "blob diff_id" seen to fit */
         struct map *keep_blobs, *keep_trees;   /* what collecting spares */
-        struct layer_flow *flow; /* of `layer`, under way; NULL: none */
+        struct layer_flow *flow;               /* of `layer`, under way; NULL: none */
         uint32_t token;
         struct str text;                /* of a file that is being written */
         char name[65];                  /* of the layer or tree in hand */

@@ -1,7 +1,7 @@
 /* Blobs: from a registry into a file, hashed as they come. */
 
-#include "image/pull_internal.h"
 #include "image/prune.h"
+#include "image/pull_internal.h"
 
 #include "base/fd.h"
 #include "http/fetch.h"
@@ -20,6 +20,7 @@ static void blob_reset(struct blob *b)
         if (b->call)
                 registry_cancel(TAKE_PTR(b->call));
         fd_replace(&b->fd, -EBADF);
+        image_layout_close(&b->view);
         EVP_MD_CTX_free(b->md);
         b->md = NULL;
         str_done(&b->filling);
@@ -228,6 +229,11 @@ static void write_next(struct blob *b)
 
         if (b->busy || (!b->ended && b->filling.len < BLOB_BUFFER))
                 return;
+        if (b->filling.len == 0 && b->result < 0) {
+                /* It ended too early, while the thread was busy: what is there is a beginning. */
+                blob_fail(b, b->result, NULL);
+                return;
+        }
         if (b->filling.len == 0) {
                 blob_move(b, BLOB_FINISHING);
                 r = blob_work(b, finish_run, finish_done);
@@ -315,11 +321,11 @@ static int md_begin(struct blob *b, struct err *err)
 /* 1: all of it is here. */
 static int open_partial(struct blob *b, struct err *err)
 {
-        bool whole = image_layout_partial_hold(b->layout, b->digest) == 0;
+        bool whole = image_layout_partial_hold(&b->view, b->digest) == 0;
         struct stat st;
         int r;
 
-        r = image_layout_partial_open(b->layout, b->digest, &b->fd, err);
+        r = image_layout_partial_open(&b->view, b->digest, &b->fd, err);
         if (r == 0)
                 r = md_begin(b, err);
         if (r < 0)
@@ -364,6 +370,7 @@ static void open_done(void *data)
 
         if (!blob_back(b))
                 return;
+        image_layout_close(&b->view);
         if (b->work_result < 0) {
                 /* A name of another file: what is there is no beginning of ours to cut. */
                 if (b->work_result == -EBADMSG)
@@ -396,6 +403,20 @@ static void open_done(void *data)
                 blob_move(b, BLOB_LOADING);
 }
 
+static void blob_open(struct blob *b)
+{
+        int r = 0;
+
+        b->view.blobs = fcntl(b->layout->blobs, F_DUPFD_CLOEXEC, 3);
+        b->view.partial = fcntl(b->layout->partial, F_DUPFD_CLOEXEC, 3);
+        if (b->view.blobs < 0 || b->view.partial < 0)
+                r = err_sys(&b->err, "open a blob");
+        if (r == 0)
+                r = blob_work(b, open_run, open_done);
+        if (r < 0)
+                blob_fail(b, r, NULL);
+}
+
 /* ── users ────────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 uint64_t blob_done(const struct blob *b)
@@ -426,6 +447,7 @@ int blob_want(struct image_pulls *p, struct job *job, const struct image_descrip
         b->users = 1;
         b->source = job;
         b->fd = -EBADF;
+        b->view = (struct image_layout)IMAGE_LAYOUT_NONE;
         memcpy(b->digest, d->digest, sizeof(b->digest));
         list_append(&p->blobs, &b->node);
         pulls_kick(p);
@@ -495,8 +517,7 @@ void blobs_tick(struct image_pulls *p)
                 b->err = (struct err)ERR_INIT;
                 b->result = 0;
                 blob_move(b, BLOB_OPENING);
-                if (blob_work(b, open_run, open_done) < 0)
-                        blob_fail(b, -ENOMEM, NULL);
+                blob_open(b);
         }
 }
 

@@ -49,6 +49,7 @@ struct blob {
         enum blob_state state;
         struct registry_call *call;
         const struct image_layout *layout;
+        struct image_layout view; /* of what a work thread needs of it: the store may be closed meanwhile */
         int fd;
         EVP_MD_CTX *md;
         uint64_t written; /* and hashed */

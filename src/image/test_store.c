@@ -6,8 +6,8 @@
 #include "base/list.h"
 #include "base/path.h"
 #include "base/str.h"
-#include "base/time.h"
 #include "base/test_tar.h"
+#include "base/time.h"
 #include "image/layout.h"
 #include "image/manifest.h"
 #include "image/prune.h"
@@ -42,8 +42,8 @@ struct fixture {
         struct image_store *store;
         struct image_workers workers;
         uint32_t next_token;
-        bool busy; /* trees cannot be removed */
-        bool full; /* the next unpacking finds the disk full */
+        bool busy;                   /* trees cannot be removed */
+        bool full;                   /* the next unpacking finds the disk full */
         enum image_kind full_commit; /* and so does the next commit of this kind; 0: none */
         unsigned uses;               /* how often it was asked who uses images */
         int lost;                    /* what merging and comparing answer with; 0: they work */
@@ -227,8 +227,8 @@ static int do_unpack(void *context, int blob_fd, int report_fd, uint64_t max_byt
         }
         (void)snprintf(bytes, sizeof(bytes), "%llu", (unsigned long long)max_bytes);
         (void)snprintf(entries, sizeof(entries), "%llu", (unsigned long long)max_entries);
-        return when_ended(f, (struct answer){
-                                       .pid = start_worker(f, argv, fds, 4), .token = token, .work = fn, .data = data });
+        return when_ended(
+                f, (struct answer){ .pid = start_worker(f, argv, fds, 4), .token = token, .work = fn, .data = data });
 }
 
 static int do_merge(void *context, const char (*layers)[65], size_t n_layers, int report_fd, image_work_fn fn,
@@ -1296,9 +1296,9 @@ static void test_side_by_side(void **state)
                 for (unsigned i = 0; i < SIDES; i++) {
                         start_side(f, i);
                         if (i == 1 || i == 3)
-                                assert_int_equal(image_store_remove(f->store, i == 1 ? "old:1" : "old:2", on_side_done, f,
-                                                                    NULL),
-                                                 0);
+                                assert_int_equal(
+                                        image_store_remove(f->store, i == 1 ? "old:1" : "old:2", on_side_done, f, NULL),
+                                        0);
                 }
                 while (sides_told < SIDES + 2)
                         assert_int_equal(loop_turn(f->loop, 1000, NULL), 0);

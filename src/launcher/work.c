@@ -26,10 +26,10 @@
 #define WATCH_NS (NS_PER_S / 4) /* between two looks at what a worker wrote */
 #define WRITTEN_EXTRA (UINT64_C(256) << 20)
 #define INODES_EXTRA 200000
-#define SETTLE_NS NS_PER_S            /* nothing else is to be done for that long before what was made is written out… */
+#define SETTLE_NS NS_PER_S /* nothing else is to be done for that long before what was made is written out… */
 #define SETTLE_LATEST_NS (20 * NS_PER_S) /* …but no later than that */
 #define PLACES (WORK_RUNNING_MAX + 1)
-#define SETTLE_PLACE WORK_RUNNING_MAX /* for writing out */
+#define SETTLE_PLACE WORK_RUNNING_MAX        /* for writing out */
 #define FILE_MAX_LEAST (UINT64_C(512) << 20) /* reports and what lies beside a layer are smaller */
 
 /* Which of a worker's descriptors (image/worker/worker.h) is which: input, plain copy, report, directory, layers. */
@@ -538,7 +538,7 @@ static bool copy_hex(const char *from, char to[LAUNCH_HEX + 1])
 
 static size_t fds_of(uint32_t work)
 {
-        return work == LAUNCH_WORK_UNPACK                                ? UNPACK_FDS
+        return work == LAUNCH_WORK_UNPACK                                 ? UNPACK_FDS
                : work == LAUNCH_WORK_MERGE || work == LAUNCH_WORK_COMPARE ? MERGE_FDS
                                                                           : INDEX_FDS;
 }
@@ -566,7 +566,8 @@ static int parse_work(const struct launch_header *msg, size_t len, int *fds, siz
         if (len < sizeof(*m) || m->work < LAUNCH_WORK_INDEX || m->work > LAUNCH_WORK_COMPARE ||
             m->n_layers > LAUNCH_LAYERS_MAX || (m->work == LAUNCH_WORK_COMPARE && m->n_layers != 1) ||
             (m->n_layers > 0 && m->work != LAUNCH_WORK_MERGE && m->work != LAUNCH_WORK_COMPARE) ||
-            len != sizeof(*m) + (size_t)m->n_layers * LAUNCH_HEX || n_fds != fds_of(m->work) || !all_files(m->work, fds, n_fds))
+            len != sizeof(*m) + (size_t)m->n_layers * LAUNCH_HEX || n_fds != fds_of(m->work) ||
+            !all_files(m->work, fds, n_fds))
                 return -EBADMSG;
         job = calloc(1, sizeof(*job) + m->n_layers * sizeof(job->layers[0]));
         if (!job)

@@ -121,14 +121,21 @@ static int parse_option(struct options *o, int c, const char *arg)
 static int parse_options(int argc, char **argv, struct options *o, struct err *err)
 {
         static const struct option longs[] = {
-                { "socket", required_argument, NULL, 's' },   { "state", required_argument, NULL, 'd' },
-                { "peer-uid", required_argument, NULL, 'u' }, { "peer-gid", required_argument, NULL, 'g' },
-                { "pool", required_argument, NULL, 'p' },     { "name", required_argument, NULL, 'n' },
-                { "id-range", required_argument, NULL, 'r' }, { "user", required_argument, NULL, 'U' },
-                { "stock", required_argument, NULL, 'k' },    { "connections", required_argument, NULL, 'C' },
+                { "socket", required_argument, NULL, 's' },
+                { "state", required_argument, NULL, 'd' },
+                { "peer-uid", required_argument, NULL, 'u' },
+                { "peer-gid", required_argument, NULL, 'g' },
+                { "pool", required_argument, NULL, 'p' },
+                { "name", required_argument, NULL, 'n' },
+                { "id-range", required_argument, NULL, 'r' },
+                { "user", required_argument, NULL, 'U' },
+                { "stock", required_argument, NULL, 'k' },
+                { "connections", required_argument, NULL, 'C' },
                 { "die-with-parent", no_argument, NULL, 'x' },
-                { "tasks-in", required_argument, NULL, 't' }, { "clean", no_argument, NULL, 'c' },
-                { "debug", no_argument, NULL, 'D' },          { NULL, 0, NULL, 0 },
+                { "tasks-in", required_argument, NULL, 't' },
+                { "clean", no_argument, NULL, 'c' },
+                { "debug", no_argument, NULL, 'D' },
+                { NULL, 0, NULL, 0 },
         };
         int c, at = 0;
 

@@ -9,8 +9,8 @@
 #include "task/record.h"
 #include "task/task.h"
 
-#define TASK_HISTORY_TRIES 5 /* of a record that history finds fault with */
-#define TASK_KEPT_MAX 10000  /* results that wait for history */
+#define TASK_HISTORY_TRIES 5                     /* of a record that history finds fault with */
+#define TASK_KEPT_MAX 10000                      /* results that wait for history */
 #define TASK_SAMPLE_NS (100 * UINT64_C(1000000)) /* how long a look at the available memory holds */
 #define TASK_RETRY_NS (50 * UINT64_C(1000000))   /* while nothing can start */
 #define TASK_CPU_LOOK_NS (5 * UINT64_C(1000000)) /* between two looks at the CPU time, at least */
@@ -75,23 +75,24 @@ struct task {
         struct wire_task_request request; /* until it is not needed any more */
         uint64_t held;                    /* bytes that count for the request */
         enum engine_network network;
-        uint64_t cost;   /* memory + disk + shm + output, as task_cost() and tasks_count_output() say */
-        bool queued;     /* counts among the queued ones */
-        bool admitted;   /* counts among the running ones */
-        bool starting;   /* of those, without a container yet */
-        bool lingering;  /* ended, with a container */
-        unsigned owed;   /* calls that are to come with this task */
-        int image_error; /* -errno: the engine refused to answer that */
+        uint64_t cost;                  /* memory + disk + shm + output, as task_cost() and tasks_count_output() say */
+        bool queued;                    /* counts among the queued ones */
+        bool admitted;                  /* counts among the running ones */
+        bool starting;                  /* of those, without a container yet */
+        bool lingering;                 /* ended, with a container */
+        unsigned owed;                  /* calls that are to come with this task */
+        int image_error;                /* -errno: the engine refused to answer that */
         uint64_t pull_done, pull_total; /* bytes, while the image comes */
         unsigned retry_after_s;         /* of a registry that is busy */
-        bool orphan;     /* tasks_free() was called meanwhile */
-        bool storing;    /* history has the record and will answer */
-        uint64_t kept;   /* bytes that count for a result which history did not take; 0: it is none */
-        bool keeps_slot; /* of those, with its container */
+        bool orphan;                    /* tasks_free() was called meanwhile */
+        bool storing;                   /* history has the record and will answer */
+        uint64_t kept;                  /* bytes that count for a result which history did not take; 0: it is none */
+        bool keeps_slot;                /* of those, with its container */
         bool cancel_when_alone;
         void *durable_waiter;
         bool nameless; /* durable from the start: there is no task until it is on disk */
-        uint64_t awaited; /* it had started (history_request.started) in an engine that has not said what it has; 0: no */
+        uint64_t
+                awaited; /* it had started (history_request.started) in an engine that has not said what it has; 0: no */
         enum task_disk disk;
         VEC(struct stored_call) stored_calls;
         VEC(struct task_waiter) waiters;
@@ -177,7 +178,7 @@ void task_drop_request(struct task *t);
 int meminfo_read(uint64_t *ret_total, uint64_t *ret_available);
 void tasks_admit(struct tasks *ts);
 void tasks_release(struct task *t);
-void tasks_count_queued(struct task *t); /* it will be in the queue, or is */
+void tasks_count_queued(struct task *t);  /* it will be in the queue, or is */
 void tasks_count_started(struct task *t); /* it has its container */
 void tasks_enqueue(struct task *t);
 int tasks_own(struct task *t, const char *owner); /* -ENOMEM */
@@ -208,10 +209,11 @@ int tasks_recover(struct tasks *ts, struct err *err);
 uint64_t engine_life(struct engine *e); /* TASK_LIFE_UNKNOWN where it tells none */
 
 /* engines.c */
-struct task_engine *tasks_engine(struct tasks *ts, const char *name); /* NULL: the default's; NULL where there is none */
+struct task_engine *tasks_engine(struct tasks *ts,
+                                 const char *name); /* NULL: the default's; NULL where there is none */
 struct task_engine *task_engine_of(const struct task *t);
 void tasks_engine_names(const struct tasks *ts, char *out, size_t size); /* "native, docker" */
-bool tasks_engines_look(struct tasks *ts); /* notes which are down; false where one is */
+bool tasks_engines_look(struct tasks *ts);                               /* notes which are down; false where one is */
 
 /* live.c */
 int task_live_open(struct task *t, int *ret_stdin_fd, struct err *err);

@@ -527,8 +527,7 @@ static int create_with(struct task *t, const struct str *record, const struct fi
 
         for (size_t i = 0; i < q->n_secrets; i++)
                 secrets[i] = (struct engine_secret){ q->secrets[i].name, q->secrets[i].value, q->secrets[i].len };
-        return t->engine->ops->create(t->engine, &spec, t->is_live ? &live_events : &events, t, &t->container,
-                                          err);
+        return t->engine->ops->create(t->engine, &spec, t->is_live ? &live_events : &events, t, &t->container, err);
 }
 
 static int create_container(struct task *t, const struct str *record, struct err *err)

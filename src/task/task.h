@@ -35,7 +35,8 @@ struct tasks_config {
         /* What the maxima of a recovered task's owner are taken from, until its next submit; borrowed; NULL: none. */
         const struct keys *keys;
         uint64_t max_held; /* bytes of requests that wait or may be needed again; 0: 512 MiB */
-        uint64_t max_kept; /* bytes of results that history could not take yet, from which on nothing starts; 0: 128 MiB */
+        uint64_t
+                max_kept; /* bytes of results that history could not take yet, from which on nothing starts; 0: 128 MiB */
         /* Beside the default: borrowed until tasks_free(), but the array. */
         struct engine *const *more_engines;
         size_t n_more_engines;

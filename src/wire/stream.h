@@ -61,7 +61,7 @@ struct wire_log_event {
         bool end;
         int stream; /* 0 stdout, 1 stderr */
         uint64_t offset;
-        char time[32]; /* RFC 3339, as time_rfc3339() writes it; "": none */
+        char time[32];    /* RFC 3339, as time_rfc3339() writes it; "": none */
         const void *data; /* borrowed by the writer, owned after a read */
         size_t len;
         char status[16], reason[32]; /* end; "": null */

@@ -30,7 +30,7 @@ struct suite {
         int imported;
         struct err err;
         unsigned passed, failed, skipped;
-        bool sample; /* of what is done very often, a part: for engines that take long */
+        bool sample;      /* of what is done very often, a part: for engines that take long */
         const char *name; /* of the test that runs */
         bool bad;         /* it has failed */
 };
@@ -56,7 +56,7 @@ void job_init(struct job *j, const char *const *args);
 void job_stdin(struct job *j, const void *data, size_t len);
 void job_start(struct suite *s, struct job *j);
 void job_wait(struct suite *s, struct job *j);
-void job_hear(struct suite *s, struct job *j); /* until it says something on stdout, or has ended */
+void job_hear(struct suite *s, struct job *j);   /* until it says something on stdout, or has ended */
 void job_cancel(struct suite *s, struct job *j); /* one that has ended already fails the test */
 void job_run(struct suite *s, struct job *j);
 void job_done(struct job *j);

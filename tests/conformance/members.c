@@ -343,9 +343,7 @@ static void live_ready(struct task *t, void *data)
         ((struct reader *)data)->ready = true;
 }
 
-static const struct task_live live = {
-        .output = live_output, .started = live_started, .stdin_ready = live_ready
-};
+static const struct task_live live = { .output = live_output, .started = live_started, .stdin_ready = live_ready };
 
 /* Gives it all, as fast as it is taken. */
 static void feed(struct suite *s, struct reader *r, const char *bytes, size_t len)

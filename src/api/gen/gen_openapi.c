@@ -19,16 +19,26 @@ static const struct {
         const char *name;
         json_int_t value;
 } constants[] = {
-        { "WIRE_IMAGE_MAX", WIRE_IMAGE_MAX },     { "WIRE_ARGV_MAX", WIRE_ARGV_MAX },
-        { "WIRE_PATH_MAX", WIRE_PATH_MAX },       { "WIRE_USER_MAX", WIRE_USER_MAX },
-        { "WIRE_FILES_MAX", WIRE_FILES_MAX },     { "WIRE_OUTPUTS_MAX", WIRE_OUTPUTS_MAX },
-        { "WIRE_SECRETS_MAX", WIRE_SECRETS_MAX }, { "WIRE_LABELS_MAX", WIRE_LABELS_MAX },
-        { "WIRE_RETRIES_MAX", WIRE_RETRIES_MAX }, { "WIRE_MEMORY_MIN", WIRE_MEMORY_MIN },
-        { "WIRE_MEMORY_MAX", WIRE_MEMORY_MAX },   { "WIRE_DISK_MIN", WIRE_DISK_MIN },
-        { "WIRE_SHM_MIN", WIRE_SHM_MIN },         { "WIRE_OUTPUT_MAX", WIRE_OUTPUT_MAX },
-        { "WIRE_PIDS_MAX", WIRE_PIDS_MAX },       { "KEY_NAME_MAX", KEY_NAME_MAX },
-        { "LOGIN_USERNAME_MAX", LOGIN_USERNAME_MAX }, { "LOGIN_PASSWORD_MAX", LOGIN_PASSWORD_MAX },
-        { "KEY_LIST_MAX", KEY_LIST_MAX },         { "KEY_PATTERN_MAX", KEY_PATTERN_MAX },
+        { "WIRE_IMAGE_MAX", WIRE_IMAGE_MAX },
+        { "WIRE_ARGV_MAX", WIRE_ARGV_MAX },
+        { "WIRE_PATH_MAX", WIRE_PATH_MAX },
+        { "WIRE_USER_MAX", WIRE_USER_MAX },
+        { "WIRE_FILES_MAX", WIRE_FILES_MAX },
+        { "WIRE_OUTPUTS_MAX", WIRE_OUTPUTS_MAX },
+        { "WIRE_SECRETS_MAX", WIRE_SECRETS_MAX },
+        { "WIRE_LABELS_MAX", WIRE_LABELS_MAX },
+        { "WIRE_RETRIES_MAX", WIRE_RETRIES_MAX },
+        { "WIRE_MEMORY_MIN", WIRE_MEMORY_MIN },
+        { "WIRE_MEMORY_MAX", WIRE_MEMORY_MAX },
+        { "WIRE_DISK_MIN", WIRE_DISK_MIN },
+        { "WIRE_SHM_MIN", WIRE_SHM_MIN },
+        { "WIRE_OUTPUT_MAX", WIRE_OUTPUT_MAX },
+        { "WIRE_PIDS_MAX", WIRE_PIDS_MAX },
+        { "KEY_NAME_MAX", KEY_NAME_MAX },
+        { "LOGIN_USERNAME_MAX", LOGIN_USERNAME_MAX },
+        { "LOGIN_PASSWORD_MAX", LOGIN_PASSWORD_MAX },
+        { "KEY_LIST_MAX", KEY_LIST_MAX },
+        { "KEY_PATTERN_MAX", KEY_PATTERN_MAX },
 };
 
 /* Headers that some routes look at, beside X-Request-Id. */

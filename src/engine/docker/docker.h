@@ -25,8 +25,9 @@ struct engine_docker_config {
         const char *name;    /* of the instance: containers carry it, and only those are ours */
         const char *records; /* a directory of ours alone for what list() gives back: made if it is missing */
         uint64_t lost_ns;    /* for a Docker that is gone, until its containers are lost; 0: 30 s */
-        unsigned timeout_s;  /* for an answer of Docker's, but those that wait for the container or the registry; 0: 60 */
-        unsigned prewarm;    /* containers that are made ahead in all, at most ENGINE_DOCKER_PREWARM_MAX; 0: none */
+        unsigned
+                timeout_s; /* for an answer of Docker's, but those that wait for the container or the registry; 0: 60 */
+        unsigned prewarm;  /* containers that are made ahead in all, at most ENGINE_DOCKER_PREWARM_MAX; 0: none */
 };
 
 /* Whether host and certificates are possible together, without looking at files: what the configuration's check asks. */

@@ -418,7 +418,7 @@ void docker_leave_image(struct docker *d, void *data)
 }
 
 int docker_bring_image(struct engine *e, const struct engine_image_request *q, engine_image_fn fn, void *data,
-                        struct err *err)
+                       struct err *err)
 {
         struct docker *d = CONTAINER_OF(e, struct docker, engine);
         struct image_ref parsed;

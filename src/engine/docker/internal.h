@@ -46,7 +46,7 @@ struct docker_conn;
 /* None is called from within docker_conn_open(); each may close the connection. */
 struct docker_conn_handler {
         void (*open)(void *data);
-        void (*io)(bool in, void *data);                            /* it is ready for what is waited for; to be read */
+        void (*io)(bool in, void *data);                          /* it is ready for what is waited for; to be read */
         void (*failed)(int r, const struct err *err, void *data); /* before it was open */
 };
 
@@ -91,7 +91,8 @@ struct docker_request {
         const char *header; /* one more; NULL: none */
         const void *body;
         size_t body_len;
-        ssize_t (*send)(void *buf, size_t max, void *data); /* instead of body: body_len bytes, or SIZE_MAX: until 0; or -errno */
+        ssize_t (*send)(void *buf, size_t max,
+                        void *data); /* instead of body: body_len bytes, or SIZE_MAX: until 0; or -errno */
         bool unversioned;
         unsigned timeout_s; /* 0: the configuration's; UINT_MAX: none */
         bool patient;       /* that no answer came in that time says nothing about Docker */
@@ -117,7 +118,8 @@ struct docker_lines {
 };
 typedef void (*docker_line_fn)(const json_t *line, void *data);
 
-int docker_lines_feed(struct docker_lines *l, const void *bytes, size_t len, docker_line_fn fn, void *data); /* -EMSGSIZE */
+int docker_lines_feed(struct docker_lines *l, const void *bytes, size_t len, docker_line_fn fn,
+                      void *data);                                            /* -EMSGSIZE */
 void docker_lines_end(struct docker_lines *l, docker_line_fn fn, void *data); /* a last one without its newline */
 void docker_lines_done(struct docker_lines *l);
 
@@ -176,13 +178,14 @@ struct docker_image {
         char *user, *workdir;
 };
 
-void docker_report(struct docker *d, int r, const struct err *err);  /* how a call ended: moves the breaker */
+void docker_report(struct docker *d, int r, const struct err *err); /* how a call ended: moves the breaker */
 int docker_version_read(struct docker *d, const char *text, size_t len, struct err *err); /* of GET /version */
-int docker_info_begin(struct docker *d, struct err *err);                                  /* docker_known() follows */
-int docker_info_read(struct docker *d, const char *text, size_t len, struct err *err);     /* of GET /info */
+int docker_info_begin(struct docker *d, struct err *err);                                 /* docker_known() follows */
+int docker_info_read(struct docker *d, const char *text, size_t len, struct err *err);    /* of GET /info */
 void docker_info_done(struct docker *d);
 void docker_about(const struct engine *e, struct engine_about *ret);
-void docker_known(struct docker *d, int r, const struct err *err); /* Docker answers, and what it is, is known; or not */
+void docker_known(struct docker *d, int r,
+                  const struct err *err); /* Docker answers, and what it is, is known; or not */
 void docker_delete(struct docker *d, const char *name, bool unsure); /* until it is gone */
 int docker_ensure_image(struct engine *e, const struct engine_image_request *request, engine_image_fn fn, void *data,
                         struct err *err);
@@ -267,7 +270,7 @@ struct docker_container {
         int stdin_fd;
         struct loop_io *stdin_io;
         bool has_stdin, live, init;
-        bool draining; /* it was killed, and pauses no more */
+        bool draining;         /* it was killed, and pauses no more */
         bool queued, starting; /* waits for its turn; it has come */
         bool oom;
         bool created;     /* Docker may know it */
@@ -302,7 +305,7 @@ int docker_container_copy_out(struct engine_container *c, const char *path, cons
 int docker_container_copy_in(struct engine_container *c, const char *path, int tar_fd, engine_done_fn fn, void *data,
                              struct err *err);
 int docker_archive_path(const struct docker_container *c, const char *path, struct str *out); /* URL of /archive */
-int docker_copy_error(unsigned status, const char *text); /* of /archive: -errno */
+int docker_copy_error(unsigned status, const char *text);                                     /* of /archive: -errno */
 int docker_container_network_attach(struct engine_container *c, const char *network, engine_done_fn fn, void *data,
                                     struct err *err);
 int docker_container_network_detach(struct engine_container *c, const char *network, engine_done_fn fn, void *data,
@@ -357,5 +360,5 @@ void docker_warm_done(struct docker *d);                                /* delet
 struct docker_files *docker_files_new(struct docker_container *c, const struct engine_spec *spec, const char *user,
                                       struct err *err);
 void docker_files_free(struct docker_files *f);
-void docker_files_again(struct docker_files *f); /* they are put into another container */
+void docker_files_again(struct docker_files *f);                   /* they are put into another container */
 int docker_files_put(struct docker_container *c, struct err *err); /* docker_container_filled() follows */

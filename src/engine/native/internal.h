@@ -103,8 +103,8 @@ struct native {
         void *list_data;
 
         struct native_net net;
-        struct list ensuring;  /* struct ensured, while a pull has it */
-        struct list held;      /* struct ensured, whose image may have no tree yet */
+        struct list ensuring; /* struct ensured, while a pull has it */
+        struct list held;     /* struct ensured, whose image may have no tree yet */
         bool holding;
         struct list unwatched; /* struct native_container, watch_node, oldest first */
         struct loop_timer watch_timer;

@@ -83,8 +83,8 @@ static const struct {
         const char *name;
         int (*run)(int argc, char **argv, struct str *report, struct err *err);
 } commands[] = {
-        { "index", do_index }, { "plain", do_plain },   { "unpack", do_unpack },
-        { "merge", do_merge }, { "remove", do_remove }, { "compare", do_compare }, { "sync", do_sync },
+        { "index", do_index },   { "plain", do_plain },     { "unpack", do_unpack }, { "merge", do_merge },
+        { "remove", do_remove }, { "compare", do_compare }, { "sync", do_sync },
 };
 
 static int run(int argc, char **argv, struct str *report, struct err *err)
