@@ -309,7 +309,7 @@ static void take_challenges(struct registry_call *c, const struct fetch *f)
                 (void)image_challenge_parse(text, &c->challenge, NULL);
 }
 
-static void take_retry_after(struct registry_call *c, const struct fetch *f)
+void registry_take_retry_after(struct registry_call *c, const struct fetch *f)
 {
         const char *text = fetch_header(f, "Retry-After");
         uint32_t seconds;
@@ -330,7 +330,7 @@ static void on_head(struct fetch *f, unsigned status, void *arg)
                 if (c->what == REGISTRY_BLOB)
                         blob_head(c, f);
         }
-        take_retry_after(c, f);
+        registry_take_retry_after(c, f);
         if (status == 401)
                 take_challenges(c, f);
 }

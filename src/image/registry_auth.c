@@ -202,8 +202,8 @@ static void on_token_head(struct fetch *f, unsigned status, void *arg)
 {
         struct registry_call *c = arg;
 
-        (void)f;
         c->status = status;
+        registry_take_retry_after(c, f);
 }
 
 static int on_token_data(struct fetch *f, const void *data, size_t len, void *arg)

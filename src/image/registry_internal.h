@@ -83,6 +83,7 @@ bool registry_listed(const char *list, const struct registry_url *url);
 bool registry_plain_allowed(const struct registries *r, const struct registry_url *url);
 /* Before the first byte: -EPERM with a text for a host that this call may not be led to. */
 int registry_target_check(const struct registry_call *c, const struct registry_url *url, struct err *err);
+void registry_take_retry_after(struct registry_call *c, const struct fetch *f);
 void registry_collect(struct registry_call *c, const void *data, size_t len, size_t max);
 
 void registry_grant_find(struct registry_call *c); /* registry_auth.c */

@@ -227,12 +227,15 @@ class Tokens:
     """Bearer tokens for one user, which lapse."""
 
     def __init__(self, expires=300):
-        self.issued, self.expires, self.asked = set(), expires, []
+        self.issued, self.expires, self.asked, self.busy = set(), expires, [], None
 
     def bend(self, handler, kind, name):
         host = handler.headers["Host"]
         if handler.path.startswith("/token"):
             self.asked.append((handler.path, handler.headers.get("Authorization")))
+            if self.busy:
+                handler.send(429, b"{}", "application/json", Retry_After=self.busy)
+                return True
             if handler.headers.get("Authorization") != registries.basic("ann", "secret"):
                 handler.send(401, b"{}", "application/json")
                 return True
@@ -265,6 +268,10 @@ def tokens(w):
         t.issued.clear()
         equal(pull(w.client, image, ("ann", "secret")).status, 200)
         equal(len(t.asked), 2)
+    with report.case("tokens: a server of them that is busy says until when"):
+        t.busy = "99"
+        answer = pull(w.client, f"{fake.host}/own/other:1", ("ann", "secret"))
+        equal((answer.status, answer.headers["Retry-After"], len(t.asked)), (503, "99", 3), answer)
     fake.close()
 
 
