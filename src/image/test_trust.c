@@ -142,6 +142,24 @@ static void test_rules(void **state)
         trust_free(t);
 }
 
+/* However a registry is written, it is one. */
+static void test_names_of_registries(void **state)
+{
+        struct trust *t = policy("Registry.Example:443/*=reject,registry-1.docker.io/acme/*=reject,[::1]:5000/*=reject",
+                                 "Index.Docker.io/library/busybox=" DIGEST);
+        static const char *const rejected[] = { "registry.example/x", "REGISTRY.example:443/a/x", "acme/x",
+                                                "registry-1.docker.io:443/acme/x", "[::1]:5000/x" };
+
+        (void)state;
+        for (size_t i = 0; i < ARRAY_LEN(rejected); i++)
+                assert_non_null(look(t, rejected[i]).rule);
+        assert_null(look(t, "registry.example:80/x").rule);
+        assert_null(look(t, "registry.example.org/x").rule);
+        assert_int_equal(look(t, "registry-1.docker.io/library/busybox").n_pins, 1);
+        assert_int_equal(look(t, "busybox").n_pins, 1);
+        trust_free(t);
+}
+
 static void test_pins(void **state)
 {
         struct trust *t = policy(NULL, "busybox:1=" DIGEST ",busybox:1=" OTHER ",acme/x=" DIGEST);
@@ -158,7 +176,7 @@ static void test_bad_policies(void **state)
 {
         static const char *const bad[] = { "acme",     "=ec",          "a b=ec",     "acme/x:1=ec",
                                            "ac*me=ec", "acme/*=../ec", "acme/**=ec", "acme=accept,acme=ec",
-                                           "acme=" };
+                                           "acme=",    "a b/*=ec",     "/*=ec" };
         static const char *const bad_pins[] = { "acme", "acme=sha256:12", "acme@" DIGEST "=" DIGEST, "*=" DIGEST };
 
         (void)state;
@@ -352,10 +370,15 @@ static void test_referrers(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_rules),          cmocka_unit_test(test_pins),
-                cmocka_unit_test(test_bad_policies),   cmocka_unit_test(test_fingerprint),
-                cmocka_unit_test(test_verify),         cmocka_unit_test(test_wrong_signatures),
-                cmocka_unit_test(test_wrong_payloads), cmocka_unit_test(test_manifests),
+                cmocka_unit_test(test_rules),
+                cmocka_unit_test(test_names_of_registries),
+                cmocka_unit_test(test_pins),
+                cmocka_unit_test(test_bad_policies),
+                cmocka_unit_test(test_fingerprint),
+                cmocka_unit_test(test_verify),
+                cmocka_unit_test(test_wrong_signatures),
+                cmocka_unit_test(test_wrong_payloads),
+                cmocka_unit_test(test_manifests),
                 cmocka_unit_test(test_referrers),
         };
 

@@ -3,6 +3,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "image/registry_url.h"
 #include "json/json.h"
 
 #include <errno.h>
@@ -98,26 +99,48 @@ static void key_load(const char *dir, struct trust_key *key, struct str *seen)
 
 /* ── the policy ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+/* One registry has one name, however a reference writes it: in capitals, with the port that it has anyway, Docker Hub's others. */
+static void one_name(struct image_ref *ref)
+{
+        char host[256], whole[300], name[256], number[8] = "";
+        uint16_t port;
+        bool v6;
+
+        if (registry_host_parse(ref->domain, host, &port, NULL) < 0)
+                return;
+        v6 = strchr(host, ':') != NULL;
+        if (port != 0 && port != 443)
+                (void)snprintf(number, sizeof(number), ":%u", port);
+        (void)snprintf(whole, sizeof(whole), "%s%s%s%s", v6 ? "[" : "", host, v6 ? "]" : "", number);
+        if (registry_name(whole, name, NULL) == 0)
+                memcpy(ref->domain, name, sizeof(ref->domain));
+}
+
 /* What names no host is below docker.io, as in references. */
 static int pattern_parse(const char *text, struct trust_rule *rule, struct err *err)
 {
         struct image_ref ref;
-        size_t len = strlen(text), first = strcspn(text, "/");
-        bool host = memchr(text, '.', first) || memchr(text, ':', first) || strncmp(text, "localhost/", 10) == 0;
+        char below[REF_TEXT_MAX];
+        size_t len = strlen(text);
 
         if (str_eq(text, "*")) {
                 rule->prefix = true;
                 rule->pattern[0] = '\0';
                 return 0;
         }
-        if (str_ends(text, "/*") && len < REF_TEXT_MAX - 16 && !strchr(text, '*')[1]) {
-                rule->prefix = true;
-                (void)snprintf(rule->pattern, sizeof(rule->pattern), "%s%.*s", host ? "" : "docker.io/", (int)len - 1,
-                               text);
-                return 0;
+        if (str_ends(text, "/*") && len < REF_TEXT_MAX - 16) {
+                (void)snprintf(below, sizeof(below), "%.*sa/a", (int)len - 1, text);
+                if (image_ref_parse_normalized(below, &ref, NULL) == 0 && !ref.tag[0]) {
+                        one_name(&ref);
+                        rule->prefix = true;
+                        (void)snprintf(rule->pattern, sizeof(rule->pattern), "%.255s/%.*s", ref.domain,
+                                       (int)(strlen(ref.path) - strlen("a/a")), ref.path);
+                        return 0;
+                }
         }
         if (strchr(text, '*') || image_ref_parse_normalized(text, &ref, NULL) < 0 || ref.tag[0] || ref.digest[0])
                 return err_set(err, EINVAL, "trust.signed: '%s' is no repository, nor REPOSITORY/*, nor *", text);
+        one_name(&ref);
         (void)snprintf(rule->pattern, sizeof(rule->pattern), "%.255s/%.255s", ref.domain, ref.path);
         return 0;
 }
@@ -190,6 +213,7 @@ static int add_pin(struct trust *t, const char *name, const char *digest, struct
         if (!more)
                 return err_oom(err);
         t->pins = more;
+        one_name(&ref);
         image_ref_format(&ref, t->pins[t->n_pins].name);
         (void)snprintf(t->pins[t->n_pins++].digest, IMAGE_DIGEST_MAX, "%s", digest);
         return 0;
@@ -291,14 +315,17 @@ static void find_pins(const struct trust *t, const char *name, struct trust_wish
                         ret->pins[ret->n_pins++] = t->pins[i].digest;
 }
 
-void trust_look(const struct trust *t, const struct image_ref *ref, struct trust_wish *ret)
+void trust_look(const struct trust *t, const struct image_ref *asked, struct trust_wish *ret)
 {
+        struct image_ref named = *asked;
+        const struct image_ref *ref = &named;
         char repository[REF_TEXT_MAX], tagged[REF_TEXT_MAX + 140];
         size_t best = 0;
 
         *ret = (struct trust_wish){ .n_pins = 0 };
         if (trust_is_empty(t) || str_eq(ref->domain, IMAGE_BUILTIN_DOMAIN))
                 return;
+        one_name(&named);
         (void)snprintf(repository, sizeof(repository), "%.255s/%.255s", ref->domain, ref->path);
         (void)snprintf(tagged, sizeof(tagged), "%s:%s", repository, ref->tag);
         find_pins(t, tagged, ret);
