@@ -23,12 +23,19 @@ static json_t *layers_json(const struct image *i)
         return TAKE_PTR(array);
 }
 
-static json_t *names_json(const struct image *i)
+static bool sees_all(const struct call *c)
+{
+        return c->who.role == KEY_ADMIN || c->who.role == KEY_READ || !c->api->config.pulls;
+}
+
+/* Those in repositories that are closed to the caller are not his to know. */
+static json_t *names_json(const struct call *c, const struct image *i)
 {
         auto_json array = json_array();
 
         for (char **name = i->names; array && name && *name; name++)
-                if (json_array_append_new(array, json_string(*name)) < 0)
+                if ((sees_all(c) || image_pulls_may_know(c->api->config.pulls, c->who.owner, *name)) &&
+                    json_array_append_new(array, json_string(*name)) < 0)
                         return NULL;
         return TAKE_PTR(array);
 }
@@ -43,13 +50,13 @@ static json_t *time_json(uint64_t ms)
 
 /* {"digest", "names", "created", "size", "architecture", "os", "source", "came_at", "last_used_at", "pinned", "broken"}; `whole`
  * adds config_digest, variant, layers, config. */
-json_t *image_json(const struct image *i, bool whole)
+json_t *image_json(const struct call *c, const struct image *i, bool whole)
 {
         auto_json o = json_object();
         bool bad = !o;
 
         bad |= json_object_set_new(o, "digest", json_string(i->digest)) < 0;
-        bad |= json_object_set_new(o, "names", names_json(i)) < 0;
+        bad |= json_object_set_new(o, "names", names_json(c, i)) < 0;
         bad |= json_object_set_new(o, "created", *i->created ? json_string(i->created) : json_null()) < 0;
         bad |= json_object_set_new(o, "size", json_integer((json_int_t)i->size)) < 0;
         bad |= json_object_set_new(o, "architecture", json_string(i->architecture)) < 0;
@@ -96,8 +103,7 @@ static int add_store_json(struct image_store *s, const struct image *i, json_t *
 
 bool image_visible(const struct call *c, const struct image *i)
 {
-        return c->who.role == KEY_ADMIN || c->who.role == KEY_READ || !c->api->config.pulls ||
-               image_pulls_may_use(c->api->config.pulls, c->who.owner, i);
+        return sees_all(c) || image_pulls_may_use(c->api->config.pulls, c->who.owner, i);
 }
 
 void images_list_run(struct call *c)
@@ -113,7 +119,7 @@ void images_list_run(struct call *c)
         }
         while ((i = image_store_next(c->api->config.store, &pos))) {
                 if (!image_is_builtin(i) && image_visible(c, i) &&
-                    json_array_append_new(array, image_json(i, false)) < 0) {
+                    json_array_append_new(array, image_json(c, i, false)) < 0) {
                         call_oom(c);
                         return;
                 }
@@ -136,7 +142,7 @@ void images_get_run(struct call *c)
                 call_problem(c, 404, "image_not_found", "there is no image %s", c->subject);
                 return;
         }
-        value = image_json(i, true);
+        value = image_json(c, i, true);
         if (value && add_store_json(c->api->config.store, i, value) < 0)
                 call_oom(c);
         else

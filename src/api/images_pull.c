@@ -79,7 +79,7 @@ static json_t *result_json(struct call *c, const struct image_pull_result *resul
         const struct image *image = image_store_by_digest(c->api->config.store, result->digest);
 
         return json_pack("{s:s, s:s, s:b, s:o?}", "ref", result->ref, "digest", result->digest, "pulled",
-                         result->pulled, "image", image ? image_json(image, false) : NULL);
+                         result->pulled, "image", image ? image_json(c, image, false) : NULL);
 }
 
 static void stream_outcome(struct call *c, int r, const struct image_pull_result *result, const struct err *err)

@@ -61,7 +61,7 @@ static void on_changed(int r, const struct err *err, void *data)
         } else if (r < 0) {
                 refuse_image(c, r, err);
         } else if (i) {
-                answer = image_json(i, false);
+                answer = image_json(c, i, false);
                 call_answer_json(c, 200, answer);
         } else {
                 call_problem(c, 404, "image_not_found", "the image has gone meanwhile");

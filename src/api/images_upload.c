@@ -113,7 +113,7 @@ void upload_call_gone(struct call *c)
 
 /* ── the archive ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static json_t *loaded_json(struct image_store *store, const char *const *digests, size_t n)
+static json_t *loaded_json(const struct call *c, const char *const *digests, size_t n)
 {
         auto_json answer = json_object();
         json_t *array = json_array();
@@ -121,9 +121,9 @@ static json_t *loaded_json(struct image_store *store, const char *const *digests
         if (!answer || json_object_set_new(answer, "images", array) < 0)
                 return NULL;
         for (size_t i = 0; i < n; i++) {
-                const struct image *image = image_store_by_digest(store, digests[i]);
+                const struct image *image = image_store_by_digest(c->api->config.store, digests[i]);
 
-                if (image && json_array_append_new(array, image_json(image, false)) < 0)
+                if (image && json_array_append_new(array, image_json(c, image, false)) < 0)
                         return NULL;
         }
         return TAKE_PTR(answer);
@@ -142,7 +142,7 @@ static void on_loaded(int r, const char *const *digests, size_t n, const struct 
         } else if (r < 0) {
                 refuse_image(c, r, err);
         } else {
-                answer = loaded_json(c->api->config.store, digests, n);
+                answer = loaded_json(c, digests, n);
                 call_answer_json(c, 201, answer);
         }
         upload_free(u);

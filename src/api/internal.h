@@ -262,7 +262,7 @@ void keys_revoke_run(struct call *c);
 
 void engines_run(struct call *c);
 
-json_t *image_json(const struct image *i, bool whole); /* NULL: out of memory */
+json_t *image_json(const struct call *c, const struct image *i, bool whole); /* for this caller; NULL: out of memory */
 void refuse_image(struct call *c, int r, const struct err *err);
 void images_list_run(struct call *c);
 void images_get_run(struct call *c);

@@ -170,6 +170,14 @@ bool image_pulls_may_use(const struct image_pulls *p, const char *owner, const s
         return may_use(p, owner, image, &proof, &ref);
 }
 
+bool image_pulls_may_know(const struct image_pulls *p, const char *owner, const char *name)
+{
+        struct image_ref ref;
+
+        return image_ref_parse_docker(name, &ref, NULL) < 0 || !access_is_closed(p->access, &ref) ||
+               access_look(p->access, owner, &ref, time_real_ms()) != ACCESS_NONE;
+}
+
 /* ── what a tag meant last ────────────────────────────────────────────────────────────────────────────────────────── */
 
 static void top_note(struct image_pulls *p, const char *name, const char *top, const char *digest)

@@ -100,3 +100,6 @@ bool image_pulls_kept(const struct image_pulls *p, const char *owner, const char
 
 /* Whether the owner may use an image that is present, as far as is known without asking a registry. */
 bool image_pulls_may_use(const struct image_pulls *p, const char *owner, const struct image *image);
+
+/* Whether an image's name is one that the owner may be told: its repository is open, or he has shown that it is to him. */
+bool image_pulls_may_know(const struct image_pulls *p, const char *owner, const char *name);

@@ -387,6 +387,13 @@ def strangers(w, report):
             client = mayfly.NetClient(w.port, w.instance.key("task"))
             equal(run(client, digest, auth=auth[user]).status, 403)
             equal([fake.authorizations for fake in fakes.values()], [[], []])
+    with report.case("images: names in a repository that is closed to a key are not told it"):
+        client = mayfly.NetClient(w.port, w.instance.key("task"))
+        equal(run(client, host["one"], auth=auth["one"]).status, 201)
+        mine = [n for i in client.get("/v1/images").json()["images"] for n in i["names"]]
+        assert host["one"] in mine and not any(fakes["two"].host in n for n in mine), mine
+        assert fakes["two"].host not in client.get("/v1/images/" + digest).body.decode()
+        assert fakes["two"].host in w.client.get("/v1/images/" + digest).body.decode()
     with report.case("credentials: a repository and a digest name the registry that is asked"):
         client = mayfly.NetClient(w.port, w.instance.key("task"))
         equal(run(client, f"{fakes['one'].host}/own/app@{digest}", auth=auth["one"]).status, 201)
