@@ -29,6 +29,7 @@
 /* How long the start waits for all of the engines, so that the first who asks for its health finds it well. */
 #define ENGINE_NS (2 * NS_PER_S)
 #define ENGINE_LOOK_NS (2 * NS_PER_MS)
+#define SWEEP_AGAIN_NS NS_PER_S /* after a launcher that died */
 
 enum node_state { NODE_STARTING, NODE_ADOPTING, NODE_SERVING, NODE_DRAINING, NODE_STOPPED };
 
@@ -48,7 +49,7 @@ struct node {
         struct tasks *tasks;
         struct serve serve;
 
-        struct loop_timer drain_timer, engine_timer;
+        struct loop_timer drain_timer, engine_timer, sweep_timer;
         uint64_t drain_until_ns, engine_until_ns;
         struct err failure;
 };
@@ -133,6 +134,8 @@ static void fail(struct node *n, const struct err *why)
 
 /* ── start ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+static void sweep(struct loop_timer *timer, void *data);
+
 static void swept(int r, const struct err *err, void *data)
 {
         struct node *n = data;
@@ -140,6 +143,18 @@ static void swept(int r, const struct err *err, void *data)
         if (r < 0)
                 log_warn("sweep images: %s", err->text);
         engine_native_hold(n->engines.native, false);
+        if (r == -ENOTCONN)
+                (void)loop_timer_set(n->loop, &n->sweep_timer, time_mono_ns() + SWEEP_AGAIN_NS, sweep, n);
+}
+
+static void sweep(struct loop_timer *timer, void *data)
+{
+        struct node *n = data;
+        struct err err = ERR_INIT;
+
+        (void)timer;
+        if (n->state <= NODE_SERVING && image_store_sweep(n->store, swept, n, &err) < 0)
+                swept(-err.num, &err, n);
 }
 
 static int serve(struct node *n, struct err *err)
@@ -170,8 +185,8 @@ static void serve_now(struct node *n)
                 return;
         }
         /* Without the native engine nothing is unpacked. */
-        if (n->engines.native && image_store_sweep(n->store, swept, n, &why) < 0)
-                swept(-why.num, &why, n);
+        if (n->engines.native)
+                sweep(NULL, n);
         node_move(n, NODE_SERVING);
         log_info("serving on %s/mayfly.sock, %zu tasks taken over", n->config->run, tasks_live(n->tasks));
         notify_send("READY=1");
@@ -443,6 +458,7 @@ void node_free(struct node *n)
                 return;
         loop_timer_cancel(&n->drain_timer);
         loop_timer_cancel(&n->engine_timer);
+        loop_timer_cancel(&n->sweep_timer);
         api_free(n->serve.api);
         if (n->tasks)
                 tasks_free(n->tasks);

@@ -391,6 +391,20 @@ def damage():
             repairs = mayfly.wait_until(lambda: [r for r in i.client.get("/v1/health").json()["store"]["repairs"] if "trees" in r])
             assert repairs, i.client.get("/v1/health").json()
             assert any("cut off" in r for r in verify(i)["repairs"]) and "made again" in mayfly.read(i.log)
+        with report.case("damage: a launcher that dies while images are mended breaks none"):
+            i.load(archive("large", 30 * MIB), "large:1")
+            i.stop()
+            trees = len(os.listdir(store(i, "trees")))
+            for kind in ("trees", "layers"):
+                for name in os.listdir(store(i, kind)):
+                    shutil.rmtree(store(i, kind, name))
+            i.start()
+            os.kill(i.pid("mayfly-launcher"), signal.SIGKILL)
+            assert mayfly.wait_until(lambda: len(os.listdir(store(i, "trees"))) == trees, 30), mayfly.read(i.log)[-2000:]
+            found = images(i)
+            assert not any(image["broken"] for image in found.values() if image["names"]), found
+            runs(i, "large:1", "large")
+            assert i.client.request("DELETE", "/v1/images/large:1").status == 200
         with report.case("damage: one image that cannot be mended keeps no other from it"):
             i.stop()
             for kind in ("trees", "layers"):
