@@ -281,6 +281,14 @@ def owners(docker):
                 for pull in ("missing", "never", "always"):
                     answer = bob.post({**run, "pull": pull})
                     assert answer.status in (403, 404), answer
+            with report.case("nor by its digest, for which Docker asks no registry"):
+                digest = docker.docker("inspect", "--format", "{{index .RepoDigests 0}}", image).stdout.decode().strip()
+                for pull in ("missing", "never", "always"):
+                    for more in ({}, {"registry_auth": {**right, "password": "wrong"}}):
+                        answer = bob.post({**run, "image": digest, "pull": pull, **more})
+                        assert answer.status in (403, 404), answer
+                assert bob.post(run).status in (403, 404)
+                equal(ann.post({**run, "image": digest, "pull": "always", "registry_auth": right}).status, 201)
             with report.case("the other key's own credentials open it to that key"):
                 equal(bob.post({**run, "registry_auth": right}).status, 201)
                 equal(bob.post(run).status, 201)

@@ -35,6 +35,7 @@ struct docker_pull {
         enum engine_pull pull;
         char *username, *password;
         bool pulled;
+        bool brought; /* Docker may have it, whatever is heard of it from now on */
         struct docker_lines lines;
         struct err fault;
         struct pull_layer layers[PULL_LAYERS_MAX];
@@ -78,7 +79,11 @@ void docker_pulls_done(struct docker *d)
 /* No longer in the list, so that who asks in a callback gets a new one. */
 static void pull_answer(struct docker_pull *p, int r, const struct engine_image *image, const struct err *err)
 {
+        static const struct engine_image some = { .ref = "" };
         struct pull_waiter *w;
+
+        if (r < 0)
+                image = p->brought && r != -ENOENT ? &some : NULL;
 
         list_remove(&p->node);
         while ((w = LIST_FIRST(&p->waiters, struct pull_waiter, node))) {
@@ -276,6 +281,7 @@ static void on_line(const json_t *o, void *data)
         if (error[0] && !p->fault.num)
                 (void)err_set(&p->fault, docker_pull_error(error, p->username != NULL), "pull '%s': %s", p->ref,
                               str_show(error, shown));
+        p->brought |= str_starts(text_of(o, "status"), "Digest: ");
         pull_progress(p, text_of(o, "id"), text_of(o, "status"), json_object_get(o, "progressDetail"));
 }
 
@@ -309,6 +315,7 @@ static void on_pulled(struct docker_call *call, int r, const struct err *err, vo
                 pull_answer(p, -p->fault.num, NULL, &p->fault);
                 return;
         }
+        p->brought = true;
         r = image_ask(p, &fault);
         if (r < 0)
                 pull_answer(p, r, NULL, &fault);
@@ -398,8 +405,9 @@ static struct docker_pull *pull_new(struct docker *d, const struct image_ref *pa
 }
 
 /* A pull that nobody wants any more ends. */
-void docker_leave_image(struct docker *d, void *data)
+bool docker_leave_image(struct docker *d, void *data)
 {
+        bool brought = false;
         struct docker_pull *p;
         struct pull_waiter *w;
 
@@ -407,6 +415,7 @@ void docker_leave_image(struct docker *d, void *data)
                 LIST_FOREACH(w, &p->waiters, node) {
                         if (w->data != data)
                                 continue;
+                        brought |= p->brought;
                         list_remove(&w->node);
                         free(w);
                 }
@@ -415,6 +424,7 @@ void docker_leave_image(struct docker *d, void *data)
                 docker_call_cancel(p->call);
                 pull_free(p);
         }
+        return brought;
 }
 
 int docker_bring_image(struct engine *e, const struct engine_image_request *q, engine_image_fn fn, void *data,

@@ -189,10 +189,12 @@ void docker_known(struct docker *d, int r,
 void docker_delete(struct docker *d, const char *name, bool unsure); /* until it is gone */
 int docker_ensure_image(struct engine *e, const struct engine_image_request *request, engine_image_fn fn, void *data,
                         struct err *err);
-void docker_leave_image(struct docker *d, void *data); /* who asked with this data wants nothing any more */
+/* Who asked with this data wants nothing any more. True: Docker may have the image by now. */
+bool docker_leave_image(struct docker *d, void *data);
 void docker_pulls_done(struct docker *d);
+/* Whoever asks. Of a failure after which Docker may have the image nevertheless, fn's image is not NULL. */
 int docker_bring_image(struct engine *e, const struct engine_image_request *request, engine_image_fn fn, void *data,
-                       struct err *err); /* whoever asks */
+                       struct err *err);
 void docker_cancel_image(struct engine *e, void *data);
 void docker_wants_done(struct docker *d);
 int docker_pull_error(const char *text, bool credentials); /* what Docker says a pull failed of: a positive errno */

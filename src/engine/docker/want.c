@@ -9,7 +9,8 @@
  * Where the policy wants a signature or a digest, the store brings and verifies the image (VERIFY), and Docker is given exactly
  * that one.
  *
- * PULL always asks the registry, with the owner's credentials: that it is answered is a proof. */
+ * PULL of a tag always asks the registry, with the owner's credentials: that it is answered is a proof. Of a digest it is none:
+ * what Docker has of it already it does not ask for, whatever the credentials (moby, distribution/manifest.go). */
 
 #include "engine/docker/internal.h"
 
@@ -103,7 +104,7 @@ void docker_wants_done(struct docker *d)
         struct docker_copy *x;
 
         while ((w = LIST_FIRST(&d->wants, struct docker_want, node))) {
-                docker_leave_image(d, w);
+                (void)docker_leave_image(d, w);
                 list_remove(&w->node);
                 w->fn = NULL;
                 if (w->orphan && !w->told)
@@ -135,7 +136,7 @@ static struct docker_want *other_of(const struct docker_want *w)
 }
 
 /* It brought nothing: the repository opens again, unless another such pull may bring something. */
-static void reopen(struct docker_want *w)
+static void reopen(struct docker_want *w, bool brought)
 {
         struct docker_want *x = other_of(w);
 
@@ -143,6 +144,8 @@ static void reopen(struct docker_want *w)
         if (!w->closed)
                 return;
         w->closed = false;
+        if (brought)
+                return;
         if (x)
                 x->closed = true;
         else if (w->docker->images_of.pulls)
@@ -159,20 +162,32 @@ static void pulled(struct docker_want *w)
                         x->closed = false;
         }
         w->pulling = false;
-        image_note_pulled(w->docker->images_of.pulls, w->owner, &w->parsed);
+        if (!w->parsed.digest[0])
+                image_note_pulled(w->docker->images_of.pulls, w->owner, &w->parsed);
 }
+
+static bool may_use(const struct docker_want *w);
+static int want_prove(struct docker_want *w, struct err *err);
 
 static void on_pulled(int r, const struct engine_image *image, const struct err *err, void *data)
 {
         struct docker_want *w = data;
+        struct err why = ERR_INIT;
 
         if (w->orphan)
                 return;
         if (r == 0)
                 pulled(w);
         else
-                reopen(w);
-        want_answer(w, r, image, err);
+                reopen(w, image != NULL);
+        if (r < 0 || !w->parsed.digest[0] || may_use(w)) {
+                want_answer(w, r, r == 0 ? image : NULL, err);
+                return;
+        }
+        w->image = *image;
+        r = want_prove(w, &why);
+        if (r < 0)
+                want_failed(w, r, &why);
 }
 
 static void on_progress(const struct engine_progress *p, void *data)
@@ -201,7 +216,7 @@ static int want_pull(struct docker_want *w, struct err *err)
         }
         r = docker_bring_image(&w->docker->engine, &q, on_pulled, w, err);
         if (r < 0)
-                reopen(w);
+                reopen(w, false);
         return r;
 }
 
@@ -223,7 +238,7 @@ static void on_proven(int r, const struct err *err, void *data)
                 want_answer(w, 0, &w->image, err);
                 return;
         }
-        if ((r == -EHOSTUNREACH || r == -EBUSY) && w->username && may_pull(w))
+        if ((r == -EHOSTUNREACH || r == -EBUSY) && w->username && !w->parsed.digest[0] && may_pull(w))
                 r = want_pull(w, &why);
         if (r < 0)
                 want_failed(w, r, &why);
@@ -560,7 +575,9 @@ int docker_ensure_image(struct engine *e, const struct engine_image_request *q, 
         if (!image_policy_is_open(d->images_of.pulls, &parsed) && !str_eq(parsed.domain, IMAGE_BUILTIN_DOMAIN))
                 r = want_verify(w, err);
         else
-                r = q->pull == ENGINE_PULL_ALWAYS && may_pull(w) ? want_pull(w, err) : want_look(w, err);
+                /* A digest stands for one image ever. */
+                r = q->pull == ENGINE_PULL_ALWAYS && !parsed.digest[0] && may_pull(w) ? want_pull(w, err)
+                                                                                      : want_look(w, err);
         if (r < 0)
                 want_free(w);
         return r;
@@ -583,6 +600,7 @@ void docker_cancel_image(struct engine *e, void *data)
 {
         struct docker *d = CONTAINER_OF(e, struct docker, engine);
         struct docker_want *w;
+        bool brought;
 
         LIST_FOREACH(w, &d->wants, node) {
                 if (w->data != data || w->orphan)
@@ -591,12 +609,12 @@ void docker_cancel_image(struct engine *e, void *data)
                 if (loop_defer(d->loop, on_cancelled, w) < 0)
                         return;
                 w->orphan = true;
-                docker_leave_image(d, w);
+                brought = docker_leave_image(d, w);
                 if (w->proof)
                         image_prove_cancel(TAKE_PTR(w->proof));
                 if (w->verify)
                         image_pull_cancel(TAKE_PTR(w->verify));
-                reopen(w);
+                reopen(w, brought);
                 return;
         }
 }
