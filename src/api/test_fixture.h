@@ -299,6 +299,13 @@ bool image_pulls_may_use(const struct image_pulls *p, const char *owner, const s
         return true;
 }
 
+bool image_pulls_may_know(const struct image_pulls *p, const char *owner, const char *name)
+{
+        (void)p;
+        (void)owner;
+        return !strstr(name, "secret");
+}
+
 bool image_is_builtin(const struct image *i)
 {
         (void)i;
