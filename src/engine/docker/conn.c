@@ -42,6 +42,7 @@ struct docker_conn {
         struct loop_timer retry, timeout;
         SSL *ssl;
         bool in, out, tls_out; /* what is waited for; TLS has to write before it goes on reading */
+        bool shutting;         /* the end could not be said yet */
 };
 
 /* ── TLS ─────────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -163,7 +164,7 @@ static int tls_fault(struct docker_conn *c, int code, struct err *err)
 
 static void conn_io(struct docker_conn *c)
 {
-        uint32_t events = (c->in ? EPOLLIN : 0) | (c->out || c->tls_out ? EPOLLOUT : 0);
+        uint32_t events = (c->in ? EPOLLIN : 0) | (c->out || c->tls_out || c->shutting ? EPOLLOUT : 0);
 
         if (c->io)
                 (void)loop_io_set(c->io, events);
@@ -254,6 +255,8 @@ static void on_io(struct loop_io *io, uint32_t events, void *data)
                 handshake(c);
                 return;
         case CONN_OPEN:
+                if (c->shutting && events & EPOLLOUT)
+                        docker_conn_shutdown(c);
                 /* A hang-up is told whatever is waited for, again and again until it is read. */
                 c->handler->io((c->in && events & EPOLLIN) || events & (EPOLLHUP | EPOLLERR), c->data);
         }
@@ -523,9 +526,13 @@ ssize_t docker_conn_send(struct docker_conn *c, const void *buf, size_t len)
 void docker_conn_shutdown(struct docker_conn *c)
 {
         if (c->ssl) {
+                int r;
+
                 ERR_clear_error();
-                (void)SSL_shutdown(c->ssl);
+                r = SSL_shutdown(c->ssl);
+                c->shutting = r < 0 && SSL_get_error(c->ssl, r) == SSL_ERROR_WANT_WRITE;
                 ERR_clear_error();
+                conn_io(c);
         } else {
                 (void)shutdown(c->fd, SHUT_WR);
         }
