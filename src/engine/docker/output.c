@@ -45,7 +45,7 @@ void docker_output_take(struct docker_container *c, enum engine_stream stream, c
         }
         o->total += len;
         o->more = true;
-        if (o->paused)
+        if (o->paused && c->draining)
                 o->beyond += len;
         if (c->live && c->base.events && c->base.events->data && o->beyond <= OUTPUT_BEYOND_MAX)
                 c->base.events->data(&c->base, stream, bytes, len, c->base.data);
