@@ -39,7 +39,7 @@ struct registries_config {
         const char *no_proxy; /* hosts, and ".domain", that are reached without */
         const char *ca_dir;   /* DIR/HOST[:PORT]/ca.crt, client.cert, client.key, as Docker's certs.d */
         unsigned retries;     /* of a request without progress */
-        unsigned stall_s;     /* slower than 1 KiB/s for that long: tried again once; all of a manifest: a quarter more */
+        unsigned stall_s; /* slower than 1 KiB/s for that long: tried again once; all of a manifest: a quarter more */
         unsigned connect_ms;
         unsigned wait_max_s; /* a registry that wants a longer pause is too busy */
 };
