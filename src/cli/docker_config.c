@@ -21,6 +21,7 @@
 #define HUB "docker.io"
 #define HUB_KEY "https://index.docker.io/v1/" /* what Docker calls it in its file and to its helpers */
 #define HELPER_NAME_MAX 64
+#define HELPER_LOOK_MS 10
 
 extern char **environ;
 
@@ -139,18 +140,19 @@ static int helper_spawn(const char *program, int in, int out, pid_t *ret)
 }
 
 /* All that it writes, until it closes its output. */
-static int helper_read(int fd, struct str *out, struct err *err)
+static int helper_read(int fd, uint64_t end, struct str *out, struct err *err)
 {
-        uint64_t end = time_mono_ns() + (uint64_t)DOCKER_HELPER_MS * NS_PER_MS;
-
         for (;;) {
                 struct pollfd p = { .fd = fd, .events = POLLIN };
                 uint64_t now = time_mono_ns();
                 char piece[4096];
                 ssize_t n;
+                int r = now >= end ? 0 : poll(&p, 1, (int)((end - now) / NS_PER_MS) + 1);
 
-                if (now >= end || poll(&p, 1, (int)((end - now) / NS_PER_MS) + 1) == 0)
+                if (r == 0)
                         return err_set(err, ETIMEDOUT, "it does not answer within %d s", DOCKER_HELPER_MS / 1000);
+                if (r < 0 && errno == EINTR)
+                        continue;
                 n = read(fd, piece, sizeof(piece));
                 if (n == 0)
                         return 0;
@@ -180,10 +182,30 @@ static int helper_question(const char *key, struct err *err)
         return fd;
 }
 
+/* It has answered, and may take what is left of its time to end. */
+static int helper_wait(pid_t pid, uint64_t end, int *ret_status, struct err *err)
+{
+        for (;;) {
+                bool late = time_mono_ns() >= end;
+                pid_t got;
+
+                if (late)
+                        (void)kill(pid, SIGKILL);
+                got = waitpid(pid, ret_status, late ? 0 : WNOHANG);
+                if (got == pid)
+                        return 0;
+                if (got < 0 && errno != EINTR)
+                        return err_sys(err, "wait");
+                if (got == 0)
+                        (void)poll(NULL, 0, HELPER_LOOK_MS);
+        }
+}
+
 static int helper_run(const char *program, const char *key, struct str *out, int *ret_status, struct err *err)
 {
         auto_fd in = helper_question(key, err), read_end = -EBADF, write_end = -EBADF;
-        int fds[2], r;
+        uint64_t end = time_mono_ns() + (uint64_t)DOCKER_HELPER_MS * NS_PER_MS;
+        int fds[2], r, waited;
         pid_t pid;
 
         if (in < 0)
@@ -196,13 +218,9 @@ static int helper_run(const char *program, const char *key, struct str *out, int
         if (r < 0)
                 return err_set(err, -r, "it cannot be started: %s", strerror(-r));
         fd_replace(&write_end, -EBADF);
-        r = helper_read(read_end, out, err);
-        if (r < 0)
-                (void)kill(pid, SIGKILL);
-        while (waitpid(pid, ret_status, 0) < 0)
-                if (errno != EINTR)
-                        return err_sys(err, "wait");
-        return r;
+        r = helper_read(read_end, end, out, err);
+        waited = helper_wait(pid, r < 0 ? 0 : end, ret_status, r < 0 ? NULL : err);
+        return r < 0 ? r : waited;
 }
 
 /* 1: it has something; 0: nothing for this registry. */

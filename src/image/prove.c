@@ -44,12 +44,14 @@ bool image_access_known(const struct image_pulls *p, const char *owner, const st
         return !access_is_closed(p->access, ref) || access_look(p->access, owner, ref, time_real_ms()) == ACCESS_FRESH;
 }
 
-bool image_note_pulling(struct image_pulls *p, const struct image_ref *ref)
+int image_note_pulling(struct image_pulls *p, const struct image_ref *ref, struct err *err)
 {
         bool closed = access_close(p->access, ref);
 
         if (closed)
                 pulls_save(p);
+        else if (!access_is_closed(p->access, ref))
+                return err_set(err, ENOSPC, "no more private repositories can be remembered here");
         return closed;
 }
 

@@ -22,8 +22,9 @@ int image_prove(struct image_pulls *p, const struct image_pull_request *request,
 void image_prove_cancel(struct image_proof *x); /* no call follows */
 
 /* A pull with credentials begins: what it brings may not be open to others, so its repository is closed from now on, on disk, too.
- * False: it was already. A pull that brings nothing and had closed it opens it again. */
-bool image_note_pulling(struct image_pulls *p, const struct image_ref *ref);
+ * 1; 0: it was already; -ENOSPC: no more can be remembered, so it must not begin. A pull that brings nothing and had closed it
+ * opens it again. */
+int image_note_pulling(struct image_pulls *p, const struct image_ref *ref, struct err *err);
 void image_note_failed(struct image_pulls *p, const struct image_ref *ref);
 /* The owner has pulled it, so that it is open to him. */
 void image_note_pulled(struct image_pulls *p, const char *owner, const struct image_ref *ref);

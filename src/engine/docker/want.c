@@ -211,8 +211,11 @@ static int want_pull(struct docker_want *w, struct err *err)
         int r;
 
         if (w->username) {
+                r = image_note_pulling(w->docker->images_of.pulls, &w->parsed, err);
+                if (r < 0)
+                        return r;
                 w->pulling = true;
-                w->closed = image_note_pulling(w->docker->images_of.pulls, &w->parsed);
+                w->closed = r;
         }
         r = docker_bring_image(&w->docker->engine, &q, on_pulled, w, err);
         if (r < 0)
