@@ -27,6 +27,8 @@ gcc -std=gnu17 -O2 -D_GNU_SOURCE -static tests/kill/clear.c -o "$tree/build/test
 # Other tests' programs that need no compiler there.
 (cd "$build" && find tests -type f -perm /111 ! -path '*.p/*' -exec cp -n --parents -t "$tree/build" {} +)
 
+mkdir -p "$tree/build/contrib" && cp -r "$build/contrib/man1" "$tree/build/contrib/"
+
 # As `make install PREFIX=/usr` and contrib/systemd/README.md say.
 root=$stage/root
 install -D -t "$root/usr/bin" "$build/mayfly"
