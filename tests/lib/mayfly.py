@@ -28,6 +28,8 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.abspath(os.environ.get("MAYFLY_BUILD", os.path.join(ROOT, "build")))
 SLOW = float(os.environ.get("MAYFLY_SLOW", "1"))
+# Whoever runs this by nohup has it ignored, children inherit that, and the supervisor then keeps to it.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 PROGRAMS = ("mayfly-supervisor", "mayflyd", "mayfly-launcher", "mayfly-netd", "mayfly-dns", "mayfly-worker", "mayfly-init")
 
 
