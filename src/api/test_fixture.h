@@ -11,6 +11,7 @@
 #include "http/client.h"
 #include "image/prune.h"
 #include "image/save.h"
+#include "image/test_no_pulls.h"
 #include "image/verify.h"
 #include "state/db.h"
 #include "state/keys.h"
@@ -262,23 +263,6 @@ const struct image *image_store_find(struct image_store *s, const char *ref, str
 const struct image *image_store_by_digest(struct image_store *s, const char *digest)
 {
         return atomic_load(&s->images) > 0 && str_eq(digest, image.digest) ? &image : NULL;
-}
-
-/* Nothing is pulled in these tests. */
-int image_pull(struct image_pulls *p, const struct image_pull_request *request, image_pulled_fn fn, void *data,
-               struct image_want **ret, struct err *err)
-{
-        (void)p;
-        (void)request;
-        (void)fn;
-        (void)data;
-        (void)ret;
-        return err_set(err, ENOTSUP, "there are no pulls");
-}
-
-void image_pull_cancel(struct image_want *w)
-{
-        (void)w;
 }
 
 const char *const image_layer_states[] = { NULL };

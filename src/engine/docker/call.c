@@ -127,3 +127,18 @@ void docker_call_message(const struct docker_call *call, char *out, size_t size)
 {
         docker_message(call->body.data, call->body.len, call->status, out, size);
 }
+
+int docker_call_result(const struct docker_call *call, int r, const struct err *err, const char *what,
+                       int (*error)(unsigned status, const char *text), struct err *ret)
+{
+        char text[200];
+
+        if (r < 0) {
+                *ret = *err;
+                return r;
+        }
+        if (call->status == 200)
+                return 0;
+        docker_call_message(call, text, sizeof(text));
+        return err_set(ret, -error(call->status, text), "%s: %s", what, text);
+}

@@ -106,6 +106,9 @@ int docker_call(struct docker *d, const struct docker_request *q, docker_call_fn
 void docker_call_cancel(struct docker_call *call); /* accepts NULL; fn is not called; not from within fn */
 /* What Docker says is wrong (`message` of an error's JSON), for people. */
 void docker_call_message(const struct docker_call *call, char *out, size_t size);
+/* How a call ended whose good answer is 200: r with err, or what `error` makes of the status and of what Docker says (-errno). */
+int docker_call_result(const struct docker_call *call, int r, const struct err *err, const char *what,
+                       int (*error)(unsigned status, const char *text), struct err *ret);
 void docker_message(const char *body, size_t len, unsigned status, char *out, size_t size);
 
 /* ── JSON line by line: lines.c ──────────────────────────────────────────────────────────────────────────────────── */

@@ -17,26 +17,20 @@ struct change {
 static int change_error(unsigned status, const char *text)
 {
         if (strcasestr(text, "already exists in network") || strcasestr(text, "is already connected"))
-                return EEXIST;
+                return -EEXIST;
         if (strcasestr(text, "is not connected"))
-                return ENOTCONN;
+                return -ENOTCONN;
         if (status == 404)
-                return strcasestr(text, "no such container") ? ESRCH : ENOENT;
-        return status == 403 ? EPERM : EREMOTEIO;
+                return strcasestr(text, "no such container") ? -ESRCH : -ENOENT;
+        return status == 403 ? -EPERM : -EREMOTEIO;
 }
 
 static void on_changed(struct docker_call *call, int r, const struct err *err, void *data)
 {
         struct change *k = data;
         struct err fault = ERR_INIT;
-        char text[200];
 
-        if (r < 0) {
-                fault = *err;
-        } else if (call->status != 200) {
-                docker_call_message(call, text, sizeof(text));
-                r = err_set(&fault, change_error(call->status, text), "network: %s", text);
-        }
+        r = docker_call_result(call, r, err, "network", change_error, &fault);
         k->fn(r, &fault, k->data);
         free(k);
 }

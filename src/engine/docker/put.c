@@ -94,18 +94,19 @@ static int on_load_data(struct docker_call *call, const void *bytes, size_t len,
         return docker_lines_feed(&p->lines, bytes, len, on_line, p);
 }
 
+static int load_error(unsigned status, const char *text)
+{
+        (void)text;
+        return status == 400 ? -EBADMSG : -EREMOTEIO;
+}
+
 static void on_loaded(struct docker_call *call, int r, const struct err *err, void *data)
 {
         struct put *p = data;
         struct err fault = ERR_INIT;
-        char text[200];
 
-        if (r < 0) {
-                fault = *err;
-        } else if (call->status != 200) {
-                docker_call_message(call, text, sizeof(text));
-                r = err_set(&fault, call->status == 400 ? EBADMSG : EREMOTEIO, "load: %s", text);
-        } else {
+        r = docker_call_result(call, r, err, "load", load_error, &fault);
+        if (r == 0) {
                 docker_lines_end(&p->lines, on_line, p);
                 fault = p->fault;
                 r = -p->fault.num;
@@ -128,14 +129,8 @@ static void on_put(struct docker_call *call, int r, const struct err *err, void 
 {
         struct put *p = data;
         struct err fault = ERR_INIT;
-        char text[200];
 
-        if (r < 0) {
-                fault = *err;
-        } else if (call->status != 200) {
-                docker_call_message(call, text, sizeof(text));
-                r = err_set(&fault, -docker_copy_error(call->status, text), "copy: %s", text);
-        }
+        r = docker_call_result(call, r, err, "copy", docker_copy_error, &fault);
         p->fn(r, &fault, p->data);
         put_free(p);
 }

@@ -6,6 +6,7 @@
 #include "base/path.h"
 #include "base/time.h"
 #include "engine/native/internal.h"
+#include "image/test_no_pulls.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -58,23 +59,6 @@ const struct image *image_store_by_digest(struct image_store *s, const char *dig
 {
         (void)s;
         return str_eq(digest, DIGEST) ? &the_image : NULL;
-}
-
-/* Nothing is pulled in these tests. */
-int image_pull(struct image_pulls *p, const struct image_pull_request *request, image_pulled_fn fn, void *data,
-               struct image_want **ret, struct err *err)
-{
-        (void)p;
-        (void)request;
-        (void)fn;
-        (void)data;
-        (void)ret;
-        return err_set(err, ENOTSUP, "there are no pulls");
-}
-
-void image_pull_cancel(struct image_want *w)
-{
-        (void)w;
 }
 
 void image_store_touch(struct image_store *s, const struct image *image)
