@@ -72,6 +72,11 @@ bool utf8_valid(const void *data, size_t len)
         return true;
 }
 
+size_t utf8_len(const char *text)
+{
+        return *text ? utf8_sequence((const uint8_t *)text, strnlen(text, 4)) : 0;
+}
+
 void hex_encode(const void *data, size_t len, char *out)
 {
         static const char digits[] = "0123456789abcdef";

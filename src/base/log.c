@@ -1,4 +1,5 @@
 #include "base/log.h"
+#include "base/str.h"
 #include "base/time.h"
 
 #include <errno.h>
@@ -41,6 +42,7 @@ static int log_prefix(char *out, size_t size, enum log_level level)
         return snprintf(out, size, "%s %s%s%s: ", now, log_name ? log_name : "", log_name ? " " : "", words[level]);
 }
 
+/* C0, DEL, C1 (which UTF-8 has in two bytes), and what is no character: all of them may steer a terminal. */
 static size_t log_escape(char *out, size_t size, const char *text)
 {
         static const char digits[] = "0123456789abcdef";
@@ -48,9 +50,13 @@ static size_t log_escape(char *out, size_t size, const char *text)
 
         for (; *text && n + 4 < size; text++) {
                 unsigned char c = (unsigned char)*text;
+                size_t len = utf8_len(text);
+                bool control = c < 0x20 || c == 0x7f || (c == 0xc2 && (unsigned char)text[1] < 0xa0);
 
-                if (c >= 0x20 && c != 0x7f) {
-                        out[n++] = *text;
+                if (len > 0 && !control) {
+                        memcpy(out + n, text, len);
+                        n += len;
+                        text += len - 1;
                         continue;
                 }
                 out[n++] = '\\';

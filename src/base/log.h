@@ -1,4 +1,4 @@
-/* The daemon's log: one line per event on stderr, control bytes escaped. Libraries use debug only. */
+/* The daemon's log: one line per event on stderr, control bytes and what is no UTF-8 escaped. Libraries use debug only. */
 #pragma once
 
 #include <stdbool.h>

@@ -65,6 +65,7 @@ int parse_u64(const char *s, uint64_t *ret);
 
 /* RFC 3629: shortest form, no surrogates, at most U+10FFFF. NUL is valid here. */
 bool utf8_valid(const void *data, size_t len);
+size_t utf8_len(const char *text); /* bytes of the character that the text begins with; 0: it is none, or the end */
 
 void hex_encode(const void *data, size_t len, char *out);  /* writes 2*len digits, lower case, and a NUL */
 int hex_decode(const char *hex, size_t hexlen, void *out); /* lower case only; -EINVAL */

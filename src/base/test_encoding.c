@@ -20,6 +20,11 @@ static void test_utf8(void **state)
         assert_true(utf8_valid(BYTES("a\0b")));
         assert_true(utf8_valid(BYTES("12345678\xc3\xa4 \xe2\x82\xac \xf0\x9f\x98\x80")));
         assert_true(utf8_valid(BYTES("\xed\x9f\xbf\xee\x80\x80\xf4\x8f\xbf\xbf")));
+        assert_int_equal(utf8_len(""), 0);
+        assert_int_equal(utf8_len("a\xc3"), 1);
+        assert_int_equal(utf8_len("\xf0\x9f\x98\x80x"), 4);
+        assert_int_equal(utf8_len("\xf0\x9f\x98"), 0);
+        assert_int_equal(utf8_len("\x9b"), 0);
         assert_false(utf8_valid(BYTES("\x80")));
         assert_false(utf8_valid(BYTES("\xc0\x80"))); /* two bytes for what fits one */
         assert_false(utf8_valid(BYTES("\xc1\xbf")));

@@ -44,6 +44,11 @@ static void test_line(void **state)
         log_set_name("prog");
         capture(LOG_LEVEL_WARN, "two\nlines\x1b[31m \xc3\xa4", out, sizeof(out));
         assert_true(str_ends(out, " prog warning: two\\x0alines\\x1b[31m \xc3\xa4\n"));
+        capture(LOG_LEVEL_WARN,
+                "\xc2\x9b"
+                "31m \x9b \xc3 \x7f",
+                out, sizeof(out));
+        assert_true(str_ends(out, ": \\xc2\\x9b31m \\x9b \\xc3 \\x7f\n"));
         capture(LOG_LEVEL_DEBUG, "quiet", out, sizeof(out));
         assert_string_equal(out, "");
         log_set_level(LOG_LEVEL_DEBUG);
