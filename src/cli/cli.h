@@ -41,19 +41,25 @@ bool cli_similar(const char *a, const char *b); /* at most two letters are wrong
 /* "mayfly: …" on stderr, control bytes escaped; colour on a terminal only. */
 void cli_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void cli_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-/* cli_error() of an err; answers command->failed. */
+/* cli_error() of an err; answers command->failed. Where nobody reads stdout any more it says nothing: 128 + SIGPIPE. */
 int cli_fail(const struct cli_command *command, const struct err *err);
 
 /* What comes from a server, made harmless for a terminal: control bytes and what is no UTF-8 become \xNN. */
 int cli_escape(struct str *out, const char *text);
 
-bool cli_colored(int fd);             /* a terminal, and neither NO_COLOR nor TERM=dumb */
+void cli_one_line(char *text); /* ends of lines become blanks; accepts NULL */
+/* A line on stdout of what comes from a server, escaped, behind words of ours. */
+void cli_print_line(const char *before, const char *text);
+
+bool cli_draws(int fd);               /* a terminal on which lines can be written over: not TERM=dumb */
+bool cli_colored(int fd);             /* one of these, and not NO_COLOR */
 size_t cli_columns(int fd);           /* of a terminal; 0: it is none */
 size_t cli_text_width(const char *s); /* in characters */
 
 /* Answers 0, or -errno with err: a full disk is no success. */
 int cli_flush(struct err *err);
-int cli_print_json(const json_t *v, struct err *err); /* one line */
+int cli_print_json(const json_t *v, struct err *err);                  /* one line */
+int cli_print_json_as(const json_t *v, size_t flags, struct err *err); /* of jansson */
 
 /* ── tables: table.c ─────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -86,7 +92,7 @@ int cli_parse_when(const char *value, char out[TIME_RFC3339_MAX], struct err *er
 
 void cli_print_help(const struct cli_command *command); /* on stdout */
 void cli_print_overview(bool error);                    /* of all commands; on stderr where it is an error */
-void cli_print_group(const char *name);                 /* of those whose first word is name */
+void cli_print_group(const char *name, bool error);     /* of those whose first word is name */
 
 /* ── the server: request.c ───────────────────────────────────────────────────────────────────────────────────────── */
 

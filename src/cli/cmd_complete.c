@@ -114,6 +114,15 @@ static void offer(const struct cursor *c, const char *text, const char *about)
         printf("%.*s%s\t%s\n", (int)c->before_len, c->before, text, clean.data ? clean.data : "");
 }
 
+/* A name that a server tells stands in a line that a shell will run: it is made of what names are made of, or not offered. */
+static void offer_name(const struct cursor *c, const char *name, const char *about)
+{
+        static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/:@[]";
+
+        if (*name && *name != '-' && !name[strspn(name, plain)])
+                offer(c, name, about);
+}
+
 static void offer_words(const struct cursor *c, const char *words, const char *separators)
 {
         while (*words) {
@@ -177,9 +186,9 @@ static void offer_images(const struct line *l, const struct cursor *c)
                         const char *text = json_string_value(name);
 
                         if (text && str_starts(text, "docker.io/library/"))
-                                offer(c, text + strlen("docker.io/library/"), "image");
+                                offer_name(c, text + strlen("docker.io/library/"), "image");
                         if (text)
-                                offer(c, text, "image");
+                                offer_name(c, text, "image");
                 }
         }
 }
@@ -197,7 +206,7 @@ static void offer_tasks(const struct line *l, const struct cursor *c, const char
 
                 (void)snprintf(about, sizeof(about), "%s %s", cli_text(task, "status"),
                                cli_text(json_object_get(task, "image"), "ref"));
-                offer(c, cli_text(task, "id"), about);
+                offer_name(c, cli_text(task, "id"), about);
         }
 }
 
@@ -213,7 +222,7 @@ static void offer_keys(const struct line *l, const struct cursor *c)
                 char about[256];
 
                 (void)snprintf(about, sizeof(about), "%s %s", cli_text(key, "role"), cli_text(key, "name"));
-                offer(c, cli_text(key, "id"), about);
+                offer_name(c, cli_text(key, "id"), about);
         }
 }
 

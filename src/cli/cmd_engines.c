@@ -47,10 +47,10 @@ static int print_table(const json_t *engines, struct err *err)
 
 static void print_line(const char *engine, const char *what)
 {
-        auto_str text = STR_INIT;
+        auto_free char *line = *what ? str_printf("%s: %s", engine, what) : NULL;
 
-        if (*what && cli_escape(&text, what) == 0)
-                printf("%s: %s\n", engine, text.data);
+        if (line)
+                cli_print_line("", line);
 }
 
 /* What is wrong with them, and what was found on their hosts. */

@@ -89,7 +89,7 @@ static bool image_fits(const struct filter *f, const json_t *image)
         size_t i;
 
         json_array_foreach(names, i, name) {
-                named |= f->reference && name_fits(f->reference, json_string_value(name));
+                named |= f->reference && json_is_string(name) && name_fits(f->reference, json_string_value(name));
         }
         return named && fits(f->dangling, json_array_size(names) == 0) &&
                fits(f->pinned, json_is_true(json_object_get(image, "pinned"))) &&
@@ -148,7 +148,7 @@ static void print_digests(const json_t *images)
         size_t i;
 
         json_array_foreach(images, i, image) {
-                printf("%s\n", cli_text(image, "digest"));
+                cli_print_line("", cli_text(image, "digest"));
         }
 }
 

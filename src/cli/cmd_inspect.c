@@ -68,11 +68,7 @@ int cmd_inspect(struct cli *cli, const struct cli_command *command, int argc, ch
                 if (inspect(cli, type, argv[i], array, &why) < 0)
                         code = cli_fail(command, &why);
         }
-        /* Escapes keep control bytes from the terminal. */
-        (void)json_dumpf(array, stdout,
-                         (cli->json ? JSON_COMPACT : JSON_INDENT(2)) | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(15));
-        printf("\n");
-        if (cli_flush(&err) < 0)
+        if (cli_print_json_as(array, cli->json ? JSON_COMPACT : JSON_INDENT(2), &err) < 0)
                 return cli_fail(command, &err);
         return code;
 }

@@ -132,12 +132,17 @@ static int add_bounds(json_t *body, const struct bound *bounds, size_t n, double
 static int print_key(const struct cli *cli, const json_t *key, struct err *err)
 {
         const char *id = cli_text(key, "id"), *secret = cli_text(key, "secret");
+        auto_free char *both = NULL;
 
         if (!*id || !*secret)
                 return err_set(err, EPROTO, "the server answered no key");
         if (cli->json)
                 return cli_print_json(key, err);
-        printf("%s:%s\n", id, secret);
+        both = str_printf("%s:%s", id, secret);
+        if (!both)
+                return err_oom(err);
+        cli_print_line("", both);
+        explicit_bzero(both, strlen(both));
         return cli_flush(err);
 }
 
@@ -279,7 +284,7 @@ int cmd_key_list(struct cli *cli, const struct cli_command *command, int argc, c
                 if (!all && !is_live(key))
                         continue;
                 if (quiet)
-                        printf("%s\n", cli_text(key, "id"));
+                        cli_print_line("", cli_text(key, "id"));
                 else
                         r = cli_print_json(key, &err);
         }

@@ -17,16 +17,14 @@ static void print_loaded(const struct http_answer *answer)
         json_array_foreach(json_object_get(doc, "images"), i, image) {
                 const char *digest = json_string_value(json_object_get(image, "digest"));
                 json_t *names = json_object_get(image, "names");
-                auto_str text = STR_INIT, clean = STR_INIT;
                 json_t *name;
                 size_t j;
 
-                json_array_foreach(names, j, name)
-                        (void)str_addf(&text, "loaded %s\n", json_string_value(name));
+                json_array_foreach(names, j, name) {
+                        cli_print_line("loaded ", json_is_string(name) ? json_string_value(name) : "");
+                }
                 if (json_array_size(names) == 0)
-                        (void)str_addf(&text, "loaded %s\n", digest ? digest : "an image");
-                if (text.data && cli_escape(&clean, text.data) == 0)
-                        printf("%s", clean.data);
+                        cli_print_line("loaded ", digest ? digest : "an image");
         }
 }
 

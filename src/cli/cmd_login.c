@@ -51,7 +51,7 @@ static int login(const struct cli *cli, const struct wish *w, struct err *err)
         auto_wiped username = STR_INIT, password = STR_INIT;
         auto_json body = json_object();
         auto_json answer = NULL;
-        auto_str shown = STR_INIT, where = STR_INIT;
+        auto_str told = STR_INIT;
         int r;
 
         if (!body)
@@ -69,10 +69,10 @@ static int login(const struct cli *cli, const struct wish *w, struct err *err)
                 return r;
         if (cli->json)
                 return cli_print_json(answer, err);
-        if (cli_escape(&shown, cli_text(answer, "username")) < 0 ||
-            cli_escape(&where, cli_text(answer, "registry")) < 0)
+        if (str_addf(&told, "%s takes %s: kept for your pulls and tasks", cli_text(answer, "registry"),
+                     cli_text(answer, "username")) < 0)
                 return err_oom(err);
-        printf("%s takes %s: kept for your pulls and tasks\n", where.data, shown.data);
+        cli_print_line("", told.data);
         return 0;
 }
 

@@ -19,5 +19,7 @@ int cmd_logout(struct cli *cli, const struct cli_command *command, int argc, cha
         body = argc ? json_pack("{s:s}", "registry", argv[0]) : json_object();
         r = body ? cli_post_json(cli, "/v1/registries/logout", body, &answer, &err)
                  : err_set(&err, EINVAL, "the registry's name is no UTF-8");
+        if (r == 0 && cli->json)
+                printf("{}\n");
         return r < 0 ? cli_fail(command, &err) : CLI_OK;
 }

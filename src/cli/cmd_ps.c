@@ -235,7 +235,7 @@ static int print(const struct cli *cli, const struct ps *ps, json_t *tasks, stru
                 if (r < 0)
                         break;
                 if (ps->quiet)
-                        printf("%s\n", cli_text(task, "id"));
+                        cli_print_line("", cli_text(task, "id"));
                 else
                         r = cli_print_json(task, err);
         }

@@ -17,6 +17,8 @@
 
 #define SHORT_DIGEST 12
 #define ROWS_MAX 12 /* of layers; the rest is in the total only */
+#define BAR_COLUMNS 80
+#define LEFT_MAX_S 999999.0
 #define RATE_NS (3 * NS_PER_S)
 
 struct pulling {
@@ -103,12 +105,22 @@ static void add_total(struct pulling *p, struct str *out, const json_t *o)
         (void)str_adds(out, "\r\x1b[Ktotal         ");
         cli_bar_bytes(out, done, total);
         if (done < total && p->rate > 1)
-                (void)str_addf(out, " %s/s, %us left\n", rate, (unsigned)((double)(total - done) / p->rate) + 1);
+                (void)str_addf(out, " %s/s, %us left\n", rate,
+                               (unsigned)MIN((double)(total - done) / p->rate, LEFT_MAX_S) + 1);
         else
                 (void)str_addf(out, " %s\n",
                                done < total                                 ? ""
                                : str_eq(cli_text(o, "state"), "installing") ? "installing"
                                                                             : "unpacking");
+}
+
+/* A terminal may have become narrower meanwhile: lines that break would be drawn beside one another. */
+static bool may_draw(struct pulling *p)
+{
+        if (p->bars && cli_columns(STDERR_FILENO) >= BAR_COLUMNS)
+                return true;
+        p->rows = 0;
+        return false;
 }
 
 static void draw(struct pulling *p, const json_t *o)
@@ -159,24 +171,29 @@ static void print_steps(struct pulling *p, const json_t *o)
 static int on_event(const char *text, size_t len, void *arg)
 {
         struct pulling *p = arg;
+        auto_str clean = STR_INIT;
         auto_json o = NULL;
 
         if (json_read(text, len, &o, NULL) < 0)
                 return -EPROTO;
         if (json_object_get(o, "layers")) {
-                if (p->bars)
+                if (may_draw(p))
                         draw(p, o);
                 else if (!p->quiet)
                         print_steps(p, o);
         } else if (json_object_get(o, "digest")) {
                 /* A small image is there before its layers are told of. */
-                if (!p->bars && !p->quiet)
-                        fprintf(stderr, "%s: ready\n", cli_text(o, "digest"));
+                if (!p->bars && !p->quiet && cli_escape(&clean, cli_text(o, "digest")) == 0) {
+                        cli_one_line(clean.data);
+                        fprintf(stderr, "%s: ready\n", clean.data ? clean.data : "");
+                }
                 p->ended = true;
                 p->done = TAKE_PTR(o);
         } else if (json_object_get(o, "type")) {
                 p->ended = true;
-                (void)str_adds(&p->failure, cli_text(o, "detail"));
+                (void)str_adds(&p->failure,
+                               *cli_text(o, "detail") ? cli_text(o, "detail") : "the server gave no reason");
+                cli_one_line(p->failure.data);
         }
         return 0;
 }
@@ -272,18 +289,20 @@ static int pull(struct pulling *p, struct err *err)
 
 static int print_result(const struct pulling *p, struct err *err)
 {
-        auto_str clean = STR_INIT;
+        auto_free char *told = NULL;
 
         if (p->cli->json)
                 return cli_print_json(p->done, err);
-        if (cli_escape(&clean, cli_text(p->done, p->quiet ? "digest" : "ref")) < 0)
-                return err_oom(err);
-        if (p->quiet)
-                printf("%s\n", clean.data);
-        else if (json_is_true(json_object_get(p->done, "pulled")))
-                printf("pulled %s\n", clean.data);
-        else
-                printf("%s is up to date\n", clean.data);
+        if (p->quiet) {
+                cli_print_line("", cli_text(p->done, "digest"));
+        } else if (json_is_true(json_object_get(p->done, "pulled"))) {
+                cli_print_line("pulled ", cli_text(p->done, "ref"));
+        } else {
+                told = str_printf("%s is up to date", cli_text(p->done, "ref"));
+                if (!told)
+                        return err_oom(err);
+                cli_print_line("", told);
+        }
         return 0;
 }
 
@@ -313,7 +332,7 @@ int cmd_pull(struct cli *cli, const struct cli_command *command, int argc, char 
                 return r > 0 ? CLI_OK : cli_fail(command, &err);
         p.image = argv[0];
         p.quiet |= cli->json;
-        p.bars = !p.quiet && cli_columns(STDERR_FILENO) >= 80;
+        p.bars = !p.quiet && cli_draws(STDERR_FILENO) && cli_columns(STDERR_FILENO) >= BAR_COLUMNS;
         cli_catch_signals();
         r = pull(&p, &err);
         if (r == 0)

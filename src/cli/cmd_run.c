@@ -76,8 +76,11 @@ static int write_outputs(const struct run_options *o, json_t *document, struct e
         if (!o->outputs || !cli_task_ended(document))
                 return 0;
         r = wire_task_read(document, &task, err);
-        if (r < 0)
-                return err_wrap(err, "the answer");
+        if (r < 0) {
+                r = err_wrap(err, "the answer");
+                cli_error("%s", err->text);
+                return r;
+        }
         for (size_t i = 0; o->outputs[i]; i++) {
                 struct err why = ERR_INIT;
 
@@ -93,7 +96,7 @@ static int write_outputs(const struct run_options *o, json_t *document, struct e
         return failed;
 }
 
-/* The code, where nothing of ours went wrong besides. */
+/* The code, where nothing of ours went wrong besides: that is told already. */
 static int finish(const struct cli *cli, const struct run_options *o, json_t *task, struct err *err)
 {
         int code = cli_task_exit_code(task);
@@ -218,7 +221,7 @@ static int run_whole(const struct cli *cli, struct run_options *o, const struct 
                 return r;
         *ret_code = CLI_OK;
         if (!cli->json && (o->detach || !cli_task_ended(task))) {
-                printf("%s\n", cli_text(task, "id"));
+                cli_print_line("", cli_text(task, "id"));
                 return cli_flush(err);
         }
         if (!cli->json)
@@ -293,7 +296,9 @@ int cmd_run(struct cli *cli, const struct cli_command *command, int argc, char *
         if (r < 0)
                 code = failed(command, r, &err);
         if (r == -ENOENT && strstr(err.text, "image"))
-                fprintf(stderr, "`mayfly images` lists what is here; `mayfly load` and `mayfly import` add more.\n");
+                fprintf(stderr,
+                        "`mayfly images` lists what is here; `mayfly pull`, `mayfly load` and `mayfly import` add "
+                        "more.\n");
         if (body.data)
                 explicit_bzero(body.data, body.len);
         run_options_done(&options);

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -18,7 +19,9 @@ struct saving {
         const char *file, *format;
         bool quiet, bar;
         int fd;
-        char *partial; /* what is renamed to file at the end; NULL: it is written itself */
+        int write_error;
+        char *target;  /* the file that is meant, where a link leads to it */
+        char *partial; /* what is renamed to target at the end; NULL: it is written itself */
         uint64_t bytes, started_ns, shown_ns;
 };
 
@@ -40,15 +43,31 @@ static int on_data(const void *data, size_t len, void *arg)
         struct saving *s = arg;
         int r = fd_write_all(s->fd, data, len);
 
-        if (r < 0)
+        if (r < 0) {
+                s->write_error = -r;
                 return r;
+        }
         s->bytes += len;
         if (s->bar)
                 show(s);
         return 0;
 }
 
-/* What is there already and no file, such as a pipe, is written itself; a file is replaced when all of it is there. */
+static int open_partial(struct saving *s)
+{
+        s->partial = str_printf("%s.XXXXXX", s->target ? s->target : s->file);
+        if (!s->partial)
+                return -ENOMEM;
+        s->fd = mkostemp(s->partial, O_CLOEXEC);
+        if (s->fd < 0) {
+                free(s->partial);
+                s->partial = NULL;
+        }
+        return 0;
+}
+
+/* What is there already and no file that has a name (a pipe, /dev/null, what /dev/stdout leads to) is written itself; a file is
+ * replaced when all of it is there, not a link to it. */
 static int open_output(struct saving *s, struct err *err)
 {
         struct stat st;
@@ -57,17 +76,10 @@ static int open_output(struct saving *s, struct err *err)
                 if (isatty(STDOUT_FILENO))
                         return err_set(err, EINVAL, "stdout is a terminal: name a file with -o, or redirect it");
                 s->fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
-        } else if (stat(s->file, &st) == 0 && !S_ISREG(st.st_mode)) {
+        } else if (stat(s->file, &st) == 0 && (!S_ISREG(st.st_mode) || !(s->target = realpath(s->file, NULL)))) {
                 s->fd = open(s->file, O_WRONLY | O_CLOEXEC);
-        } else {
-                s->partial = str_printf("%s.XXXXXX", s->file);
-                if (!s->partial)
-                        return err_oom(err);
-                s->fd = mkostemp(s->partial, O_CLOEXEC);
-                if (s->fd < 0) {
-                        free(s->partial);
-                        s->partial = NULL;
-                }
+        } else if (open_partial(s) < 0) {
+                return err_oom(err);
         }
         return s->fd < 0 ? err_sys(err, "open %s", s->file) : 0;
 }
@@ -80,7 +92,8 @@ static int finish_output(struct saving *s, struct err *err)
                 return 0;
         mask = umask(0);
         (void)umask(mask);
-        if (fchmod(s->fd, 0666 & ~mask) < 0 || fsync(s->fd) < 0 || rename(s->partial, s->file) < 0)
+        if (fchmod(s->fd, 0666 & ~mask) < 0 || fsync(s->fd) < 0 ||
+            rename(s->partial, s->target ? s->target : s->file) < 0)
                 return err_sys(err, "write %s", s->file);
         free(s->partial);
         s->partial = NULL;
@@ -119,6 +132,10 @@ static int save(struct cli *cli, struct saving *s, char *const *images, struct e
         r = cli_request(cli, &request, &answer, err);
         if (s->bar && s->shown_ns > 0)
                 fprintf(stderr, "\r\033[K");
+        /* No fault of the server's. */
+        if (s->write_error)
+                return err_set(err, s->write_error, "write %s: %s", str_eq(s->file, "-") ? "to stdout" : s->file,
+                               strerror(s->write_error));
         return r;
 }
 
@@ -146,7 +163,7 @@ int cmd_save(struct cli *cli, const struct cli_command *command, int argc, char 
         if (r != 0)
                 return r > 0 ? CLI_OK : cli_fail(command, &err);
         argv[argc] = NULL;
-        s.bar = !s.quiet && !cli->json && isatty(STDERR_FILENO);
+        s.bar = !s.quiet && !cli->json && cli_draws(STDERR_FILENO);
         cli_catch_signals();
         r = open_output(&s, &err);
         if (r == 0)
@@ -156,7 +173,10 @@ int cmd_save(struct cli *cli, const struct cli_command *command, int argc, char 
         if (s.partial)
                 (void)unlink(s.partial);
         free(s.partial);
+        free(s.target);
         fd_close(s.fd);
+        if (s.write_error == EPIPE)
+                return 128 + SIGPIPE; /* `mayfly save … | head -c 1`: nobody wants more */
         if (r == 0 && cli->json && !str_eq(s.file, "-"))
                 r = print_result(&s, &err);
         if (r == 0)

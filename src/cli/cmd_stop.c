@@ -52,7 +52,7 @@ static int stop(const struct cli *cli, const char *id, int64_t grace, struct err
                 return r;
         if (cli->json)
                 return cli_print_json(task, err);
-        printf("%s\n", cli_text(task, "id"));
+        cli_print_line("", cli_text(task, "id"));
         return cli_flush(err);
 }
 

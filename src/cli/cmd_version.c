@@ -24,10 +24,10 @@ static void print_engines(const json_t *engines)
         json_array_foreach(engines, i, engine) {
                 const char *name = json_string_value(engine);
 
-                if (str_adds(&all, i ? ", " : "") < 0 || cli_escape(&all, name ? name : "") < 0)
+                if (str_addf(&all, "%s%s", i ? ", " : "", name ? name : "") < 0)
                         return;
         }
-        printf("server engines: %s\n", all.len ? all.data : "");
+        cli_print_line("server engines: ", all.len ? all.data : "");
 }
 
 static void print_server(const json_t *server)
@@ -36,10 +36,12 @@ static void print_server(const json_t *server)
         json_t *value;
 
         json_object_foreach((json_t *)(uintptr_t)server, name, value) {
-                auto_str text = STR_INIT;
+                auto_free char *line = NULL;
 
-                if (json_is_string(value) && cli_escape(&text, json_string_value(value)) == 0)
-                        printf("server %s: %s\n", name, text.data);
+                if (json_is_string(value))
+                        line = str_printf("%s: %s", name, json_string_value(value));
+                if (line)
+                        cli_print_line("server ", line);
                 else if (str_eq(name, "engines"))
                         print_engines(value);
         }

@@ -197,6 +197,7 @@ static const struct cli_option key_list_options[] = {
 static const struct cli_exit_code usual_exits[] = {
         { "0", "It is done." },
         { "1", "It failed; stderr says why." },
+        { "128+n", "Signal n ended it." },
         { NULL, NULL },
 };
 
@@ -213,6 +214,7 @@ static const struct cli_exit_code wait_exits[] = {
         { "0", "All have ended." },
         { "1", "There is no such task, or Mayfly cannot be asked." },
         { "124", "The time was over before." },
+        { "128+n", "Signal n ended it." },
         { NULL, NULL },
 };
 

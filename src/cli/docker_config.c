@@ -121,20 +121,35 @@ static bool helper_name_valid(const char *s)
                !s[strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")];
 }
 
+/* Signals as a shell would give them: that we ignore SIGPIPE is no business of the helper's. */
 static int helper_spawn(const char *program, int in, int out, pid_t *ret)
 {
         char *const argv[] = { (char *)(uintptr_t)program, (char *)(uintptr_t) "get", NULL };
         posix_spawn_file_actions_t actions;
+        posix_spawnattr_t attr;
+        sigset_t pipe_signal;
         int r;
 
+        (void)sigemptyset(&pipe_signal);
+        (void)sigaddset(&pipe_signal, SIGPIPE);
         r = posix_spawn_file_actions_init(&actions);
         if (r != 0)
                 return -r;
+        r = posix_spawnattr_init(&attr);
+        if (r != 0) {
+                (void)posix_spawn_file_actions_destroy(&actions);
+                return -r;
+        }
         r = posix_spawn_file_actions_adddup2(&actions, in, STDIN_FILENO);
         if (r == 0)
                 r = posix_spawn_file_actions_adddup2(&actions, out, STDOUT_FILENO);
         if (r == 0)
-                r = posix_spawnp(ret, program, &actions, NULL, argv, environ);
+                r = posix_spawnattr_setsigdefault(&attr, &pipe_signal);
+        if (r == 0)
+                r = posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGDEF);
+        if (r == 0)
+                r = posix_spawnp(ret, program, &actions, &attr, argv, environ);
+        (void)posix_spawnattr_destroy(&attr);
         (void)posix_spawn_file_actions_destroy(&actions);
         return -r;
 }
@@ -223,13 +238,21 @@ static int helper_run(const char *program, const char *key, struct str *out, int
         return r < 0 ? r : waited;
 }
 
+int docker_helper_read(const char *text, size_t len, struct docker_login *ret, struct err *err)
+{
+        auto_json o = NULL;
+
+        if (json_read(text, len, &o, NULL) < 0 || !*text_of(o, "Secret") || !*text_of(o, "Username"))
+                return err_set(err, EPROTO, "it answers what are no credentials");
+        return take(ret, text_of(o, "Username"), text_of(o, "Secret"), err);
+}
+
 /* 1: it has something; 0: nothing for this registry. */
 static int helper_ask(const char *name, const char *registry, struct docker_login *ret, struct err *err)
 {
         auto_free char *program = str_printf("docker-credential-%s", name);
         char shown[STR_SHOWN_MAX];
         auto_wiped out = STR_INIT;
-        auto_json o = NULL;
         int r, status = 0;
 
         if (!program)
@@ -245,11 +268,8 @@ static int helper_ask(const char *name, const char *registry, struct docker_logi
                 return err_set(err, EACCES, "%s: %s", program,
                                out.len > 0 ? str_show(out.data, shown) : "it fails, and does not say why");
         }
-        if (json_read(out.data ? out.data : "", out.len, &o, NULL) < 0 || !*text_of(o, "Secret") ||
-            !*text_of(o, "Username"))
-                return err_set(err, EPROTO, "%s: it answers what are no credentials", program);
-        r = take(ret, text_of(o, "Username"), text_of(o, "Secret"), err);
-        return r < 0 ? r : 1;
+        r = docker_helper_read(out.data ? out.data : "", out.len, ret, err);
+        return r < 0 ? err_wrap(err, "%s", program) : 1;
 }
 
 /* ── the file ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -303,24 +323,33 @@ static char *config_path(void)
         return home && *home ? str_printf("%s/.docker/config.json", home) : NULL;
 }
 
-int docker_login_find(const char *image, struct docker_login *ret, struct err *err)
+int docker_login_read(const char *text, size_t len, const char *image, struct docker_login *ret, struct err *err)
 {
-        auto_free char *path = config_path();
-        struct err why = ERR_INIT;
-        auto_wiped text = STR_INIT;
         auto_json o = NULL;
         char registry[256];
         int r;
 
         *ret = (struct docker_login){ .username = NULL };
-        if (!path || docker_registry_of(image, registry) < 0)
+        if (docker_registry_of(image, registry) < 0)
+                return 0;
+        r = json_read(text, len, &o, err);
+        return r < 0 ? r : find(o, registry, ret, err);
+}
+
+int docker_login_find(const char *image, struct docker_login *ret, struct err *err)
+{
+        auto_free char *path = config_path();
+        struct err why = ERR_INIT;
+        auto_wiped text = STR_INIT;
+        int r;
+
+        *ret = (struct docker_login){ .username = NULL };
+        if (!path)
                 return 0;
         r = fd_read_file(AT_FDCWD, path, DOCKER_CONFIG_MAX, &text, &why);
         if (r == -ENOENT || r == -ENOTDIR)
                 return 0;
         if (r == 0)
-                r = json_read(text.data ? text.data : "", text.len, &o, &why);
-        if (r == 0)
-                r = find(o, registry, ret, &why);
+                r = docker_login_read(text.data ? text.data : "", text.len, image, ret, &why);
         return r < 0 ? err_set(err, why.num ? why.num : -r, "%s: %s", path, why.num ? why.text : strerror(-r)) : 0;
 }

@@ -127,8 +127,10 @@ void cli_print_overview(bool error)
                     "\nmayfly COMMAND --help explains a command, with examples; so does man mayfly-COMMAND.\n");
 }
 
-void cli_print_group(const char *name)
+void cli_print_group(const char *name, bool error)
 {
-        fprintf(stderr, "Usage: mayfly %s COMMAND\n\nCommands:\n", name);
-        print_summaries(stderr, name);
+        FILE *to = error ? stderr : stdout;
+
+        fprintf(to, "Usage: mayfly %s COMMAND\n\nCommands:\n", name);
+        print_summaries(to, name);
 }

@@ -39,12 +39,15 @@ static int on_event(const char *text, size_t len, void *arg)
 
         if (json_read(text, len, &o, NULL) < 0)
                 return -EPROTO;
-        if (json_object_get(o, "faults"))
+        if (json_object_get(o, "faults")) {
                 v->done = TAKE_PTR(o);
-        else if (json_object_get(o, "type"))
-                (void)str_adds(&v->failure, cli_text(o, "detail"));
-        else if (v->bars)
+        } else if (json_object_get(o, "type")) {
+                (void)str_adds(&v->failure,
+                               *cli_text(o, "detail") ? cli_text(o, "detail") : "the server gave no reason");
+                cli_one_line(v->failure.data);
+        } else if (v->bars) {
                 draw(o);
+        }
         return 0;
 }
 
@@ -77,14 +80,6 @@ static int ask(struct verifying *v, bool repair, struct err *err)
         return v->done ? 0 : err_set(err, EPIPE, "the connection was lost");
 }
 
-static void print_line(const char *before, const char *text)
-{
-        auto_str clean = STR_INIT;
-
-        if (cli_escape(&clean, text) == 0)
-                printf("%s%s\n", before, clean.data ? clean.data : "");
-}
-
 static void print_fault(const json_t *fault)
 {
         const json_t *images = json_object_get(fault, "images"), *name;
@@ -93,11 +88,12 @@ static void print_fault(const json_t *fault)
 
         (void)str_addf(&text, "%s %s: %s", cli_text(fault, "kind"), cli_text(fault, "name"), cli_text(fault, "detail"));
         json_array_foreach(images, i, name) {
-                (void)str_addf(&text, "%s%s", i == 0 ? " (" : ", ", json_string_value(name));
+                (void)str_addf(&text, "%s%s", i == 0 ? " (" : ", ",
+                               json_is_string(name) ? json_string_value(name) : "");
         }
         (void)str_addf(&text, "%s%s", json_array_size(images) > 0 ? ")" : "",
                        json_is_true(json_object_get(fault, "repaired")) ? ": repaired" : "");
-        print_line("", text.data ? text.data : "");
+        cli_print_line("", text.data ? text.data : "");
 }
 
 static void print_result(const json_t *o)
@@ -110,7 +106,7 @@ static void print_result(const json_t *o)
                 print_fault(v);
         }
         json_array_foreach(repairs, i, v) {
-                print_line("at the last start: ", json_string_value(v));
+                cli_print_line("at the last start: ", json_is_string(v) ? json_string_value(v) : "");
         }
         units_human((uint64_t)json_integer_value(json_object_get(o, "bytes")), bytes);
         printf("%" JSON_INTEGER_FORMAT " blobs, %" JSON_INTEGER_FORMAT " layers, %" JSON_INTEGER_FORMAT " trees, %s: ",
@@ -125,7 +121,7 @@ static void print_result(const json_t *o)
 
 int cli_verify_images(const struct cli *cli, bool repair, bool quiet, struct err *err)
 {
-        struct verifying v = { .cli = cli, .bars = !quiet && cli_columns(STDERR_FILENO) > 0 };
+        struct verifying v = { .cli = cli, .bars = !quiet && cli_draws(STDERR_FILENO) };
         int r;
 
         cli_catch_signals();

@@ -82,7 +82,7 @@ static int unknown(char *const *argv, int argc)
 
                 if (argc > 1 && !asked)
                         cli_error("%s %s: unknown command", argv[0], argv[1]);
-                cli_print_group(argv[0]);
+                cli_print_group(argv[0], !asked);
                 return asked ? CLI_OK : CLI_USAGE;
         }
         similar = cli_suggest(argv[0]);
@@ -91,6 +91,16 @@ static int unknown(char *const *argv, int argc)
         else
                 cli_error("%s: unknown command (mayfly help lists all)", argv[0]);
         return CLI_USAGE;
+}
+
+/* What was printed and cannot be written is no success, whatever printed it. */
+static int finish(const struct cli_command *command, int code)
+{
+        struct err err = ERR_INIT;
+
+        if (code == command->failed && cli_signal)
+                return 128 + cli_signal;
+        return code == CLI_OK && cli_flush(&err) < 0 ? cli_fail(command, &err) : code;
 }
 
 static const char *from_environment(const char *name, const char *otherwise)
@@ -132,10 +142,10 @@ int main(int argc, char **argv)
         argv++;
         r = cli_parse(&cli, &root, bindings, ARRAY_LEN(bindings), &argc, argv, &err);
         if (r != 0)
-                return r > 0 ? CLI_OK : cli_fail(&root, &err);
+                return r > 0 ? finish(&root, CLI_OK) : cli_fail(&root, &err);
         if (version) {
                 printf("mayfly %s\n", MAYFLY_VERSION);
-                return CLI_OK;
+                return finish(&root, CLI_OK);
         }
         if (argc == 0) {
                 cli_print_overview(true);
@@ -143,6 +153,6 @@ int main(int argc, char **argv)
         }
         command = cli_find_command(argc, argv, &words);
         if (!command)
-                return unknown(argv, argc);
-        return find_program(command)(&cli, command, argc - words, argv + words);
+                return finish(&root, unknown(argv, argc));
+        return finish(command, find_program(command)(&cli, command, argc - words, argv + words));
 }

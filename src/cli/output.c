@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
@@ -9,11 +10,18 @@
 
 #define COLUMNS_USUAL 80
 
+bool cli_draws(int fd)
+{
+        const char *term = getenv("TERM");
+
+        return isatty(fd) && !(term && str_eq(term, "dumb"));
+}
+
 bool cli_colored(int fd)
 {
-        const char *no = getenv("NO_COLOR"), *term = getenv("TERM");
+        const char *no = getenv("NO_COLOR");
 
-        return isatty(fd) && !(no && *no) && !(term && str_eq(term, "dumb"));
+        return cli_draws(fd) && !(no && *no);
 }
 
 size_t cli_columns(int fd)
@@ -23,17 +31,6 @@ size_t cli_columns(int fd)
         if (!isatty(fd))
                 return 0;
         return ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col ? size.ws_col : COLUMNS_USUAL;
-}
-
-/* Bytes of one UTF-8 character at the start of text; 0: it is none. */
-static size_t character_len(const char *text)
-{
-        size_t max = strnlen(text, 4);
-
-        for (size_t n = 1; n <= max; n++)
-                if (utf8_valid(text, n))
-                        return n;
-        return 0;
 }
 
 /* Marks that turn the direction of what stands beside them (Unicode Standard Annex 9), and ends of lines and paragraphs: a
@@ -53,7 +50,7 @@ int cli_escape(struct str *out, const char *text)
 
         while (*text && r == 0) {
                 unsigned char c = (unsigned char)*text;
-                size_t n = character_len(text);
+                size_t n = utf8_len(text);
                 /* C0, DEL, and C1 as two bytes: all of them can steer a terminal. */
                 bool control = (c < 0x20 && c != '\n') || c == 0x7f || (c == 0xc2 && (unsigned char)text[1] < 0xa0) ||
                                (n == 3 && misleads((const unsigned char *)text));
@@ -67,6 +64,23 @@ int cli_escape(struct str *out, const char *text)
                 }
         }
         return r;
+}
+
+void cli_one_line(char *text)
+{
+        for (; text && *text; text++)
+                if (*text == '\n')
+                        *text = ' ';
+}
+
+void cli_print_line(const char *before, const char *text)
+{
+        auto_str clean = STR_INIT;
+
+        if (cli_escape(&clean, text) < 0)
+                return;
+        cli_one_line(clean.data);
+        printf("%s%s\n", before, clean.data ? clean.data : "");
 }
 
 static void say(const char *color, const char *word, const char *fmt, va_list ap)
@@ -100,6 +114,9 @@ void cli_warn(const char *fmt, ...)
 
 int cli_fail(const struct cli_command *command, const struct err *err)
 {
+        /* `mayfly ps --json | head -n 1`: nobody wants more. */
+        if (err->num == EPIPE && ferror(stdout))
+                return 128 + SIGPIPE;
         cli_error("%s", err->text);
         return command->failed;
 }
@@ -121,10 +138,30 @@ int cli_flush(struct err *err)
         return 0;
 }
 
-int cli_print_json(const json_t *v, struct err *err)
+/* Escapes keep control bytes from the terminal; DEL is one of them, and no byte that JSON escapes. */
+static int write_json(const char *text, size_t len, void *data)
 {
-        /* Escapes keep control bytes from the terminal. */
-        (void)json_dumpf(v, stdout, JSON_COMPACT | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(15));
+        (void)data;
+        while (len > 0) {
+                const char *del = memchr(text, 0x7f, len);
+                size_t n = del ? (size_t)(del - text) : len;
+
+                if (fwrite(text, 1, n, stdout) != n || (del && fputs("\\u007f", stdout) == EOF))
+                        return -1;
+                text += n + (del != NULL);
+                len -= n + (del != NULL);
+        }
+        return 0;
+}
+
+int cli_print_json_as(const json_t *v, size_t flags, struct err *err)
+{
+        (void)json_dump_callback(v, write_json, NULL, flags | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(15));
         (void)putchar('\n');
         return cli_flush(err);
+}
+
+int cli_print_json(const json_t *v, struct err *err)
+{
+        return cli_print_json_as(v, JSON_COMPACT, err);
 }

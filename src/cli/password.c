@@ -20,6 +20,10 @@ int cli_read_password(struct str *ret, struct err *err)
                 if (str_add(ret, buffer, (size_t)n) < 0 || ret->len > CLI_PASSWORD_MAX)
                         return err_set(err, E2BIG, "the password on stdin is too long");
         explicit_bzero(buffer, sizeof(buffer));
+        if (n < 0)
+                return err_sys(err, "read the password from stdin");
+        if (ret->len > 0 && strlen(ret->data) != ret->len)
+                return err_set(err, EINVAL, "the password on stdin holds a NUL");
         while (ret->len > 0 && (ret->data[ret->len - 1] == '\n' || ret->data[ret->len - 1] == '\r'))
                 ret->data[--ret->len] = '\0';
         return ret->len > 0 ? 0 : err_set(err, EINVAL, "there is no password on stdin");

@@ -81,14 +81,20 @@ int cli_problem(const struct http_answer *answer, struct err *err)
         if (!detail)
                 detail = json_string_value(json_object_get(doc, "title"));
         (void)str_adds(&text, detail ? detail : "the server gave no reason");
+        /* The lines are ours. */
+        cli_one_line(text.data);
         faults = json_object_get(doc, "errors");
         json_array_foreach(faults, i, fault) {
                 const char *pointer = cli_text(fault, "pointer"), *what = cli_text(fault, "detail");
                 auto_free char *told = str_printf("%s: %s", *pointer ? pointer + 1 : "", what);
 
                 /* A fault that is the detail needs no second line. */
-                if (!str_eq(told, detail))
+                if (!str_eq(told, detail)) {
+                        size_t before = text.len;
+
                         (void)str_addf(&text, "\n  %s: %s", *pointer ? pointer : "body", what);
+                        cli_one_line(text.len > before ? text.data + before + 1 : NULL);
+                }
         }
         return err_set(err, answer->status == 404 ? ENOENT : EPROTO, "%s", text.data ? text.data : "");
 }

@@ -59,6 +59,28 @@ static int write_new(int dirfd, const char *name, mode_t mode, const void *data,
         return r < 0 ? err_set(err, -r, "%s: %s", name, strerror(-r)) : 0;
 }
 
+/* A device, a pipe of the caller's own, or a name that stands for a descriptor: replaced, /dev/null would be a file for all. */
+static bool is_written_itself(const char *to)
+{
+        struct stat st;
+
+        if (str_starts(to, "/dev/") || str_starts(to, "/proc/"))
+                return stat(to, &st) == 0;
+        return lstat(to, &st) == 0 &&
+               (S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode) || (S_ISFIFO(st.st_mode) && st.st_uid == geteuid()));
+}
+
+static int write_itself(const char *to, const struct wire_output *o, struct err *err)
+{
+        auto_fd fd = open(to, O_WRONLY | O_CLOEXEC | O_NOCTTY);
+        int r;
+
+        if (fd < 0)
+                return err_sys(err, "%s", to);
+        r = o->len ? fd_write_all(fd, o->data, o->len) : 0;
+        return r < 0 ? err_set(err, -r, "%s: %s", to, strerror(-r)) : 0;
+}
+
 /* What is there is replaced whole, by a rename: a link that stands there is not written through. */
 static int write_file(const char *to, const struct wire_output *o, struct err *err)
 {
@@ -67,6 +89,8 @@ static int write_file(const char *to, const struct wire_output *o, struct err *e
 
         if (!temporary)
                 return err_oom(err);
+        if (is_written_itself(to))
+                return write_itself(to, o, err);
         r = write_new(AT_FDCWD, temporary, o->mode, o->data, o->len, err);
         if (r == 0 && rename(temporary, to) < 0)
                 r = err_sys(err, "%s", to);
@@ -169,12 +193,14 @@ static int write_directory(const char *to, const struct wire_output *o, struct e
 int run_write_output(const char *spec, const struct wire_output *o, struct err *err)
 {
         const char *colon = strrchr(spec, ':');
-        auto_free char *to = NULL;
+        auto_free char *path = NULL, *to = NULL;
         int r;
 
         if (!colon)
                 return err_set(err, EINVAL, "'%s' is not PATH:HOST", spec);
-        to = destination(colon + 1, o->path ? o->path : "");
+        /* Named after what was asked for, whatever the answer calls it. */
+        path = strndup(spec, (size_t)(colon - spec));
+        to = path ? destination(colon + 1, path) : NULL;
         if (!to)
                 return err_oom(err);
         if (o->error)

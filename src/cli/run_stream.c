@@ -372,7 +372,7 @@ int run_stream(const struct cli *cli, const struct run_options *o, const struct 
         int r;
 
         s.stdin_open = o->interactive && (!o->attach_given || o->attached[0]);
-        s.bar = cli_columns(STDERR_FILENO) > 0;
+        s.bar = cli_draws(STDERR_FILENO);
         prepare_outputs(&s);
         r = open_stream(&s, err);
         if (r < 0)

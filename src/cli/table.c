@@ -23,9 +23,7 @@ void cli_table_add(struct cli_table *t, const char *text)
                 t->failed = true;
                 return;
         }
-        for (char *p = cell; *p; p++)
-                if (*p == '\n')
-                        *p = ' ';
+        cli_one_line(cell);
         t->cells[t->len++] = cell;
 }
 

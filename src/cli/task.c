@@ -81,9 +81,13 @@ static const struct reason_text reasons[] = {
         { "image_invalid", "the image is not what its registry says it is", CLI_USAGE },
         { "image_unsupported", "the image cannot run here", CLI_USAGE },
         { "image_untrusted", "the image is not trusted here", CLI_USAGE },
+        { "image_broken",
+          "the image is damaged on the server (mayfly images --verify --repair tells how, and mends what can be; pull or load it "
+          "again)",
+          CLI_USAGE },
         { "no_space", "the server has no space left for the image", CLI_USAGE },
         { "image_not_found",
-          "there is no such image (mayfly images lists what is here; mayfly load and mayfly import add more)",
+          "there is no such image (mayfly images lists what is here; mayfly pull, load and import add more)",
           CLI_USAGE },
         { "image_unauthorized", "the image is not yours to use", CLI_USAGE },
 };
@@ -113,9 +117,7 @@ void cli_task_explain(const json_t *task, bool kept)
         const struct reason_text *r = find_reason(reason);
 
         /* It may quote the task's own words, which are no lines of ours. */
-        for (char *p = line; p && *p; p++)
-                if (*p == '\n')
-                        *p = ' ';
+        cli_one_line(line);
         detail = line ? line : "";
         if (r)
                 cli_error("%s%s%s", r->text, *detail ? ": " : "", detail);

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -103,6 +104,49 @@ static void test_auths(void **state)
         }
 }
 
+static void test_helper_answers(void **state)
+{
+        static const char *const bad[] = { "",
+                                           "{",
+                                           "[]",
+                                           "{\"Username\":\"a\"}",
+                                           "{\"Username\":1,\"Secret\":\"b\"}",
+                                           "{\"Username\":\"\",\"Secret\":\"b\"}" };
+        static const char good[] = "{\"ServerURL\":\"r\",\"Username\":\"a\",\"Secret\":\"b\"}";
+        struct docker_login l = { .username = NULL };
+
+        (void)state;
+        for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+                assert_int_equal(docker_helper_read(bad[i], strlen(bad[i]), &l, NULL), -EPROTO);
+                assert_null(l.username);
+        }
+        assert_int_equal(docker_helper_read(good, strlen(good), &l, NULL), 0);
+        assert_string_equal(l.username, "a");
+        assert_string_equal(l.password, "b");
+        docker_login_done(&l);
+}
+
+/* A helper gets signals as a shell would give them, although we ignore SIGPIPE. */
+static void test_helper_signals(void **state)
+{
+        static const char program[] = "#!/bin/sh\n"
+                                      "kill -PIPE $$\n"
+                                      "echo '{\"Username\":\"a\",\"Secret\":\"b\"}'\n";
+        auto_free char *path = str_printf("%s/docker-credential-piped", dir);
+        auto_free char *search = str_printf("%s:/usr/bin:/bin", dir), *before = strdup(getenv("PATH"));
+        struct docker_login l;
+
+        (void)state;
+        assert_int_equal(fd_write_file(AT_FDCWD, path, 0755, program, strlen(program), NULL), 0);
+        assert_int_equal(setenv("PATH", search, 1), 0);
+        (void)signal(SIGPIPE, SIG_IGN);
+        assert_int_equal(find("{\"credsStore\":\"piped\"}", "r.example/x", &l), -EACCES);
+        docker_login_done(&l);
+        (void)signal(SIGPIPE, SIG_DFL);
+        assert_int_equal(setenv("PATH", before, 1), 0);
+        assert_int_equal(unlink(path), 0);
+}
+
 static void test_bad(void **state)
 {
         static const char *const bad[] = {
@@ -131,6 +175,8 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_registries, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_auths, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_bad, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_helper_signals, setup, teardown),
+                cmocka_unit_test(test_helper_answers),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

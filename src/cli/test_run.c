@@ -15,6 +15,7 @@
 #include <stdarg.h>
 #include <stdint.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -322,7 +323,7 @@ static void assert_file(const char *path, const char *text, mode_t mode)
 
 static void test_output_file(void **state)
 {
-        char text[] = "result", path[] = "/tmp/result.txt";
+        char text[] = "result", path[] = "/tmp/result.txt", evil[] = "/home/x/.profile";
         struct wire_output o = { .path = path, .mode = 04755, .data = text, .len = 6 };
         struct err err = ERR_INIT;
 
@@ -338,6 +339,10 @@ static void test_output_file(void **state)
         assert_file("link", "result", 0755);
         assert_file("victim", "mine", 0600);
         assert_int_equal(run_write_output("/tmp/result.txt:none/out", &o, &err), -ENOENT);
+        /* What it is called is not for the answer to say. */
+        o.path = evil;
+        assert_int_equal(run_write_output("/tmp/result.txt:dir", &o, &err), 0);
+        assert_int_equal(access("dir/.profile", F_OK), -1);
         o.error = "not_found";
         assert_int_equal(run_write_output("/tmp/result.txt:out", &o, &err), -ENOENT);
         o.error = NULL;
@@ -368,6 +373,33 @@ static void add_member(struct archive *a, enum tar_kind kind, const char *path, 
 }
 
 /* What a task left may be made to lead out of the directory. */
+static void test_output_special(void **state)
+{
+        char text[] = "result", path[] = "r", got[16] = "";
+        struct wire_output o = { .path = path, .mode = 0644, .data = text, .len = 6 };
+        struct err err = ERR_INIT;
+        auto_fd reader = -EBADF;
+        struct stat st;
+
+        (void)state;
+        assert_int_equal(mkfifo("fifo", 0600), 0);
+        reader = open("fifo", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+        assert_int_equal(run_write_output("r:fifo", &o, &err), 0);
+        assert_int_equal(read(reader, got, sizeof(got)), 6);
+        assert_string_equal(got, "result");
+        assert_int_equal(lstat("fifo", &st), 0);
+        assert_true(S_ISFIFO(st.st_mode));
+        if (mknod("null", S_IFCHR | 0666, makedev(1, 3)) < 0)
+                return; /* not root */
+        assert_int_equal(run_write_output("r:null", &o, &err), 0);
+        assert_int_equal(lstat("null", &st), 0);
+        assert_true(S_ISCHR(st.st_mode));
+        /* A link to one, which anybody can plant, is replaced as any link. */
+        assert_int_equal(symlink("null", "planted"), 0);
+        assert_int_equal(run_write_output("r:planted", &o, &err), 0);
+        assert_file("planted", "result", 0644);
+}
+
 static void test_output_directory(void **state)
 {
         struct archive a = { .writer = { .fn = add_bytes } };
@@ -436,6 +468,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_secrets, dir_make, dir_remove),
                 cmocka_unit_test_setup_teardown(test_copy, dir_make, dir_remove),
                 cmocka_unit_test_setup_teardown(test_output_file, dir_make, dir_remove),
+                cmocka_unit_test_setup_teardown(test_output_special, dir_make, dir_remove),
                 cmocka_unit_test_setup_teardown(test_output_directory, dir_make, dir_remove),
                 cmocka_unit_test_setup_teardown(test_stdin, dir_make, dir_remove),
         };

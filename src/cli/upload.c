@@ -82,7 +82,7 @@ int cli_upload(const struct cli *cli, const char *path, const char *file, bool q
         if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
                 progress.total = (uint64_t)st.st_size;
         request.body_fd = fd;
-        if (isatty(STDERR_FILENO) && !quiet && !cli->json) {
+        if (cli_draws(STDERR_FILENO) && !quiet && !cli->json) {
                 request.progress = on_progress;
                 request.progress_data = &progress;
         }

@@ -46,6 +46,25 @@ expect "the changes are there" 0 '^changed $' '' -- run cli:import
 expect "rmi" 0 '' '' -- bash -c "'$mayfly' rmi cli:import >/dev/null"
 expect "rmi of what is gone" 1 '' 'cli:import' -- "$mayfly" rmi cli:import
 expect "import of garbage is refused" 1 '' 'archive|tar|format' -- bash -c "head -c 100000 /dev/urandom | '$mayfly' import - cli:garbage"
+
+# ── where output goes ──
+for command in images version "key list" help "run --help"; do
+    expect "$command onto a full disk" '1|125' '' 'stdout: No space left' -- bash -c "'$mayfly' $command >/dev/full"
+done
+expect "save onto a full disk" 1 '' '^mayfly: write to stdout: No space left on device $' -- bash -c "'$mayfly' save busybox:demo >/dev/full"
+expect "nobody reads: no fault of ours" 0 '^141 $' '' -- bash -c "exec 3>&1; { sleep 0.5; '$mayfly' images; echo \$? >&3; } | :"
+expect "nobody reads all of an archive" 0 '^141 $' '' -- bash -c "'$mayfly' save busybox:demo | head -c 1 >/dev/null; echo \${PIPESTATUS[0]}"
+touch "$dir/real.tar" && ln -s real.tar "$dir/link.tar"
+expect "save over a link" 0 '' '' -- "$mayfly" save -q -o "$dir/link.tar" busybox:demo
+check "writes what it leads to" bash -c "test -L '$dir/link.tar' && tar -tf '$dir/real.tar' | grep -q manifest.json"
+ln -s /proc/self/fd/1 "$dir/stdout"
+expect "save to what stands for stdout" 0 '' '' -- bash -c "'$mayfly' save -q -o '$dir/stdout' busybox:demo >'$dir/redirected'"
+check "is an archive there" bash -c "test -L '$dir/stdout' && cmp '$dir/redirected' '$dir/real.tar'"
+expect "save to a device" 0 '' '' -- "$mayfly" save -q -o /dev/null busybox:demo
+expect "an interrupted upload" 143 '' '^mayfly: interrupted $' -- timeout --foreground --preserve-status 1 "$mayfly" load -q <(sleep 5)
+expect "a password with a NUL is not cut" 1 '' 'NUL' -- bash -c "printf 'a\\0b' | '$mayfly' login -u x --password-stdin localhost:1"
+expect "logout is not logged in" 1 '' 'no login' -- "$mayfly" logout localhost:1
+expect "a group's help is no error" 0 'key create' '' -- "$mayfly" key --help
 printf 'tasks:\n  max_runing: 3\n' >"$dir/bad.yaml"
 expect "serve --check names the line" 1 '' ':2: .*max_runing' -- "$mayfly" serve --check --config "$dir/bad.yaml"
 printf 'tasks:\n  max_running: 3\n' >"$dir/good.yaml"
