@@ -208,6 +208,9 @@ static void set_connection(const struct http_client *c, CURL *curl)
         (void)lib.setopt(curl, CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1);
         (void)lib.setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, (long)HTTP_CONNECT_TIMEOUT_MS);
         (void)lib.setopt(curl, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
+        /* Plain HTTP is for this machine: http_proxy of the environment would be told the key. */
+        if (str_starts(c->base, "http://"))
+                (void)lib.setopt(curl, CURLOPT_PROXY, "");
         if (c->cacert)
                 (void)lib.setopt(curl, CURLOPT_CAINFO, c->cacert);
         if (c->pin) {

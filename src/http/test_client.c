@@ -3,7 +3,9 @@
 #include "base/fd.h"
 #include "http/server.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -20,7 +22,7 @@
 
 /* The server echoes, in a thread of its own: the client blocks. */
 struct fixture {
-        char dir[32], path[64], host[80];
+        char dir[32], path[64], host[80], tcp[40];
         struct loop *loop;
         struct http_server *server;
         struct str body;
@@ -70,6 +72,19 @@ static void *serve(void *data)
         return NULL;
 }
 
+static int listen_tcp(struct fixture *f)
+{
+        struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        socklen_t len = sizeof(address);
+
+        assert_int_equal(bind(fd, (struct sockaddr *)&address, len), 0);
+        assert_int_equal(listen(fd, 8), 0);
+        assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &len), 0);
+        (void)snprintf(f->tcp, sizeof(f->tcp), "http://127.0.0.1:%u", ntohs(address.sin_port));
+        return fd;
+}
+
 static int setup(void **state)
 {
         static const struct http_handler handler = { .begin = on_begin, .body = on_body, .end = on_end };
@@ -86,6 +101,7 @@ static int setup(void **state)
         assert_int_equal(http_server_new(f->loop, &config, &handler, f, &f->server, &err), 0);
         assert_int_equal(fd_listen_unix(f->path, SOCK_STREAM, (uid_t)-1, (gid_t)-1, 0600, &fd, &err), 0);
         assert_int_equal(http_server_listen(f->server, fd, &err), 0);
+        assert_int_equal(http_server_listen(f->server, listen_tcp(f), &err), 0);
         assert_int_equal(pthread_create(&f->thread, NULL, serve, f), 0);
         *state = f;
         return 0;
@@ -248,6 +264,22 @@ static void test_no_server(void **state)
         http_client_free(c);
 }
 
+/* Port 1 of this machine stands for a proxy that would be told the key. */
+static void test_no_proxy(void **state)
+{
+        struct http_client_request get = { .method = "GET", .path = "/p", .body_fd = -EBADF };
+        struct fixture *f = *state;
+        struct http_client *c = NULL;
+        struct err err = ERR_INIT;
+
+        assert_int_equal(setenv("http_proxy", "http://127.0.0.1:1", 1), 0);
+        assert_int_equal(unsetenv("no_proxy"), 0);
+        assert_int_equal(http_client_new(f->tcp, "id:secret", &c, &err), 0);
+        assert_answer(c, &get, "GET /p -1 - Basic aWQ6c2VjcmV0 -|");
+        assert_int_equal(unsetenv("http_proxy"), 0);
+        http_client_free(c);
+}
+
 static void test_hosts(void **state)
 {
         static const char *const bad[] = { "", "unix://relative", "ftp://x", "/run/mayfly.sock", "file:///x" };
@@ -281,6 +313,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_bounds, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_abort, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_no_server, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_no_proxy, setup, teardown),
                 cmocka_unit_test(test_hosts),
                 cmocka_unit_test(test_encode),
         };

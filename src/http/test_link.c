@@ -1,5 +1,6 @@
 /* Connections under TLS, as the server's end sees them. */
 
+#include "http/internal.h"
 #include "http/test_fixture.h"
 
 #include <arpa/inet.h>
@@ -277,9 +278,33 @@ static int setup_none(void **state)
         return 0;
 }
 
+/* A client of TLS 1.2 that takes no tickets would have the server remember its session. */
+static void test_no_sessions_kept(void **state)
+{
+        struct fixture *f = *state;
+
+        for (int n = 0; n < 3; n++) {
+                struct peer p = peer_new(dial(f->tls_port));
+                int i, done = 0;
+
+                (void)SSL_set_max_proto_version(p.ssl, TLS1_2_VERSION);
+                (void)SSL_set_options(p.ssl, SSL_OP_NO_TICKET);
+                for (i = 0; i < TURNS_MAX && done != 1; i++) {
+                        done = peer_step(&p);
+                        turns(f, 1);
+                }
+                assert_int_equal(done, 1);
+                SSL_free(p.ssl);
+                (void)close(p.fd);
+        }
+        turns(f, 20);
+        assert_int_equal(SSL_CTX_sess_number(f->tls->ctx), 0);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
+                cmocka_unit_test_setup_teardown(test_no_sessions_kept, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_hang_up_unread, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_open_until_sent, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_errors_of_others, setup, teardown),

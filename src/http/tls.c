@@ -87,6 +87,8 @@ static int ctx_make(const struct http_tls *t, SSL_CTX *ctx, struct err *err)
                                                SSL_OP_CIPHER_SERVER_PREFERENCE);
         (void)SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
                                             SSL_MODE_RELEASE_BUFFERS);
+        /* Sessions are the client's to keep, in tickets: 20,000 of them in memory would be anybody's to fill. */
+        (void)SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
         SSL_CTX_set_alpn_select_cb(ctx, on_alpn, NULL);
         SSL_CTX_set_default_passwd_cb(ctx, no_password);
         if (SSL_CTX_use_certificate_chain_file(ctx, t->cert_path) != 1)
