@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <limits.h>
 #include <pwd.h>
 #include <sys/file.h>
 #include <sys/socket.h>
@@ -148,6 +149,20 @@ static int check_way(const char *path, struct err *err)
         return 0;
 }
 
+/* The same of where it really lies: links on the way are root's, what they lead through may not be. */
+static int check_real_way(int fd, struct err *err)
+{
+        char link[32], real[PATH_MAX];
+        ssize_t n;
+
+        (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+        n = readlink(link, real, sizeof(real) - 1);
+        if (n < 0)
+                return err_sys(err, "read '%s'", link);
+        real[n] = '\0';
+        return check_way(real, err);
+}
+
 static int open_own_dir(const char *path, bool *ret_made, int *ret, struct err *err)
 {
         auto_fd fd = -EBADF;
@@ -167,6 +182,8 @@ static int open_own_dir(const char *path, bool *ret_made, int *ret, struct err *
         if (st.st_mode & 022)
                 return err_set(err, EPERM, "'%s' can be written by others than root", path);
         r = check_way(path, err);
+        if (r == 0)
+                r = check_real_way(fd, err);
         if (r < 0)
                 return r;
         if (fchmod(fd, 0755) < 0)

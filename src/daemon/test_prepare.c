@@ -99,6 +99,27 @@ static void test_dirs_of_others_are_refused(void **state)
         assert_int_equal(prepare_dirs(&f->config, &f->users, &made, &err), 0);
 }
 
+/* A link of root's that leads through somebody's directory: he could swap what it leads to. */
+static void test_dirs_behind_links(void **state)
+{
+        struct fixture *f = *state;
+        auto_free char *theirs = str_printf("%s/theirs", f->dir);
+        auto_free char *real = str_printf("%s/theirs/real", f->dir);
+        auto_free char *link = str_printf("%s/link", f->dir);
+        struct err err = ERR_INIT;
+        bool made;
+
+        skip_unless_root();
+        assert_int_equal(mkdir(theirs, 0755), 0);
+        assert_int_equal(mkdir(real, 0755), 0);
+        assert_int_equal(symlink(real, link), 0);
+        (void)snprintf(f->config.data, sizeof(f->config.data), "%s/data", link);
+        assert_int_equal(prepare_dirs(&f->config, &f->users, &made, &err), 0);
+        assert_int_equal(chown(theirs, 1001, 1001), 0);
+        assert_int_equal(prepare_dirs(&f->config, &f->users, &made, &err), -EPERM);
+        assert_non_null(strstr(err.text, "/theirs'"));
+}
+
 /* What is written is what the launcher reads. */
 static void test_ceiling(void **state)
 {
@@ -296,12 +317,17 @@ static void test_docker_group(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                CASE(test_dirs),         CASE(test_dirs_of_others_are_refused),
-                CASE(test_ceiling),      CASE(test_netd_env),
-                CASE(test_ceiling),      CASE(test_xtables_lock),
-                CASE(test_sockets),      CASE(test_one_instance),
-                CASE(test_users),        CASE(test_docker_alone),
+                CASE(test_dirs),
+                CASE(test_dirs_of_others_are_refused),
+                CASE(test_ceiling),
+                CASE(test_netd_env),
+                CASE(test_sockets),
+                CASE(test_xtables_lock),
+                CASE(test_users),
+                CASE(test_one_instance),
+                CASE(test_docker_alone),
                 CASE(test_docker_group),
+                CASE(test_dirs_behind_links),
         };
 
         return cmocka_run_group_tests_name("daemon/prepare", tests, NULL, NULL);
