@@ -381,6 +381,15 @@ static void on_bad(struct http_request *r, int status, const char *why, void *da
                 (void)http_reply(r, status, "application/problem+json", text.data, text.len);
 }
 
+/* A stream that has begun is cut; who waits for one answer gets another. */
+static void stop_image_work(struct call *c)
+{
+        http_stream_abort(c->http);
+        pull_call_gone(c);
+        verify_call_gone(c);
+        (void)call_is_still_allowed(c);
+}
+
 /* New requests of it are refused anyway; what it follows, waits for or runs live ends, too. A task that it runs and waits for
  * goes on: that was allowed. */
 static void on_revoked(const struct key *key, void *data)
@@ -395,6 +404,8 @@ static void on_revoked(const struct key *key, void *data)
                         continue;
                 if (c->logs || c->saving)
                         http_stream_abort(c->http);
+                else if (c->pulling || c->verifying)
+                        stop_image_work(c);
                 else if (c->task && c->route->op == OP_TASK_READ)
                         (void)call_is_still_allowed(c);
         }

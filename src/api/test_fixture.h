@@ -82,6 +82,8 @@ static inline void image_known(struct loop_timer *timer, void *data)
                 r = err_set(&err, EOPNOTSUPP, "an artifact");
         else if (str_eq(c->ref, "unsigned"))
                 r = err_set(&err, EKEYREJECTED, "no signature");
+        else if (str_eq(c->ref, "rotten"))
+                r = err_set(&err, EUCLEAN, "it is damaged");
         else if (str_eq(c->ref, "large"))
                 r = err_set(&err, ENOSPC, "no space");
         c->fn(r, r < 0 ? NULL : &image, &err, c->data);
@@ -453,6 +455,8 @@ struct verify_call {
         bool repair;
 };
 
+static struct verify_call *verifying; /* the last one */
+
 static inline void verify_called(struct loop_timer *timer, void *data)
 {
         char *digests[] = { image.digest, NULL };
@@ -463,6 +467,7 @@ static inline void verify_called(struct loop_timer *timer, void *data)
         (void)timer;
         fault.digests = digests;
         fault.repaired = c->repair;
+        verifying = NULL;
         if (c->progress)
                 c->progress(&v, c->data);
         c->fn(0, &v, NULL, c->data);
@@ -473,19 +478,25 @@ int image_store_verify(struct image_store *s, bool repair, image_verify_progress
                        void *data, struct err *err)
 {
         struct verify_call *c = calloc(1, sizeof(*c));
+        uint64_t delay = atomic_load(&store_delay_ns);
 
         (void)err;
         c->progress = progress;
         c->fn = fn;
         c->data = data;
         c->repair = repair;
-        return loop_timer_set(s->loop, &c->timer, 0, verify_called, c);
+        verifying = c;
+        return loop_timer_set(s->loop, &c->timer, delay > 0 ? time_mono_ns() + delay : 0, verify_called, c);
 }
 
 void image_store_verify_cancel(struct image_store *s, void *data)
 {
         (void)s;
-        (void)data;
+        if (!verifying || verifying->data != data)
+                return;
+        loop_timer_cancel(&verifying->timer);
+        free(verifying);
+        verifying = NULL;
 }
 
 const char *image_store_fault(const struct image_store *s)

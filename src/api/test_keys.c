@@ -446,6 +446,44 @@ static void test_rates(void **state)
                 json_decref(get(f, "/v1/version", 200));
 }
 
+/* What takes long ends with its key, whether its client follows it or waits. */
+static void test_revoked_while_verifying(void **state)
+{
+        static const struct {
+                const char *accept, *begins, *holds;
+        } rows[] = { { "text/event-stream", "HTTP/1.1 200 ", "" }, { "*/*", "HTTP/1.1 401 ", "unauthorized" } };
+        struct fixture *f = *state;
+
+        atomic_store(&store_delay_ns, 2 * NS_PER_S);
+        for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+                auto_free char *key = make_key(f, "deploy", NULL);
+                auto_free char *path = str_printf("/v1/keys/%.*s", KEY_ID_LEN, key);
+                auto_free char *head = str_printf("POST /v1/images/verify HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "
+                                                  "%s\r\nAccept: %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+                                                  key, rows[i].accept);
+                auto_fd fd = connect_tcp(f);
+                auto_json used = NULL;
+                char out[4096];
+                size_t n = 0;
+                ssize_t got;
+
+                assert_int_equal(fd_write_all(fd, head, strlen(head)), 0);
+                do {
+                        json_decref(used);
+                        used = get(f, path, 200);
+                } while (!*text_of(used, "last_used_at"));
+                (void)usleep(20000);
+                revoke_key(f, key);
+                while (n + 1 < sizeof(out) && (got = read(fd, out + n, sizeof(out) - n - 1)) > 0)
+                        n += (size_t)got;
+                out[n] = '\0';
+                assert_true(str_starts(out, rows[i].begins));
+                assert_non_null(strstr(out, rows[i].holds));
+                assert_null(strstr(out, "faults"));
+        }
+        atomic_store(&store_delay_ns, 0);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -461,6 +499,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_image_without_a_name, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_revoked_before_the_body, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_revoked_while_waiting, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_revoked_while_verifying, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_pages_of_other_sites, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_rates, setup_limited, teardown),
         };
