@@ -460,6 +460,7 @@ static void fetch(struct pull *pull)
         struct job_source source = {
                 .ref = &pull->ref,
                 .name = pull->name,
+                .owner = pull->owner,
                 .credentials = &pull->credentials,
                 .manifest = pull->manifest.data,
                 .len = pull->manifest.len,

@@ -4,6 +4,8 @@
 #include "image/pull_internal.h"
 
 #include "base/fd.h"
+#include "base/log.h"
+#include "base/time.h"
 #include "http/fetch.h"
 
 #include <errno.h>
@@ -14,6 +16,9 @@
 #include <sys/stat.h>
 
 #define BEGIN_BYTES ((uint64_t)4 << 20)
+#define LOOK_NS NS_PER_S
+#define OWNER_PLACES 2
+#define PARALLEL_TIMES 4
 
 static void blob_reset(struct blob *b)
 {
@@ -32,6 +37,7 @@ static void blob_reset(struct blob *b)
 static void blob_free(struct blob *b)
 {
         blob_reset(b);
+        sources_done(&b->sources);
         free(b);
 }
 
@@ -58,16 +64,44 @@ static void blob_move(struct blob *b, enum blob_state to)
         pulls_kick(b->pulls);
 }
 
+static void blob_settle(struct blob *b);
+
+/* Nothing of it is a beginning to go on from. */
+static void blob_empty(struct blob *b)
+{
+        if ((b->state == BLOB_LOADING || b->state == BLOB_FINISHING) && b->fd >= 0)
+                (void)!ftruncate(b->fd, 0);
+}
+
+/* Never while a work thread has it. */
 static void blob_fail(struct blob *b, int r, const struct err *err)
 {
-        b->result = r;
-        if (err && err != &b->err)
-                b->err = *err;
-        /* Wrong bytes are no beginning to go on from. */
-        if (r == -EBADMSG && b->fd >= 0)
-                (void)!ftruncate(b->fd, 0);
+        const struct err why = err ? *err : b->err;
+
+        /* What others brought is not thrown away because one of them answers nonsense. */
+        if (b->sources.alone ||
+            (r == -EBADMSG && (b->sources.giver == b->sources.now || !sources_several(&b->sources))))
+                blob_empty(b);
         blob_reset(b);
+        sources_fail(&b->sources, r, &why, b->retry_after_s);
         blob_move(b, BLOB_FAILED);
+        b->source = NULL;
+        blob_settle(b);
+}
+
+/* From nothing, for that job; NULL: by whoever is next. */
+static void blob_begin_anew(struct blob *b, struct job *job)
+{
+        blob_empty(b);
+        blob_reset(b);
+        b->sources.giver = NULL;
+        b->sources.mixed = false;
+        blob_move(b, BLOB_FAILED);
+        b->source = job;
+        if (job)
+                blob_move(b, BLOB_QUEUED);
+        else
+                blob_settle(b);
 }
 
 /* A work thread is done with the blob. False: nobody is left to care. */
@@ -86,6 +120,73 @@ static int blob_work(struct blob *b, void (*run)(void *data), void (*done)(void 
 
         b->busy = r == 0;
         return r < 0 ? err_set(&b->err, ENOMEM, "too much work waits") : 0;
+}
+
+/* ── sources ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static struct source_id source_of(const struct job *job)
+{
+        return (struct source_id){ job->ref.domain, job->ref.path, job->credentials.key, job->owner };
+}
+
+static struct source *source_by(const struct blob *b, const struct job *job)
+{
+        const struct source_id id = source_of(job);
+
+        return sources_find(&b->sources, &id);
+}
+
+static bool job_wants(const struct job *job, const struct blob *b)
+{
+        if (job->config_blob == b)
+                return true;
+        for (size_t i = 0; job->layer_blobs && i < job->parts.n_layers; i++)
+                if (job->layer_blobs[i] == b)
+                        return true;
+        return false;
+}
+
+static struct job *job_of(const struct blob *b, const struct source *x)
+{
+        struct job *job;
+
+        LIST_FOREACH(job, &b->pulls->jobs, node)
+                if (job_wants(job, b) && source_by(b, job) == x)
+                        return job;
+        return NULL;
+}
+
+/* In the name of a job that is still there. False: there is none. */
+static bool take_source(struct blob *b)
+{
+        struct source *x = sources_next(&b->sources);
+        struct job *job = x ? job_of(b, x) : NULL;
+
+        if (!job)
+                return false;
+        b->sources.now = x;
+        b->source = job;
+        return true;
+}
+
+/* It has failed: a job is told, or the next source is taken. Whoever has no access, or other bytes, is told first. */
+static void blob_settle(struct blob *b)
+{
+        struct source *x = sources_failed(&b->sources, false);
+
+        if (!x && take_source(b)) {
+                blob_move(b, BLOB_QUEUED);
+                return;
+        }
+        if (!x)
+                x = sources_failed(&b->sources, true);
+        b->source = x ? job_of(b, x) : NULL;
+        if (!b->source)
+                return;
+        b->result = x->result;
+        b->err = x->err;
+        b->retry_after_s = x->retry_after_s;
+        pulls_kick(b->pulls);
 }
 
 /* ── the end of the bytes ─────────────────────────────────────────────────────────────────────────────────────────── */
@@ -131,15 +232,24 @@ static void finish_run(void *data)
         begin_to_write(b, b->written);
 }
 
-/* A mirror that has other bytes is one that does not have it. */
-static bool ask_directly(struct blob *b)
+/* A mirror that has other bytes is one that does not have it; of several who brought a part nobody is known to be wrong. */
+static bool try_again(struct blob *b)
 {
-        if (b->work_result != -EBADMSG || b->direct || !b->source ||
-            !registries_mirrored(b->pulls->config.registries, &b->source->ref))
+        struct source *x = b->sources.now;
+
+        if (b->work_result != -EBADMSG)
                 return false;
-        b->direct = true;
-        blob_fail(b, b->work_result, &b->work_err);
-        blob_move(b, BLOB_QUEUED);
+        if (b->sources.mixed && !b->sources.alone) {
+                log_debug("blob %s: a wrong digest of several sources; each alone from now on", b->digest);
+                sources_part(&b->sources);
+                b->source = NULL;
+        } else if (b->source && x && !x->direct &&
+                   registries_mirrored(b->pulls->config.registries, &b->source->ref)) {
+                x->direct = true;
+        } else {
+                return false;
+        }
+        blob_begin_anew(b, b->source);
         return true;
 }
 
@@ -147,13 +257,14 @@ static void finish_done(void *data)
 {
         struct blob *b = data;
 
-        if (!blob_back(b) || ask_directly(b))
+        if (!blob_back(b) || try_again(b))
                 return;
         if (b->work_result < 0) {
                 blob_fail(b, b->work_result, &b->work_err);
                 return;
         }
         b->downloaded = true;
+        b->sources.now = NULL;
         fd_replace(&b->fd, -EBADF);
         blob_move(b, BLOB_READY);
 }
@@ -261,10 +372,40 @@ static int on_data(struct registry_call *c, const void *data, size_t len, void *
         }
         if (str_add(&b->filling, data, len) < 0)
                 return -ENOMEM;
+        sources_took(&b->sources, len);
         if (b->filling.len >= BLOB_BUFFER)
                 write_next(b);
         pulls_kick(b->pulls);
         return b->state == BLOB_LOADING ? 0 : -EIO;
+}
+
+static int call_start(struct blob *b);
+
+/* Where it failed for the moment, the next source goes on. */
+static bool call_passes_on(struct blob *b, int *r)
+{
+        if (!source_is_passing(*r) || b->sources.alone)
+                return false;
+        sources_fail(&b->sources, *r, &b->err, b->retry_after_s);
+        if (!take_source(b))
+                return false;
+        *r = call_start(b);
+        return *r == 0;
+}
+
+static void call_ended(struct blob *b, int r, const struct err *err)
+{
+        sources_ended(&b->sources, time_mono_ns());
+        if (r < 0 && err != &b->err)
+                b->err = *err;
+        if (call_passes_on(b, &r))
+                return;
+        b->ended = true;
+        b->result = r;
+        if (r == 0)
+                write_next(b);
+        else if (!b->busy)
+                blob_fail(b, r, NULL);
 }
 
 static void on_done(struct registry_call *c, int r, const struct registry_answer *answer, const struct err *err,
@@ -275,16 +416,8 @@ static void on_done(struct registry_call *c, int r, const struct registry_answer
         (void)c;
         b->call = NULL;
         b->retry_after_s = answer->retry_after_s;
-        if (b->state != BLOB_LOADING)
-                return;
-        b->ended = true;
-        b->result = r;
-        if (r < 0)
-                b->err = *err;
-        if (r == 0)
-                write_next(b);
-        else if (!b->busy)
-                blob_fail(b, r, err);
+        if (b->state == BLOB_LOADING)
+                call_ended(b, r, err);
 }
 
 /* ── the beginning ────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -361,10 +494,28 @@ static void open_run(void *data)
         b->work_result = open_partial(b, &b->work_err);
 }
 
-static void open_done(void *data)
+/* The rest of it, of its source and with that one's credentials alone. */
+static int call_start(struct blob *b)
 {
         static const struct registry_handler handler = { .data = on_data, .done = on_done };
-        struct registry_request q = { .what = REGISTRY_BLOB };
+        const struct job *job = b->source;
+        const struct registry_request q = {
+                .what = REGISTRY_BLOB,
+                .ref = &job->ref,
+                .reference = b->digest,
+                .username = job->credentials.username,
+                .password = job->credentials.password,
+                .offset = blob_done(b),
+                .size = b->size,
+                .direct = b->sources.now->direct,
+        };
+
+        sources_begin(&b->sources, b->sources.now, time_mono_ns());
+        return registry_start(b->pulls->config.registries, &q, &handler, b, &b->call, &b->err);
+}
+
+static void open_done(void *data)
+{
         struct blob *b = data;
         int r;
 
@@ -372,31 +523,23 @@ static void open_done(void *data)
                 return;
         image_layout_close(&b->view);
         if (b->work_result < 0) {
-                /* A name of another file: what is there is no beginning of ours to cut. */
-                if (b->work_result == -EBADMSG)
-                        fd_replace(&b->fd, -EBADF);
                 blob_fail(b, b->work_result, &b->work_err);
                 return;
         }
         if (b->work_result == 1) {
                 b->was_here = true;
                 b->written = b->size;
+                b->sources.now = NULL;
                 fd_replace(&b->fd, -EBADF);
                 blob_move(b, BLOB_READY);
                 return;
         }
-        if (!b->source) {
+        if (!b->source && !take_source(b)) {
                 blob_fail(b, err_set(&b->err, ECANCELED, "nobody wants it"), NULL);
                 return;
         }
-        q.ref = &b->source->ref;
-        q.reference = b->digest;
-        q.username = b->source->credentials.username;
-        q.password = b->source->credentials.password;
-        q.offset = b->written;
-        q.size = b->size;
-        q.direct = b->direct;
-        r = registry_start(b->pulls->config.registries, &q, &handler, b, &b->call, &b->err);
+        sources_have(&b->sources, b->written);
+        r = call_start(b);
         if (r < 0)
                 blob_fail(b, r, NULL);
         else
@@ -427,20 +570,32 @@ uint64_t blob_done(const struct blob *b)
 int blob_want(struct image_pulls *p, struct job *job, const struct image_descriptor *d, struct blob **ret,
               struct err *err)
 {
+        const struct source_id id = source_of(job);
         struct blob *b;
+        int r;
 
         LIST_FOREACH(b, &p->blobs, node) {
                 if (!str_eq(b->digest, d->digest))
                         continue;
                 if (b->size != d->size)
                         return err_set(err, EBADMSG, "it has another size than the manifest says");
+                r = sources_join(&b->sources, &id, err);
+                if (r < 0)
+                        return r;
                 b->users++;
+                pulls_kick(p);
                 *ret = b;
                 return 0;
         }
         b = calloc(1, sizeof(*b));
         if (!b)
                 return err_oom(err);
+        sources_init(&b->sources);
+        r = sources_join(&b->sources, &id, err);
+        if (r < 0) {
+                free(b);
+                return r;
+        }
         b->pulls = p;
         b->layout = image_store_layout(p->config.store);
         b->size = d->size;
@@ -457,6 +612,9 @@ int blob_want(struct image_pulls *p, struct job *job, const struct image_descrip
 
 void blob_leave(struct blob *b, struct job *job)
 {
+        const struct source_id id = source_of(job);
+
+        sources_leave(&b->sources, &id);
         if (b->source == job)
                 b->source = NULL;
         b->users--;
@@ -477,19 +635,118 @@ static void blob_drop(struct blob *b)
                 blob_free(b);
 }
 
-/* Another job that waits for it brings it with its own credentials. */
-static struct job *next_source(const struct image_pulls *p, const struct blob *b)
+/* ── how fast it comes ────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* The next source goes on where this one is left: what has come stays, and is hashed. */
+static void take_over(struct blob *b, struct source *to, struct job *job)
 {
+        int r;
+
+        registry_cancel(TAKE_PTR(b->call));
+        b->paused = false;
+        b->sources.now = to;
+        b->source = job;
+        r = call_start(b);
+        if (r < 0)
+                call_ended(b, r, &b->err);
+}
+
+static void look(struct blob *b, uint64_t now)
+{
+        struct source *to;
         struct job *job;
 
-        LIST_FOREACH(job, &p->jobs, node) {
-                if (job->config_blob == b)
-                        return job;
-                for (size_t i = 0; job->layer_blobs && i < job->parts.n_layers; i++)
-                        if (job->layer_blobs[i] == b)
-                                return job;
+        if (b->state != BLOB_LOADING || !b->call || b->ended)
+                return;
+        if (b->paused) {
+                sources_rest(&b->sources, now);
+                return;
         }
-        return NULL;
+        if (b->sources.alone && b->busy)
+                return;
+        to = sources_change(&b->sources, b->size, blob_done(b), now);
+        job = to ? job_of(b, to) : NULL;
+        if (!job)
+                return;
+        log_debug("blob %s: %s gives %llu bytes/s; on to %s", b->digest, b->sources.now->domain,
+                  (unsigned long long)b->sources.now->rate, to->domain);
+        if (b->sources.alone)
+                blob_begin_anew(b, job);
+        else
+                take_over(b, to, job);
+}
+
+static void on_look(struct loop_timer *timer, void *data)
+{
+        struct image_pulls *p = data;
+        uint64_t now = time_mono_ns();
+        struct blob *b;
+
+        (void)timer;
+        LIST_FOREACH(b, &p->blobs, node)
+                look(b, now);
+        pulls_kick(p);
+}
+
+/* As long as there is somebody to change to. */
+static void keep_looking(struct image_pulls *p)
+{
+        const struct blob *b;
+
+        if (p->look.heap_index > 0)
+                return;
+        LIST_FOREACH(b, &p->blobs, node) {
+                if (b->state == BLOB_LOADING && sources_several(&b->sources)) {
+                        (void)loop_timer_set(p->loop, &p->look, time_mono_ns() + LOOK_NS, on_look, p);
+                        return;
+                }
+        }
+}
+
+/* ── all of them ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static unsigned active_of(const struct image_pulls *p, const char *owner)
+{
+        const struct blob *b;
+        unsigned n = 0;
+
+        LIST_FOREACH(b, &p->blobs, node)
+                n += is_active(b) && b->source && str_eq(b->source->owner, owner);
+        return n;
+}
+
+/* All together `parallel`; beyond them some for each owner, so that nobody's slow registry holds up the pulls of others. */
+static bool has_place(const struct image_pulls *p, const struct blob *b)
+{
+        return p->active < p->config.parallel ||
+               (p->active < PARALLEL_TIMES * p->config.parallel && active_of(p, b->source->owner) < OWNER_PLACES);
+}
+
+static void begin_some(struct image_pulls *p)
+{
+        const char *full = NULL;
+        struct blob *b;
+
+        LIST_FOREACH(b, &p->blobs, node) {
+                if (b->state != BLOB_QUEUED)
+                        continue;
+                if (!b->source && !take_source(b)) {
+                        blob_move(b, BLOB_FAILED);
+                        blob_settle(b);
+                        continue;
+                }
+                if (full && str_eq(full, b->source->owner))
+                        continue;
+                if (!has_place(p, b)) {
+                        full = b->source->owner;
+                        continue;
+                }
+                b->sources.now = source_by(b, b->source);
+                b->err = (struct err)ERR_INIT;
+                b->result = 0;
+                blob_move(b, BLOB_OPENING);
+                blob_open(b);
+        }
 }
 
 void blobs_tick(struct image_pulls *p)
@@ -501,30 +758,20 @@ void blobs_tick(struct image_pulls *p)
                         blob_drop(b);
                         continue;
                 }
-                if (b->state == BLOB_LOADING && b->ended && b->result < 0 && !b->busy) {
+                if (b->state == BLOB_LOADING && b->ended && b->result < 0 && !b->busy)
                         blob_fail(b, b->result, NULL);
-                } else if (b->state == BLOB_FAILED && !b->source) {
-                        b->source = next_source(p, b);
-                        if (b->source)
-                                blob_move(b, BLOB_QUEUED);
-                }
+                else if (b->state == BLOB_FAILED && !b->source)
+                        blob_settle(b);
         }
-        LIST_FOREACH(b, &p->blobs, node) {
-                if (b->state != BLOB_QUEUED || p->active >= p->config.parallel)
-                        continue;
-                if (!b->source)
-                        b->source = next_source(p, b);
-                b->err = (struct err)ERR_INIT;
-                b->result = 0;
-                blob_move(b, BLOB_OPENING);
-                blob_open(b);
-        }
+        begin_some(p);
+        keep_looking(p);
 }
 
 void blobs_free(struct image_pulls *p)
 {
         struct blob *b;
 
+        loop_timer_cancel(&p->look);
         LIST_FOREACH(b, &p->blobs, node)
                 blob_drop(b);
 }

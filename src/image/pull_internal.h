@@ -7,6 +7,7 @@
 #include "image/access.h"
 #include "image/install.h"
 #include "image/pull.h"
+#include "image/pull_source.h"
 #include "image/pull_trust.h"
 
 #include <openssl/evp.h>
@@ -24,6 +25,7 @@ struct image_pulls {
         unsigned active;  /* blobs that are being brought */
         bool ticking, again;
         struct loop_timer timer;
+        struct loop_timer look; /* at how fast blobs come that could come from others, too */
 };
 
 struct credentials {
@@ -45,7 +47,8 @@ struct blob {
         char digest[IMAGE_DIGEST_MAX];
         uint64_t size;
         unsigned users;
-        struct job *source; /* whose registry and credentials bring it; NULL: has left */
+        struct sources sources;
+        struct job *source; /* in whose name it is brought, or who is told that it is not; NULL: has left */
         enum blob_state state;
         struct registry_call *call;
         const struct image_layout *layout;
@@ -58,7 +61,6 @@ struct blob {
         bool busy, ended; /* a work thread has it; all has come */
         bool paused;
         bool roomed; /* the disk was full, and room was made once */
-        bool direct; /* what came from a mirror was wrong: of the registry alone */
         bool was_here, downloaded;
         bool spent; /* part of an image, or good for none: the partial goes */
         int work_result;
@@ -81,7 +83,7 @@ enum job_state { JOB_CONFIG, JOB_LAYERS, JOB_INSTALL, JOB_DONE, JOB_FAILED };
 struct job {
         struct image_pulls *pulls;
         struct list node;
-        char *key;
+        char *key, *owner; /* of whoever asked first */
         struct image_ref ref;
         char name[REF_TEXT_MAX];
         struct credentials credentials;
@@ -111,7 +113,7 @@ struct job_layer {
 
 struct job_source {
         const struct image_ref *ref;
-        const char *name;
+        const char *name, *owner;
         const struct credentials *credentials;
         bool closed;
         const char *manifest, *media_type, *digest;

@@ -47,6 +47,7 @@ static void job_free(struct job *job)
         free(job->layers);
         free(job->ops);
         free(job->key);
+        free(job->owner);
         free(job);
 }
 
@@ -272,6 +273,9 @@ static int job_fill(struct job *job, const struct job_source *source, struct err
         (void)snprintf(job->media_type, sizeof(job->media_type), "%s", source->media_type);
         (void)snprintf(job->digest, sizeof(job->digest), "%s", source->digest);
         r = credentials_copy(&job->credentials, source->credentials->username, source->credentials->password, err);
+        job->owner = strdup(source->owner);
+        if (r == 0 && !job->owner)
+                r = err_oom(err);
         if (r == 0 && str_add(&job->manifest, source->manifest, source->len) < 0)
                 r = err_oom(err);
         if (r == 0)

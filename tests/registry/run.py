@@ -27,6 +27,7 @@ import misbehaviour  # noqa: E402
 import outcomes  # noqa: E402
 import registries  # noqa: E402
 import roads  # noqa: E402
+import takeover  # noqa: E402
 import trust  # noqa: E402
 
 report = mayfly.Report()
@@ -498,7 +499,7 @@ def main():
     pattern = re.compile(sys.argv[1] if len(sys.argv) > 1 else "")
     mayfly.exclusive("registry")
     groups = [open_registry, htpasswd, tls, tokens, platforms, mirrors, cuts, deaths, cancels, bad]
-    groups += [functools.partial(group, report=report) for module in (outcomes, credentials, roads, trust) for group in module.GROUPS]
+    groups += [functools.partial(group, report=report) for module in (outcomes, credentials, roads, takeover, trust) for group in module.GROUPS]
     directory = tempfile.mkdtemp(prefix="mf-registry-", dir="/tmp")
     world = None
     try:
