@@ -3,6 +3,7 @@
 #include "base/fd.h"
 #include "base/map.h"
 #include "base/str.h"
+#include "image/registry_url.h"
 #include "json/json.h"
 
 #include <errno.h>
@@ -25,14 +26,27 @@ struct access {
         struct map *proofs;       /* "owner\nrepository": struct proof */
 };
 
+/* However the registry is written, it is one. */
 static char *repository_key(const struct image_ref *ref)
 {
-        return str_printf("%s/%s", ref->domain, ref->path);
+        char name[256];
+
+        return str_printf("%s/%s", registry_name(ref->domain, name, NULL) == 0 ? name : ref->domain, ref->path);
 }
 
 static char *proof_key(const char *owner, const struct image_ref *ref)
 {
-        return str_printf("%s\n%s/%s", owner, ref->domain, ref->path);
+        auto_free char *repository = repository_key(ref);
+
+        return repository ? str_printf("%s\n%s", owner, repository) : NULL;
+}
+
+/* The same of what a file says. */
+static char *key_of_text(const char *text)
+{
+        struct image_ref ref;
+
+        return image_ref_parse_normalized(text, &ref, NULL) == 0 ? repository_key(&ref) : strdup(text);
 }
 
 bool access_is_closed(const struct access *a, const struct image_ref *ref)
@@ -174,14 +188,17 @@ static int take(struct access *a, const json_t *o)
         size_t i;
 
         json_array_foreach(json_object_get(o, "closed"), i, v) {
-                if (json_is_string(v) && map_set(a->repositories, json_string_value(v), &closed) < 0)
+                auto_free char *key = json_is_string(v) ? key_of_text(json_string_value(v)) : NULL;
+
+                if (json_is_string(v) && (!key || map_set(a->repositories, key, &closed) < 0))
                         return -ENOMEM;
         }
         json_array_foreach(json_object_get(o, "proofs"), i, v) {
                 const char *owner = json_string_value(json_object_get(v, "owner"));
                 const char *repository = json_string_value(json_object_get(v, "repository"));
                 json_int_t at = json_integer_value(json_object_get(v, "at"));
-                auto_free char *key = owner && repository ? str_printf("%s\n%s", owner, repository) : NULL;
+                auto_free char *named = repository ? key_of_text(repository) : NULL;
+                auto_free char *key = owner && named ? str_printf("%s\n%s", owner, named) : NULL;
                 bool write;
 
                 if (owner && repository && !key)

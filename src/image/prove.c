@@ -3,6 +3,7 @@
 #include "base/str.h"
 #include "base/time.h"
 #include "image/pull_internal.h"
+#include "image/registry_url.h"
 #include "image/trust.h"
 
 #include <errno.h>
@@ -36,7 +37,10 @@ bool image_policy_is_open(const struct image_pulls *p, const struct image_ref *r
 bool image_login_kept(const struct image_pulls *p, const char *owner, const char *registry, struct str *username,
                       struct str *password)
 {
-        return p->config.kept && p->config.kept(owner, registry, username, password, p->config.kept_data);
+        char name[256];
+
+        return p->config.kept && registry_name(registry, name, NULL) == 0 &&
+               p->config.kept(owner, name, username, password, p->config.kept_data);
 }
 
 bool image_access_known(const struct image_pulls *p, const char *owner, const struct image_ref *ref)

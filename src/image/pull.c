@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/time.h"
 #include "image/choose.h"
+#include "image/prove.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -704,8 +705,7 @@ bool image_pulls_kept(const struct image_pulls *p, const char *owner, const char
                       char **ret_password)
 {
         struct str username = STR_INIT, password = STR_INIT;
-        bool found = p->config.kept && p->config.kept(owner, registry, &username, &password, p->config.kept_data) &&
-                     username.data && password.data;
+        bool found = image_login_kept(p, owner, registry, &username, &password) && username.data && password.data;
 
         if (found) {
                 *ret_username = TAKE_PTR(username.data);

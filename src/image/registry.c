@@ -22,6 +22,8 @@
 #define ERROR_BODY_MAX 4096
 #define DISCARD_MAX (256U << 10)
 #define DOCKER_HUB "registry-1.docker.io"
+#define PORT_HTTP 80
+#define PORT_HTTPS 443
 
 static char speaks_plain, speaks_tls;
 
@@ -483,10 +485,13 @@ static bool try_tls(struct registry_call *c, int result)
         (void)snprintf(key, sizeof(key), "%s:%u", e->base.host, e->base.port);
         if (e->base.https || !c->tried_plain || c->tried_tls || c->redirects > 0 ||
             map_find(c->registries->plain, key) ||
-            !((!c->reached && (result == -ECONNRESET || result == -EPROTO || result == -EIO)) ||
+            !((!c->reached && (result == -ECONNRESET || result == -EPROTO || result == -EIO ||
+                               (result == -ECONNREFUSED && e->no_port))) ||
               (result == 0 && c->status == 400)))
                 return false;
         e->base.https = c->tried_tls = true;
+        if (e->no_port)
+                e->base.port = PORT_HTTPS;
         call_target(c);
         registry_request_again(c);
         return true;
@@ -589,9 +594,11 @@ static bool on_address(const struct sockaddr *address, void *arg)
         return false;
 }
 
-/* DIR/HOST:PORT/NAME, else DIR/HOST/NAME. NULL: neither is there. */
+/* DIR/HOST:PORT/NAME, else DIR/HOST/NAME, which is for any port if it is a CA, and else for that of the scheme. NULL: there is
+ * none. */
 static char *cert_path(const struct registries *r, const struct registry_url *url, const char *name)
 {
+        bool any_port = str_eq(name, "ca.crt");
         char *path;
 
         if (!r->config.ca_dir)
@@ -600,6 +607,8 @@ static char *cert_path(const struct registries *r, const struct registry_url *ur
         if (path && access(path, R_OK) == 0)
                 return path;
         free(path);
+        if (!any_port && url->port != PORT_HTTPS)
+                return NULL;
         path = str_printf("%s/%s/%s", r->config.ca_dir, url->host, name);
         if (path && access(path, R_OK) == 0)
                 return path;
@@ -724,18 +733,31 @@ static void on_start(struct loop_timer *timer, void *data)
         endpoint_begin(data);
 }
 
+/* Of "registry.example=https://mirror.example/prefix" the address, if it is for the registry of that name. */
+static const char *mirror_of(char *entry, const char *name)
+{
+        char *equals = strchr(entry, '='), its[256];
+
+        if (!equals)
+                return NULL;
+        *equals = '\0';
+        return registry_name(entry, its, NULL) == 0 && str_eq(its, name) ? equals + 1 : NULL;
+}
+
 static void add_mirrors(struct registry_call *c)
 {
-        const char *list = c->registries->config.mirrors;
-        size_t domain = strlen(c->ref.domain);
-        char entry[512];
+        const char *list = c->registries->config.mirrors, *address;
+        char entry[512], name[256];
+
+        if (registry_name(c->ref.domain, name, NULL) < 0)
+                return;
 
         while (c->n_endpoints + 1 < REGISTRY_ENDPOINTS_MAX && list_next(&list, entry, sizeof(entry))) {
                 struct registry_endpoint *e = &c->endpoints[c->n_endpoints];
                 size_t len;
 
-                if (strncmp(entry, c->ref.domain, domain) != 0 || entry[domain] != '=' ||
-                    registry_url_parse(entry + domain + 1, &e->base, NULL) < 0)
+                address = mirror_of(entry, name);
+                if (!address || registry_url_parse(address, &e->base, NULL) < 0)
                         continue;
                 len = strlen(e->base.path);
                 while (len > 0 && e->base.path[len - 1] == '/')
@@ -755,16 +777,13 @@ static int add_origin(struct registry_call *c, struct err *err)
         if (r < 0)
                 return err_set(err, EINVAL, "registry %s: this is no host", c->ref.domain);
         e->mirror = false;
-        e->base.https = true;
-        if (registry_plain_allowed(c->registries, &e->base)) {
-                uint16_t port = e->base.port;
-
-                e->base.port = port ? port : 80;
-                e->base.https = !begins_plain(c->registries, &e->base);
-                e->base.port = port;
-        }
-        if (e->base.port == 0)
-                e->base.port = e->base.https ? 443 : 80;
+        e->no_port = e->base.port == 0;
+        /* What names no port has that of the scheme (RFC 3986, section 6.2.3): rules for either spelling are for both. */
+        if (e->no_port)
+                e->base.port = PORT_HTTP;
+        e->base.https = !registry_plain_allowed(c->registries, &e->base) || !begins_plain(c->registries, &e->base);
+        if (e->no_port && e->base.https)
+                e->base.port = PORT_HTTPS;
         return 0;
 }
 
@@ -834,11 +853,12 @@ bool registries_enabled(const struct registries *r)
 bool registries_mirrored(const struct registries *r, const struct image_ref *ref)
 {
         const char *list = r->config.mirrors;
-        size_t domain = strlen(ref->domain);
-        char entry[512];
+        char entry[512], name[256];
 
+        if (registry_name(ref->domain, name, NULL) < 0)
+                return false;
         while (list_next(&list, entry, sizeof(entry)))
-                if (strncmp(entry, ref->domain, domain) == 0 && entry[domain] == '=')
+                if (mirror_of(entry, name))
                         return true;
         return false;
 }

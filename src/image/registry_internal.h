@@ -31,6 +31,7 @@ struct registry_grant {
 struct registry_endpoint {
         struct registry_url base; /* its path is a prefix, without the last slash */
         bool mirror;
+        bool no_port; /* the reference names none: it follows the scheme */
 };
 
 enum registry_phase { CALL_START, CALL_REQUEST, CALL_TOKEN, CALL_WAIT };

@@ -150,20 +150,27 @@ int registry_name(const char *text, char ret[256], struct err *err)
         static const char *const hub[] = { "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com" };
         const char *scheme = strstr(text, "://"), *host = scheme ? scheme + 3 : text;
         size_t len = strcspn(host, "/");
-        char name[256], parsed[256], shown[STR_SHOWN_MAX];
+        char written[256], name[256], whole[300], number[8] = "", shown[STR_SHOWN_MAX];
         uint16_t port;
+        bool v6;
 
-        if (len == 0 || len >= sizeof(name))
+        if (len == 0 || len >= sizeof(written))
                 return err_set(err, EINVAL, "'%s' is no registry", str_show(text, shown));
-        for (size_t i = 0; i < len; i++)
-                name[i] = (char)tolower((unsigned char)host[i]);
-        name[len] = '\0';
-        if (registry_host_parse(name, parsed, &port, NULL) < 0)
+        memcpy(written, host, len);
+        written[len] = '\0';
+        if (registry_host_parse(written, name, &port, NULL) < 0)
                 return err_set(err, EINVAL, "'%s' is no registry", str_show(text, shown));
+        /* Without a scheme it is https; a name that says http keeps the number by which it is told from that. */
+        if (port != 0 && (port != 443 || (scheme && strncasecmp(text, "http:", 5) == 0)))
+                (void)snprintf(number, sizeof(number), ":%u", port);
         for (size_t i = 0; i < ARRAY_LEN(hub); i++)
-                if (str_eq(name, hub[i]))
+                if (!number[0] && str_eq(name, hub[i]))
                         (void)snprintf(name, sizeof(name), "docker.io");
-        memcpy(ret, name, sizeof(name));
+        v6 = strchr(name, ':') != NULL;
+        (void)snprintf(whole, sizeof(whole), "%s%s%s%s", v6 ? "[" : "", name, v6 ? "]" : "", number);
+        if (strlen(whole) >= 256)
+                return err_set(err, EINVAL, "'%s' is no registry", str_show(text, shown));
+        memcpy(ret, whole, 256);
         return 0;
 }
 

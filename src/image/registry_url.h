@@ -28,8 +28,9 @@ bool registry_url_same_origin(const struct registry_url *a, const struct registr
 /* "host", "host:port", "[::1]:port" as references have it; port 0 where absent. -EINVAL. */
 int registry_host_parse(const char *text, char host[256], uint16_t *ret_port, struct err *err);
 
-/* What references call the registry that people name "https://index.docker.io/v1/", "Registry.Example:5000": scheme and path
- * left out. -EINVAL. */
+/* The one name of a registry that people write "https://index.docker.io/v1/", "Registry.Example:5000", "registry.example:443":
+ * in lower case, without scheme and path, without the port that https has anyway (RFC 3986, section 6.2.3), Docker Hub as
+ * docker.io. -EINVAL. */
 int registry_name(const char *text, char ret[256], struct err *err);
 
 bool registry_host_is_loopback(const char *host); /* localhost, 127.0.0.0/8, ::1 */

@@ -77,6 +77,31 @@ static void test_closed(void **state)
         assert_false(access_is_closed(f->access, &f->other));
 }
 
+/* One registry, however it is written; another port is another one. Also in a file that was written otherwise. */
+static void test_spellings(void **state)
+{
+        static const char text[] = "{\"closed\": [\"registry.example:443/private/tool\"], \"proofs\": ["
+                                   "{\"owner\": \"key:a\", \"repository\": \"REGISTRY.example/private/tool\", \"at\": 5000}]}";
+        struct fixture *f = *state;
+        struct image_ref spelled, other;
+
+        assert_int_equal(image_ref_parse_docker("Registry.Example:443/private/tool:2", &spelled, NULL), 0);
+        assert_int_equal(image_ref_parse_docker("registry.example:80/private/tool:1", &other, NULL), 0);
+        assert_true(access_close(f->access, &spelled));
+        assert_true(access_is_closed(f->access, &f->ref));
+        assert_false(access_is_closed(f->access, &other));
+        (void)access_prove(f->access, "key:a", &f->ref, 5000);
+        assert_int_equal(access_look(f->access, "key:a", &spelled, 5000), ACCESS_FRESH);
+        assert_int_equal(access_look(f->access, "key:a", &other, 5000), ACCESS_NONE);
+        assert_int_equal(access_write(f->fd, text, NULL), 0);
+        access_free(f->access);
+        f->access = NULL;
+        assert_int_equal(access_open(f->fd, &config, &f->access, NULL), 0);
+        assert_true(access_is_closed(f->access, &f->ref));
+        assert_true(access_is_closed(f->access, &spelled));
+        assert_int_equal(access_look(f->access, "key:a", &spelled, 5000), ACCESS_FRESH);
+}
+
 static void test_reopened(void **state)
 {
         struct fixture *f = *state;
@@ -148,6 +173,7 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_closed, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_spellings, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_reopened, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_proofs, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_damaged, setup, teardown),

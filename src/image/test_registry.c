@@ -65,6 +65,14 @@ static void test_names(void **state)
                 { "registry-1.docker.io", "docker.io" },
                 { "Registry.Example:5000", "registry.example:5000" },
                 { "http://[::1]:5000/v2/", "[::1]:5000" },
+                { "registry.example:443", "registry.example" },
+                { "https://REGISTRY.example:443/v2/", "registry.example" },
+                { "[::1]:443", "[::1]" },
+                { "registry-1.docker.io:443", "docker.io" },
+                /* Another port is another registry. */
+                { "registry.example:80", "registry.example:80" },
+                { "http://registry.example:443", "registry.example:443" },
+                { "index.docker.io:5000", "index.docker.io:5000" },
         };
         static const char *const bad[] = { "", "https://", "a b", "user@host", "a:b", ":5" };
         char name[256];
