@@ -1,22 +1,17 @@
 #include "daemon/builtin.h"
 
 #include "base/fd.h"
-#include "base/program.h"
 #include "base/str.h"
 #include "base/tar.h"
 #include "image/layout.h"
 #include "image/manifest.h"
 
+#include "health_program.h"
+
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#define PROGRAM_MAX (1024 * 1024)
 
 struct install {
         image_done_fn fn;
@@ -28,43 +23,16 @@ static int append(const void *bytes, size_t len, void *data)
         return str_add(data, bytes, len);
 }
 
-static int read_program(struct str *ret, struct err *err)
-{
-        auto_fd fd = -EBADF;
-        char path[PATH_MAX];
-        struct stat st;
-        int r;
-
-        r = program_find("mayfly-health", path, err);
-        if (r < 0)
-                return r;
-        fd = open(path, O_RDONLY | O_CLOEXEC);
-        if (fd < 0 || fstat(fd, &st) < 0)
-                return err_sys(err, "open %s", path);
-        if (st.st_size <= 0 || st.st_size > PROGRAM_MAX)
-                return err_set(err, EFBIG, "%s has %lld bytes", path, (long long)st.st_size);
-        if (str_reserve(ret, (size_t)st.st_size) < 0)
-                return err_oom(err);
-        if (pread(fd, ret->data, (size_t)st.st_size, 0) != st.st_size)
-                return err_set(err, EIO, "%s cannot be read whole", path);
-        ret->len = (size_t)st.st_size;
-        return 0;
-}
-
 static int make_archive(struct str *ret, struct err *err)
 {
         struct tar_member m = { .kind = TAR_KIND_FILE, .path = "health", .target = "", .mode = 0555 };
         struct tar_writer w = { .fn = append, .data = ret };
-        auto_str program = STR_INIT;
         int r;
 
-        r = read_program(&program, err);
-        if (r < 0)
-                return r;
-        m.size = program.len;
+        m.size = sizeof(health_program);
         r = tar_write_member(&w, &m);
         if (r == 0)
-                r = tar_write_content(&w, program.data, program.len);
+                r = tar_write_content(&w, health_program, sizeof(health_program));
         if (r == 0)
                 r = tar_write_end(&w);
         return r < 0 ? err_set(err, -r, "make the archive of the built-in image: %s", strerror(-r)) : 0;
@@ -140,7 +108,7 @@ int builtin_archive(const char *ref, int *ret, struct err *err)
         r = make_docker_archive(&archive, err);
         if (r < 0)
                 return r;
-        fd = memfd_create("mayfly-health", MFD_CLOEXEC);
+        fd = memfd_create("health-image", MFD_CLOEXEC);
         if (fd < 0)
                 return err_sys(err, "memfd_create");
         r = fd_write_all(fd, archive.data, archive.len);

@@ -10,6 +10,5 @@
 /* The same image as an archive of `docker save`, in a memfd that the caller owns. -ENOENT: `ref` is not the name of one. */
 int builtin_archive(const char *ref, int *ret, struct err *err);
 
-/* Brings it into the store where it is missing. fn: r 0 at the end, also where there was nothing to do. Reads one small file;
- * before the daemon serves. */
+/* Brings it into the store where it is missing. fn: r 0 at the end, also where there was nothing to do. */
 int builtin_install(struct image_store *store, image_done_fn fn, void *data, struct err *err);

@@ -18,7 +18,7 @@ mkdir -p "$tree/build/tests"
 git ls-files -z -- . ':!src' | while IFS= read -r -d '' file; do
     [ ! -e "$file" ] || printf '%s\0' "$file"
 done | xargs -0 cp --parents -t "$tree"
-for program in mayfly mayflyd mayfly-supervisor mayfly-launcher mayfly-netd mayfly-dns mayfly-worker mayfly-init mayfly-health; do
+for program in mayfly mayflyd mayfly-supervisor mayfly-launcher mayfly-netd mayfly-dns mayfly-worker mayfly-init; do
     [ -x "$build/$program" ] || { echo "not ok - vm: $build/$program is not built"; exit 1; }
     cp "$build/$program" "$tree/build/"
 done
@@ -32,7 +32,7 @@ mkdir -p "$tree/build/contrib" && cp -r "$build/contrib/man1" "$tree/build/contr
 # As `make install PREFIX=/usr` and contrib/systemd/README.md say.
 root=$stage/root
 install -D -t "$root/usr/bin" "$build/mayfly"
-install -D -t "$root/usr/libexec/mayfly" "$build"/mayfly{d,-supervisor,-launcher,-netd,-dns,-worker,-init,-health}
+install -D -t "$root/usr/libexec/mayfly" "$build"/mayfly{d,-supervisor,-launcher,-netd,-dns,-worker,-init}
 install -D -m 644 -t "$root/usr/lib/systemd/system" contrib/systemd/*.service contrib/systemd/*.socket
 install -D -m 644 contrib/systemd/mayfly.sysusers "$root/usr/lib/sysusers.d/mayfly.conf"
 install -D -m 644 contrib/systemd/mayfly.tmpfiles "$root/usr/lib/tmpfiles.d/mayfly.conf"
