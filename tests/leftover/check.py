@@ -115,9 +115,12 @@ def namespaces():
 
 
 def cgroups():
+    """Those that a service manager makes below its own for each of its sessions come and go without us."""
     for top, dirs, _ in os.walk("/sys/fs/cgroup"):
         for d in dirs:
-            yield "cgroup " + os.path.join(top, d), ""
+            path = os.path.join(top, d)
+            if top.count("/") < 5 or re.search(r"/(mf|mayfly|[^/]*docker|[^/]*libpod)", path):
+                yield "cgroup " + path, ""
 
 
 def network():

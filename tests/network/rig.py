@@ -13,6 +13,7 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from dockerd import mounts_below  # noqa: E402
 from mayfly import Instance, busybox, cgroup_pids, read, wait_until  # noqa: E402
 
 PUBLIC = "203.0.113.7"
@@ -45,9 +46,14 @@ class Rig:
         self.stack = contextlib.ExitStack()
         self.dir = tempfile.mkdtemp(prefix=NAME + "-", dir="/tmp")
         os.chmod(self.dir, 0o755)
-        self.stack.callback(sh, f"rm -rf {self.dir}")
+        self.stack.callback(self.remove)
         self.resolvers_made, self.running = 0, []
         self.resolv = os.path.join(self.dir, "resolv.conf")
+
+    def remove(self):
+        for point in mounts_below(self.dir):  # dockerd binds its data to itself
+            sh(f"umount -l {point}", False)
+        sh(f"rm -rf {self.dir}")
 
     def __enter__(self):
         try:
