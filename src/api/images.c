@@ -106,6 +106,11 @@ bool image_visible(const struct call *c, const struct image *i)
         return sees_all(c) || image_pulls_may_use(c->api->config.pulls, c->who.owner, i);
 }
 
+const char *image_namer(const struct call *c)
+{
+        return c->who.role == KEY_ADMIN ? NULL : c->who.owner;
+}
+
 void images_list_run(struct call *c)
 {
         auto_json answer = json_object();
@@ -199,6 +204,22 @@ static void on_removed(int r, const struct err *err, void *data)
         call_release(c);
 }
 
+/* Whether what the request takes away is the caller's to give: by its name that one, else all that the image has. */
+static bool may_unname(const struct call *c, const struct image *i)
+{
+        bool named = false, all = true;
+        char asked[REF_TEXT_MAX] = "";
+        struct image_ref ref;
+
+        if (image_ref_parse_docker(c->subject, &ref, NULL) == 0)
+                image_ref_format(&ref, asked);
+        for (char **name = i->names; name && *name; name++) {
+                named |= str_eq(*name, asked);
+                all &= image_pulls_may_know(c->api->config.pulls, c->who.owner, *name);
+        }
+        return named ? image_pulls_may_know(c->api->config.pulls, c->who.owner, asked) : all;
+}
+
 void images_delete_run(struct call *c)
 {
         const struct image *i = image_store_find(c->api->config.store, c->subject, NULL);
@@ -207,6 +228,13 @@ void images_delete_run(struct call *c)
 
         if (i && !image_visible(c, i)) {
                 call_problem(c, 404, "image_not_found", "there is no image %s", c->subject);
+                return;
+        }
+        if (i && !sees_all(c) && !may_unname(c, i)) {
+                call_problem(c, 403, "forbidden",
+                             "%s has a name in a private repository: show access to it by a pull with credentials "
+                             "first, or have an admin remove it",
+                             c->subject);
                 return;
         }
         call_hold(c);

@@ -82,7 +82,7 @@ void images_tag_run(struct call *c)
         if (!i)
                 return;
         call_hold(c);
-        r = image_store_tag(c->api->config.store, i->digest, name, on_changed, c, &err);
+        r = image_store_tag_by(c->api->config.store, image_namer(c), i->digest, name, on_changed, c, &err);
         if (r < 0) {
                 refuse_image(c, r, &err);
                 call_release(c);

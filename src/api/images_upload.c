@@ -65,8 +65,11 @@ static void upload_open(struct call *c, enum image_sink_kind kind, const char *r
                 return;
         }
         r = image_sink_open(c->api->config.store, kind, ref, changes, &u->sink, &err);
+        if (r == 0)
+                r = image_sink_own(u->sink, image_namer(c), &err);
         if (r < 0) {
                 refuse_image(c, r, &err);
+                image_sink_discard(u->sink);
                 free(u);
                 return;
         }

@@ -274,6 +274,7 @@ void images_body_run(struct call *c);
 void upload_call_gone(struct call *c);
 /* Whether the image exists for the caller: what was pulled from a repository that is closed to it does not. */
 bool image_visible(const struct call *c, const struct image *i);
+const char *image_namer(const struct call *c); /* in whose name the caller gives names; NULL: he may give all */
 void images_tag_run(struct call *c);
 void images_pin_run(struct call *c);
 void images_prune_run(struct call *c);

@@ -386,9 +386,18 @@ static inline int store_call(struct image_store *s, int r, image_loaded_fn loade
         return loop_timer_set(s->loop, &c->timer, delay > 0 ? time_mono_ns() + delay : 0, store_called, c);
 }
 
-int image_store_tag(struct image_store *s, const char *ref, const char *name, image_done_fn fn, void *data,
-                    struct err *err)
+int image_sink_own(struct image_sink *sink, const char *owner, struct err *err)
 {
+        (void)sink;
+        (void)owner;
+        (void)err;
+        return 0;
+}
+
+int image_store_tag_by(struct image_store *s, const char *owner, const char *ref, const char *name, image_done_fn fn,
+                       void *data, struct err *err)
+{
+        (void)owner;
         (void)ref;
         return strchr(name, '!') ? err_set(err, EINVAL, "bad name") : store_call(s, 0, NULL, fn, data);
 }

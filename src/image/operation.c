@@ -9,15 +9,28 @@
 #include <string.h>
 
 const op_step op_load_steps[] = {
-        step_index, step_read_archive, step_prepare,     step_list_layers, step_list_trees,   step_unpack,
-        step_merge, step_lock_index,   step_write_index, step_publish,     step_unlock_index, NULL,
+        step_index, step_read_archive, step_names, step_prepare,     step_list_layers, step_list_trees,   step_unpack,
+        step_merge, step_lock_index,   step_names, step_write_index, step_publish,     step_unlock_index, NULL,
 };
 
 const op_step op_import_steps[] = {
-        step_import_blob,   step_import_plain, step_import_hash,  step_import_unpack,
-        step_import_commit, step_import_image, step_prepare,      step_list_layers,
-        step_list_trees,    step_unpack,       step_merge,        step_lock_index,
-        step_write_index,   step_publish,      step_unlock_index, NULL,
+        step_import_blob,
+        step_import_plain,
+        step_import_hash,
+        step_import_unpack,
+        step_import_commit,
+        step_import_image,
+        step_prepare,
+        step_list_layers,
+        step_list_trees,
+        step_unpack,
+        step_merge,
+        step_lock_index,
+        step_names,
+        step_write_index,
+        step_publish,
+        step_unlock_index,
+        NULL,
 };
 
 const op_step op_layer_steps[] = {
@@ -50,7 +63,7 @@ const op_step op_collect_steps[] = {
 };
 
 const op_step op_tag_steps[] = {
-        step_lock_index, step_tag, step_prepare, step_write_index, step_publish, step_unlock_index, NULL,
+        step_lock_index, step_tag, step_names, step_prepare, step_write_index, step_publish, step_unlock_index, NULL,
 };
 
 const op_step op_pin_steps[] = {
@@ -115,6 +128,7 @@ void op_free(struct op *op)
         fd_close(op->plain);
         fd_close(op->report);
         free(op->ref);
+        free(op->namer);
         free(op->tag);
         strv_free(op->changes);
         strv_free(op->partials);

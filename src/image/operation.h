@@ -107,6 +107,8 @@ struct image_store {
         struct image_pressure pressure;
         image_users_fn users;
         void *users_data;
+        image_may_name_fn may_name; /* NULL: everybody may give all */
+        void *may_name_data;
         bool usage_dirty;
         uint64_t usage_ns;            /* when it was written last */
         const struct stored *leaving; /* its tree is gone, and it will be soon: nobody finds it */
@@ -180,8 +182,9 @@ struct op {
 
         int archive, plain, report; /* files without a name */
         uint64_t archive_size;
-        char *ref; /* IMPORT: the name; REMOVE, TAG, PIN: what was asked for */
-        char *tag; /* TAG: the name to give */
+        char *namer; /* in whose name names are given; NULL: of one who may give all */
+        char *ref;   /* IMPORT: the name; REMOVE, TAG, PIN: what was asked for */
+        char *tag;   /* TAG: the name to give */
         enum image_source source;
         bool pin;     /* PIN: whether */
         bool pruning; /* REMOVE: only what nobody has used or pinned since then; collects nothing */
@@ -266,6 +269,9 @@ int step_remove_name(struct op *op);
 int step_delete_trees(struct op *op);
 int step_delete_layers(struct op *op);
 int step_collect_blobs(struct op *op);
+
+int step_names(struct op *op);                                            /* naming.c */
+int naming_check(const struct op *op, const char *name, struct err *err); /* -EPERM: it is not op->namer's to give */
 
 int step_pull_manifest(struct op *op); /* install_pull.c */
 int step_layer(struct op *op);

@@ -179,6 +179,11 @@ bool image_pulls_may_know(const struct image_pulls *p, const char *owner, const 
                access_look(p->access, owner, &ref, time_real_ms()) != ACCESS_NONE;
 }
 
+static bool may_name(const char *owner, const char *name, void *data)
+{
+        return image_pulls_may_know(data, owner, name);
+}
+
 /* ── what a tag meant last ────────────────────────────────────────────────────────────────────────────────────────── */
 
 static void top_note(struct image_pulls *p, const char *name, const char *top, const char *digest)
@@ -1041,6 +1046,7 @@ int image_pulls_new(struct loop *loop, const struct image_pulls_config *config, 
                 image_pulls_free(p);
                 return r;
         }
+        image_store_set_may_name(config->store, may_name, p);
         *ret = p;
         return 0;
 }
@@ -1063,6 +1069,7 @@ void image_pulls_free(struct image_pulls *p)
 
         if (!p)
                 return;
+        image_store_set_may_name(p->config.store, NULL, NULL);
         p->ticking = true;
         LIST_FOREACH(w, &p->wants, node) {
                 list_remove(&w->node);

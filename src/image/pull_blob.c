@@ -243,8 +243,7 @@ static bool try_again(struct blob *b)
                 log_debug("blob %s: a wrong digest of several sources; each alone from now on", b->digest);
                 sources_part(&b->sources);
                 b->source = NULL;
-        } else if (b->source && x && !x->direct &&
-                   registries_mirrored(b->pulls->config.registries, &b->source->ref)) {
+        } else if (b->source && x && !x->direct && registries_mirrored(b->pulls->config.registries, &b->source->ref)) {
                 x->direct = true;
         } else {
                 return false;

@@ -492,8 +492,8 @@ static int check_new_name(const char *text, char name[REF_TEXT_MAX], struct err 
         return 0;
 }
 
-int image_store_tag(struct image_store *s, const char *ref, const char *text, image_done_fn fn, void *data,
-                    struct err *err)
+int image_store_tag_by(struct image_store *s, const char *owner, const char *ref, const char *text, image_done_fn fn,
+                       void *data, struct err *err)
 {
         char name[REF_TEXT_MAX];
         struct op *op = NULL;
@@ -504,7 +504,8 @@ int image_store_tag(struct image_store *s, const char *ref, const char *text, im
         if (r < 0)
                 return r;
         op->tag = strdup(name);
-        if (!op->tag) {
+        op->namer = owner ? strdup(owner) : NULL;
+        if (!op->tag || (owner && !op->namer)) {
                 op_free(op);
                 return err_oom(err);
         }
@@ -512,6 +513,12 @@ int image_store_tag(struct image_store *s, const char *ref, const char *text, im
         op->data = data;
         op_add(op);
         return 0;
+}
+
+int image_store_tag(struct image_store *s, const char *ref, const char *text, image_done_fn fn, void *data,
+                    struct err *err)
+{
+        return image_store_tag_by(s, NULL, ref, text, fn, data, err);
 }
 
 int image_store_pin(struct image_store *s, const char *ref, bool pinned, image_done_fn fn, void *data, struct err *err)
@@ -597,6 +604,16 @@ int image_sink_open(struct image_store *s, enum image_sink_kind kind, const char
         list_append(&s->sinks, &sink->node);
         *ret = sink;
         return 0;
+}
+
+int image_sink_own(struct image_sink *sink, const char *owner, struct err *err)
+{
+        struct op *op = sink->op;
+
+        op->namer = owner ? strdup(owner) : NULL;
+        if (owner && !op->namer)
+                return err_oom(err);
+        return op->ref ? naming_check(op, op->ref, err) : 0;
 }
 
 int image_sink_write(struct image_sink *sink, const void *data, size_t len, struct err *err)

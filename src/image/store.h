@@ -101,6 +101,14 @@ int image_sink_write(struct image_sink *sink, const void *data, size_t len, stru
 int image_sink_finish(struct image_sink *sink, image_loaded_fn fn, void *data, struct err *err);
 void image_sink_discard(struct image_sink *sink); /* takes; accepts NULL */
 
+/* Whether an owner may give that name; asked on the loop, when the name is about to be given. Without a rule everybody may give
+ * all. */
+typedef bool (*image_may_name_fn)(const char *owner, const char *name, void *data);
+void image_store_set_may_name(struct image_store *s, image_may_name_fn fn, void *data); /* NULL: no rule */
+/* What comes gets its names from this owner; NULL: from one who may give all, as without this call. -EPERM: not the name of the
+ * import; finish() tells that of others. -ENOMEM. */
+int image_sink_own(struct image_sink *sink, const char *owner, struct err *err);
+
 /* Images that are part of Mayfly have names of IMAGE_BUILTIN_DOMAIN, which nobody else can give, and are not removed. */
 bool image_is_builtin(const struct image *image);
 
@@ -111,6 +119,9 @@ int image_store_remove(struct image_store *s, const char *ref, image_done_fn fn,
 /* Gives an image one more name, which then means it and no other. -ENOENT, -EINVAL; -EPERM: the name is reserved. */
 int image_store_tag(struct image_store *s, const char *ref, const char *name, image_done_fn fn, void *data,
                     struct err *err);
+/* The same for an owner, as image_sink_own(). */
+int image_store_tag_by(struct image_store *s, const char *owner, const char *ref, const char *name, image_done_fn fn,
+                       void *data, struct err *err);
 /* Keeps it from collection and removal, or not any more. On disk when fn is told. -ENOENT. */
 int image_store_pin(struct image_store *s, const char *ref, bool pinned, image_done_fn fn, void *data, struct err *err);
 

@@ -404,4 +404,69 @@ def strangers(w, report):
         fake.close()
 
 
-GROUPS = [logins, command, docker_config, identity_tokens, ecs, strangers]
+# ── names in closed repositories ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def docker_archive(blobs, image, name):
+    """As docker save writes it, of plain layers."""
+    manifest = json.loads(image)
+    config, layers = manifest["config"]["digest"], [layer["digest"] for layer in manifest["layers"]]
+    archive = mayfly.Archive()
+    for digest in [config, *layers]:
+        archive.file(digest[7:] + (".json" if digest == config else ".tar"), blobs.blobs[digest])
+    listed = [{"Config": config[7:] + ".json", "RepoTags": [name], "Layers": [x[7:] + ".tar" for x in layers]}]
+    return archive.file("manifest.json", json.dumps(listed).encode()).bytes()
+
+
+def closed_names(w, report):
+    r = closed(w, "names")
+    image, other = f"{r.host}/own/app:1", f"{r.host}/own/app:2"
+    task = mayfly.NetClient(w.port, w.instance.key("task"))
+    deploys = [mayfly.NetClient(w.port, w.instance.key("deploy")) for _ in range(2)]
+    evil = mayfly.Archive().file("evil", b"evil").bytes()
+    blobs = registries.Blobs()
+    archive = docker_archive(blobs, blobs.image([w.system, evil]), image)
+
+    def tag(client, name):
+        return client.request("POST", f"/v1/images/tag?ref=evil:1&name={name}")
+
+    def load(client):
+        return client.request("POST", "/v1/images/load", archive, {"Content-Type": "application/x-tar"})
+
+    def refused(answer):
+        equal((answer.status, answer.json()["type"]), (403, "urn:mayfly:problem:forbidden"), answer)
+        assert "credentials" in answer.json()["detail"], answer
+    equal(run(task, image, ("ann", SECRET)).status, 201)
+    digest = w.client.get("/v1/images/" + image).json()["digest"]
+    with report.case("closed names: local names, and those of open repositories, are everybody's who may tag"):
+        equal(deploys[0].load(evil, "evil:1").status, 201)
+        equal(tag(deploys[0], "tools:1").status, 200)
+        equal(tag(deploys[0], "registry.example/open:1").status, 200)
+    with report.case("closed names: a key without access cannot tag, import or load under them"):
+        for name in (image, other):
+            refused(tag(deploys[0], name))
+            refused(deploys[0].load(evil, name))
+        refused(load(deploys[0]))
+        equal(w.client.get("/v1/images/" + image).json()["digest"], digest)
+        equal(w.client.get("/v1/images/" + other).status, 404)
+    with report.case("closed names: nor take them away"):
+        assert w.client.request("POST", f"/v1/images/tag?ref={image}&name=opened:1").status == 200
+        for name in (image, digest):
+            answer = deploys[0].request("DELETE", "/v1/images/" + name)
+            assert answer.status in (403, 404), (name, answer)
+        assert image in w.client.get("/v1/images/" + image).json()["names"]
+        equal(deploys[0].request("DELETE", "/v1/images/opened:1").status, 200)
+    with report.case("closed names: with access by a pull of its own they are a key's"):
+        body = {"image": image, "registry_auth": {"username": "ann", "password": SECRET}}
+        equal(deploys[1].request("POST", "/v1/images/pull", body).status, 200)
+        equal(tag(deploys[1], other).status, 200)
+        refused(tag(deploys[0], other))
+        equal(deploys[1].request("DELETE", "/v1/images/" + other).status, 200)
+    with report.case("closed names: an admin's in any case"):
+        equal(tag(w.client, other).status, 200)
+        equal(load(w.client).status, 201)
+    for name in (image, other, "evil:1", "tools:1", "registry.example/open:1"):
+        w.client.request("DELETE", "/v1/images/" + name)
+
+
+GROUPS = [logins, command, docker_config, identity_tokens, ecs, strangers, closed_names]

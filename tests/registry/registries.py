@@ -103,7 +103,7 @@ class Blobs:
 class Fake:
     """A registry of a few lines, whose answers a test can bend: `bend(handler, kind, name)` answers true where it did it."""
 
-    def __init__(self, blobs, tags, bend=None, address="127.0.0.1"):
+    def __init__(self, blobs, tags, bend=None, address="127.0.0.1", port=0):
         self.blobs, self.tags, self.bend = blobs, tags, bend
         self.requests = []
         self.authorizations = []
@@ -173,7 +173,7 @@ class Fake:
             def handle_error(self, *_):
                 pass
 
-        self.server = Server((address, 0), Handler)
+        self.server = Server((address, port), Handler)
         self.port = self.server.server_address[1]
         self.host = f"{address}:{self.port}"
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()

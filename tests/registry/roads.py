@@ -251,4 +251,76 @@ def addresses(w, report):
         fake.close()
 
 
-GROUPS = [proxies, client_certificates, mirror_order, addresses]
+# ── one registry, two spellings ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def on_port(port, *what, **how):
+    try:
+        return registries.Fake(*what, port=port, **how)
+    except OSError as e:
+        raise mayfly.Skip(f"port {port}: {e}") from None
+
+
+def closed_by(auth):
+    basic = registries.basic(*auth)
+
+    def bend(handler, kind, name):
+        if handler.headers.get("Authorization") != basic:
+            handler.send(401, WWW_Authenticate="Basic realm=x")
+        elif handler.path == "/v2/":
+            handler.send(200, b"{}", "application/json")
+        else:
+            return False
+        return True
+    return bend
+
+
+def spellings(w, report):
+    blobs, tags = w.small_image()
+    host, auth = "127.7.7.7", ("ann", "canary-443")
+    client = mayfly.NetClient(w.port, w.instance.key("task"))
+    with report.case("spellings: a login for HOST:443 is one for HOST, and for no other port"):
+        secure = on_port(443, blobs, tags, closed_by(auth), address=host)
+        other = registries.Fake(blobs, tags, closed_by(auth), address=host)
+        try:
+            cert, key = certificate(w.dir, "port443", "-addext", f"subjectAltName=IP:{host}")
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(cert, key)
+            for fake in (secure, other):
+                fake.server.socket = context.wrap_socket(fake.server.socket, server_side=True)
+            put(w, host, "ca.crt", cert)
+            answer = client.request("POST", "/v1/registries/login", {"registry": host + ":443", "username": auth[0], "password": auth[1]})
+            equal((answer.status, answer.json()["registry"]), (200, host), answer)
+            equal(run(client, host + "/own/app:1").status, 201)
+            equal(run(client, host + ":443/own/app:1", pull="always").status, 201)
+            equal(run(client, other.host + "/own/app:1").status, 403)
+            equal(other.authorizations, [])
+        finally:
+            secure.close()
+            other.close()
+            shutil.rmtree(os.path.join(w.certs, host), ignore_errors=True)
+    with report.case("spellings: a mirror for HOST:443 is one for HOST"):
+        mirror = registries.Fake(blobs, tags)
+        try:
+            with instance(w, registries__mirrors=f"Spelled.invalid:443=http://{mirror.host}") as i:
+                equal(pull(i.client, "spelled.invalid/some/app:1").status, 200)
+                equal(pull(i.client, "spelled.invalid:80/some/app:1").status, 502)
+        finally:
+            mirror.close()
+    address = own_address()
+    plain = on_port(80, blobs, tags, address=address)
+    try:
+        with instance(w, registries__insecure=address + ":80", registries__allow=address) as i:
+            with report.case("spellings: plain HTTP for HOST:80 is for HOST, too"):
+                equal(run(i.client, address + "/some/app:1").status, 201)
+                equal(run(i.client, address + ":80/other/app:1").status, 201)
+        with instance(w, registries__insecure=address + ":81", registries__allow=address) as i:
+            with report.case("spellings: and not for another port"):
+                asked = len(plain.requests)
+                equal(pull(i.client, address + "/some/app:1").status, 502)
+                equal(len(plain.requests), asked)
+    finally:
+        plain.close()
+
+
+GROUPS = [proxies, client_certificates, mirror_order, addresses, spellings]
