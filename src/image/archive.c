@@ -295,7 +295,7 @@ static int add_name(char ***names, const char *name)
         char text[REF_TEXT_MAX];
         struct image_ref ref;
 
-        if (image_ref_parse_docker(name, &ref, NULL) < 0 || ref.digest[0] || str_eq(ref.domain, IMAGE_BUILTIN_DOMAIN))
+        if (image_ref_parse_docker(name, &ref, NULL) < 0 || ref.digest[0] || image_ref_is_reserved(&ref))
                 return -EINVAL;
         image_ref_format(&ref, text);
         return strv_add(names, text);

@@ -406,6 +406,12 @@ int image_ref_parse_any(const char *s, struct image_ref *ret, struct err *err)
         return 0;
 }
 
+bool image_ref_is_reserved(const struct image_ref *ref)
+{
+        return str_eq(ref->domain, IMAGE_BUILTIN_DOMAIN) ||
+               (str_eq(ref->domain, DEFAULT_DOMAIN) && str_eq(ref->path, OFFICIAL_PREFIX "sha256"));
+}
+
 int image_ref_with_name(const char *name, struct image_ref *ret, struct err *err)
 {
         struct parts p = { .tag = { "", 0 }, .digest = { "", 0 } };

@@ -36,6 +36,10 @@ int image_ref_parse_any(const char *s, struct image_ref *ret, struct err *err);
 /* reference.WithName: a name alone, neither tag nor digest. */
 int image_ref_with_name(const char *name, struct image_ref *ret, struct err *err);
 
+/* Whether nobody can give such a name: of what is part of Mayfly, and what reads as a digest ("sha256:1234"), by which it
+ * could not be found. */
+bool image_ref_is_reserved(const struct image_ref *ref);
+
 /* digest.Parse of opencontainers/go-digest: sha256 and 64 hex digits in lower case. */
 bool image_digest_valid(const char *s);
 int image_digest_parse(const char *s, struct err *err);

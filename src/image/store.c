@@ -487,7 +487,7 @@ static int check_new_name(const char *text, char name[REF_TEXT_MAX], struct err 
                 return r;
         if (parsed.digest[0])
                 return err_set(err, EINVAL, "'%s' cannot be given as a name: it holds a digest", name);
-        if (str_eq(parsed.domain, IMAGE_BUILTIN_DOMAIN))
+        if (image_ref_is_reserved(&parsed))
                 return err_set(err, EPERM, "'%s' cannot be given as a name: it is reserved", name);
         return 0;
 }
@@ -568,7 +568,7 @@ static int prepare_import(struct op *op, enum image_sink_kind kind, const char *
                 return r;
         if (parsed.digest[0])
                 return err_set(err, EINVAL, "an import cannot be given the name '%s': it holds a digest", name);
-        if (kind != IMAGE_BUILTIN && str_eq(parsed.domain, IMAGE_BUILTIN_DOMAIN))
+        if (kind != IMAGE_BUILTIN && image_ref_is_reserved(&parsed))
                 return err_set(err, EINVAL, "an import cannot be given the name '%s': it is reserved", name);
         /* What is wrong with the changes should be known before the archive is sent. */
         r = image_import_config("sha256:", changes, "", &trial, err);

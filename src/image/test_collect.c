@@ -43,6 +43,7 @@ static void test_tags_and_pins(void **state)
         assert_int_equal(change(f, "none:1", "c:1", 0), -ENOENT);
         assert_int_equal(change(f, "a:1", "c!", 0), -EINVAL);
         assert_int_equal(change(f, "a:1", IMAGE_BUILTIN_DOMAIN "/c:1", 0), -EPERM);
+        assert_int_equal(change(f, "a:1", "sha256:1234", 0), -EPERM);
         assert_int_equal(change(f, "a:1", NULL, true), 0);
         assert_int_equal(remove_image(f, "a:1"), -EBUSY);
         open_again(f);
