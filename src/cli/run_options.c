@@ -289,6 +289,8 @@ static int check(const struct cli *cli, struct run_options *o, struct err *err)
 {
         o->live = !cli->json && !o->detach && o->wait_ns < 0 && !o->idempotency_key;
         set_unlimited(o);
+        if (o->idempotency_key && o->idempotency_key[strcspn(o->idempotency_key, "\r\n")])
+                return err_set(err, EINVAL, "--idempotency-key: it holds a line break");
         if (o->detach && o->attach_given)
                 return err_set(err, EINVAL, "conflicting options: cannot specify both --attach and --detach");
         if (o->detach && o->wait_ns >= 0)

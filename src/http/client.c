@@ -157,6 +157,15 @@ int http_sink_failure(const struct http_sink *sink, const char *where, struct er
 
 /* ── requests ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+int http_headers_check(const char *const *headers, struct err *err)
+{
+        for (; headers && *headers; headers++)
+                if (strpbrk(*headers, "\r\n"))
+                        return err_set(err, EINVAL, "the header '%.*s' holds a line break",
+                                       (int)strcspn(*headers, ":\r\n"), *headers);
+        return 0;
+}
+
 uint64_t http_body_size(const struct http_client_request *q)
 {
         struct stat st;
@@ -184,8 +193,10 @@ int http_client_do(struct http_client *c, const struct http_client_request *requ
                 .answer = &answer,
                 .max = request->max_answer ? request->max_answer : HTTP_ANSWER_MAX,
         };
-        int r;
+        int r = http_headers_check(request->headers, err);
 
+        if (r < 0)
+                return r;
         r = c->base ? http_curl_do(c, request, &sink, err) : http_own_do(c, request, &sink, err);
         if (r < 0)
                 return r;

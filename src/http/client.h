@@ -42,7 +42,7 @@ struct http_client_request {
         const void *body;          /* in memory… */
         size_t body_len;
         int body_fd;                /* …or streamed from a descriptor if >= 0 (chunked unless a regular file) */
-        const char *const *headers; /* "Name: value", NULL-terminated, or NULL */
+        const char *const *headers; /* "Name: value", NULL-terminated, or NULL; -EINVAL with a line break in one */
         size_t max_answer;          /* bytes; 0: 1 GiB */
         void (*progress)(uint64_t sent, void *data); /* NULL: none */
         void *progress_data;

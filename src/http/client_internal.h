@@ -41,6 +41,8 @@ bool http_sink_take(struct http_sink *sink, const void *data, size_t len); /* fa
 void http_sink_header(struct http_sink *sink, const char *line, size_t len);
 int http_sink_failure(const struct http_sink *sink, const char *where, struct err *err); /* 0: it did not fail */
 
+/* Nothing of a header may be another one, or the request's end. -EINVAL; accepts NULL. */
+int http_headers_check(const char *const *headers, struct err *err);
 /* Bytes of a request's body; UINT64_MAX: unknown. */
 uint64_t http_body_size(const struct http_client_request *q);
 bool http_aborted(const struct http_client_request *q);

@@ -311,9 +311,12 @@ int http_ws_client_open(struct http_client *c, const char *path, const char *con
                         const struct http_ws_client_handler *handler, void *arg, struct http_ws_client **ret,
                         struct http_answer *refused, struct err *err)
 {
-        struct http_ws_client *w = calloc(1, sizeof(*w));
-        int r;
+        struct http_ws_client *w;
+        int r = http_headers_check(headers, err);
 
+        if (r < 0)
+                return r;
+        w = calloc(1, sizeof(*w));
         if (!w)
                 return err_oom(err);
         w->own.fd = w->fd = -EBADF;

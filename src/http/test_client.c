@@ -280,6 +280,29 @@ static void test_no_proxy(void **state)
         http_client_free(c);
 }
 
+static void test_header_lines(void **state)
+{
+        static const char *const bad[][2] = { { "X-Extra: a\r\nX-Evil: 1", NULL }, { "X-Extra: a\nb", NULL } };
+        static const struct http_ws_client_handler handler = { .max_message = 0 };
+        struct http_client_request get = { .method = "GET", .path = "/h", .body_fd = -EBADF };
+        struct fixture *f = *state;
+        const char *const hosts[] = { f->host, f->tcp };
+
+        for (size_t i = 0; i < ARRAY_LEN(hosts) * ARRAY_LEN(bad); i++) {
+                auto_answer answer = { .status = 0 };
+                struct http_ws_client *w = NULL;
+                struct http_client *c = NULL;
+                struct err err = ERR_INIT;
+
+                get.headers = bad[i % ARRAY_LEN(bad)];
+                assert_int_equal(http_client_new(hosts[i / ARRAY_LEN(bad)], NULL, &c, &err), 0);
+                assert_int_equal(http_client_do(c, &get, &answer, &err), -EINVAL);
+                assert_string_equal(err.text, "the header 'X-Extra' holds a line break");
+                assert_int_equal(http_ws_client_open(c, "/h", get.headers, &handler, NULL, &w, &answer, &err), -EINVAL);
+                http_client_free(c);
+        }
+}
+
 static void test_hosts(void **state)
 {
         static const char *const bad[] = { "", "unix://relative", "ftp://x", "/run/mayfly.sock", "file:///x" };
@@ -314,6 +337,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_abort, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_no_server, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_no_proxy, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_header_lines, setup, teardown),
                 cmocka_unit_test(test_hosts),
                 cmocka_unit_test(test_encode),
         };
