@@ -6,6 +6,7 @@ suite leftover/before python3 tests/leftover/check.py --save "$logs/before.json"
 suite launcher tests/launcher/run.sh
 suite conformance/native tests/conformance/run.sh
 suite conformance/docker tests/conformance/run.sh --engine docker
+suite docker/units tests/docker/units.sh
 suite docker/engine python3 tests/docker/engine.py
 suite docker/pulls python3 tests/docker/pulls.py
 suite docker/faults python3 tests/docker/faults.py ${long:+--long}
@@ -76,6 +77,7 @@ suite requirements python3 tests/registry/requirements.py "$logs"
 suite picture python3 tests/picture/run.py
 suite demo tests/demo.sh
 if [ -n "$long" ]; then
+    suite conformance/podman tests/conformance/run.sh --engine podman
     suite api/tasks/docker python3 tests/api/tasks.py --engine docker
     suite isolation/weakened python3 tests/isolation/run_weakened.py
     suite cross tests/cross/run.sh

@@ -30,6 +30,8 @@ static const struct {
         { ENGINE_F_LIVE, "live", "no live stdin and output" },
         { ENGINE_F_SECRETS, "secrets", "secrets are refused" },
         { ENGINE_F_REOPEN, "stdio_reopen", "only the first user of a task can open its standard streams again" },
+        { ENGINE_F_NETWORK_RULES, "network_rules",
+          "nat and internet also reach this host's addresses, other containers, private ranges and metadata services" },
 };
 
 static json_t *features_json(uint32_t has)

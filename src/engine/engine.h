@@ -26,6 +26,9 @@ struct engine_container;
 #define ENGINE_F_LIVE (1u << 9) /* live stdin and output */
 #define ENGINE_F_SECRETS (1u << 10)
 #define ENGINE_F_REOPEN (1u << 11) /* any user of the task may open its standard streams again (/dev/stdout) */
+/* NAT reaches outside only: no address of this host, no neighbour, no link-local or metadata address; INTERNET no private
+ * range either. */
+#define ENGINE_F_NETWORK_RULES (1u << 12)
 
 enum engine_network { ENGINE_NET_NONE = 1, ENGINE_NET_NAT, ENGINE_NET_INTERNET };
 const char *engine_network_name(enum engine_network mode); /* "none", "nat", "internet" */
@@ -225,6 +228,9 @@ struct engine_ops {
         /* NULL where the engine's features lack them. */
         int (*exec)(struct engine_container *c, char *const *argv, const struct engine_events *events, void *data,
                     struct engine_container **ret, struct err *err);
+        /* Unpacks the tar in tar_fd, a regular file or memfd (-EINVAL: pipes and others) that is read from its beginning
+         * and borrowed for the call, into the directory at `path`, as copy_out() finds it. Of a container that was made
+         * and is not removed. r: -ENOENT, -ENOTDIR, -ESRCH. */
         int (*copy_in)(struct engine_container *c, const char *path, int tar_fd, engine_done_fn fn, void *data,
                        struct err *err);
 

@@ -308,6 +308,18 @@ void suite_settle(struct suite *s)
         CHECK(s, tasks_live(s->tasks) == 0, "%zu tasks", tasks_live(s->tasks));
 }
 
+bool suite_found(const struct suite *s, const char *part)
+{
+        struct engine_about about = { .n_findings = 0 };
+
+        if (s->engine->ops->about)
+                s->engine->ops->about(s->engine, &about);
+        for (size_t i = 0; part && i < about.n_findings; i++)
+                if (strstr(about.findings[i], part))
+                        return true;
+        return false;
+}
+
 /* ── judging ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 void suite_fail(struct suite *s, const char *fmt, ...)
@@ -354,6 +366,11 @@ static void run_test(struct suite *s, const struct test *t)
         if (missing) {
                 s->skipped++;
                 printf("skip - %s: the engine lacks %s\n", t->name, t->reason);
+                return;
+        }
+        if (suite_found(s, t->found)) {
+                s->skipped++;
+                printf("skip - %s: the engine says so of its host\n", t->name);
                 return;
         }
         t->fn(s);

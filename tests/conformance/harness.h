@@ -66,6 +66,8 @@ void suite_sleep(struct suite *s, uint64_t ms);
 /* Until history has every result and the engine has forgotten every container. */
 void suite_settle(struct suite *s);
 
+bool suite_found(const struct suite *s, const char *part); /* part NULL: false */
+
 void suite_fail(struct suite *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #define CHECK(s, cond, ...)                                                                                            \
@@ -91,6 +93,7 @@ struct test {
         void (*fn)(struct suite *s);
         uint32_t features; /* of the engine, without which it is skipped */
         const char *reason;
+        const char *found; /* what is skipped where the engine says so of its host */
 };
 /* members.c: what a request can ask for beside a command. */
 void test_archive(struct suite *s);
@@ -105,6 +108,8 @@ void test_signal(struct suite *s);
 void test_follow(struct suite *s);
 void test_live(struct suite *s);
 void test_live_slow(struct suite *s);
+void test_neighbours(struct suite *s);
+void test_host_addresses(struct suite *s);
 
 extern const struct test tests[];
 extern const size_t n_tests;

@@ -374,6 +374,62 @@ static int do_timewait(char **argv)
         return 0;
 }
 
+/* The address by which it would leave, as the kernel chooses it. */
+static bool own_address(struct sockaddr_in *ret)
+{
+        struct sockaddr_in far = { .sin_family = AF_INET, .sin_port = htons(9) };
+        socklen_t len = sizeof(*ret);
+        int fd = socket(AF_INET, SOCK_DGRAM, 0);
+
+        return fd >= 0 && inet_pton(AF_INET, "203.0.113.1", &far.sin_addr) == 1 &&
+               connect(fd, (struct sockaddr *)&far, sizeof(far)) == 0 &&
+               getsockname(fd, (struct sockaddr *)ret, &len) == 0;
+}
+
+static int reach(struct sockaddr_in *a, int timeout_ms)
+{
+        struct pollfd p = { .fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), .events = POLLOUT };
+        socklen_t len = sizeof(int);
+        int error = 0;
+
+        if (p.fd < 0)
+                return 2;
+        if (connect(p.fd, (struct sockaddr *)a, sizeof(*a)) == 0)
+                return 0;
+        if (errno != EINPROGRESS || poll(&p, 1, timeout_ms) != 1 ||
+            getsockopt(p.fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0 || error != 0)
+                return 1;
+        return 0;
+}
+
+/* Says where it listens, once it has reached itself there, and goes on until it is ended. */
+static int do_listen(char **argv)
+{
+        struct sockaddr_in a = { .sin_family = AF_INET };
+        char text[INET_ADDRSTRLEN];
+        int l = socket(AF_INET, SOCK_STREAM, 0);
+
+        if (l < 0 || !own_address(&a))
+                return 2;
+        a.sin_port = htons((uint16_t)number(argv, 2));
+        if (bind(l, (struct sockaddr *)&a, sizeof(a)) < 0 || listen(l, 16) < 0)
+                return 3;
+        if (reach(&a, 3000) != 0 || !inet_ntop(AF_INET, &a.sin_addr, text, sizeof(text)))
+                return 4;
+        say(text);
+        say("\n");
+        for (;;)
+                sleep_ms(1000);
+}
+
+/* 0: somebody is there. */
+static int do_connect(char **argv)
+{
+        struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons((uint16_t)number(argv, 3)) };
+
+        return inet_pton(AF_INET, argv[2], &a.sin_addr) == 1 ? reach(&a, 2000) : 3;
+}
+
 /* As that user, opens its own standard streams again. */
 static int do_reopen(char **argv)
 {
@@ -445,6 +501,8 @@ static const struct {
         { "reopen", do_reopen },
         { "count-fds", do_count_fds },
         { "write-file", do_write_file },
+        { "listen", do_listen },
+        { "connect", do_connect },
 };
 
 int main(int argc, char **argv)

@@ -4,11 +4,17 @@
 #include "base/time.h"
 #include "harness.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #define MIB (INT64_C(1) << 20)
 
@@ -276,6 +282,76 @@ void test_signal(struct suite *s)
         EXPECT(s, &j, WIRE_EXITED, 9, 0, WIRE_REASON_NONE);
         CHECK(s, job_out_is(&j, 0, "up\nusr1\n"), "%s", (const char *)j.out[0]);
         job_done(&j);
+}
+
+/* ── networks ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static const enum wire_network outbound[] = { WIRE_NET_NAT, WIRE_NET_INTERNET };
+
+static void expect_unreached(struct suite *s, const char *address, const char *port)
+{
+        for (size_t i = 0; i < ARRAY_LEN(outbound); i++) {
+                struct job j;
+
+                JOB_INIT(&j, "connect", address, port);
+                j.request.network = outbound[i];
+                job_run(s, &j);
+                EXPECT(s, &j, WIRE_EXITED, 1, 0, WIRE_REASON_NONE);
+                job_done(&j);
+        }
+}
+
+/* Another task's address, which that one itself has reached. */
+void test_neighbours(struct suite *s)
+{
+        char address[64] = "";
+        struct job j;
+        ssize_t n;
+
+        JOB_INIT(&j, "listen", "7777");
+        j.request.network = WIRE_NET_NAT;
+        job_start(s, &j);
+        wait_output(s, &j, 8);
+        n = j.task ? task_read_output(j.task, ENGINE_STDOUT, 0, address, sizeof(address) - 1) : 0;
+        address[MAX(n, 0)] = '\0';
+        address[strcspn(address, "\n")] = '\0';
+        CHECK(s, address[0], "it has no address");
+        if (address[0])
+                expect_unreached(s, address, "7777");
+        job_cancel(s, &j);
+        job_wait(s, &j);
+        job_done(&j);
+}
+
+/* Of this host, whose addresses we reach ourselves. */
+void test_host_addresses(struct suite *s)
+{
+        struct sockaddr_in a = { .sin_family = AF_INET };
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        socklen_t len = sizeof(a);
+        struct ifaddrs *all = NULL;
+        unsigned tried = 0;
+        char port[8];
+
+        if (fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0 || listen(fd, 8) < 0 ||
+            getsockname(fd, (struct sockaddr *)&a, &len) < 0 || getifaddrs(&all) < 0) {
+                suite_fail(s, "listen: %s", strerror(errno));
+                return;
+        }
+        (void)snprintf(port, sizeof(port), "%u", ntohs(a.sin_port));
+        for (const struct ifaddrs *i = all; i && tried < 2; i = i->ifa_next) {
+                struct sockaddr_in at;
+                char text[INET_ADDRSTRLEN];
+
+                if (!i->ifa_addr || i->ifa_addr->sa_family != AF_INET || i->ifa_flags & IFF_LOOPBACK)
+                        continue;
+                memcpy(&at, i->ifa_addr, sizeof(at));
+                expect_unreached(s, inet_ntop(AF_INET, &at.sin_addr, text, sizeof(text)), port);
+                tried++;
+        }
+        CHECK(s, accept(fd, NULL, NULL) < 0 && errno == EAGAIN, "somebody has come");
+        freeifaddrs(all);
+        (void)close(fd);
 }
 
 /* ── streams ─────────────────────────────────────────────────────────────────────────────────────────────────────── */

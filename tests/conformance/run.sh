@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Starts mayfly-launcher and mayfly-netd on their own, runs the conformance suite over the native engine as the daemon's
-# user, and looks whether anything is left over. With --engine docker: over a dockerd of its own (docker.sh).
+# user, and looks whether anything is left over. With --engine docker: over a dockerd of its own (docker.sh); with podman: the
+# same engine over Podman's service (podman.py).
 #
-#   sudo tests/conformance/run.sh [--engine native|docker] [--only TEXT]
+#   sudo tests/conformance/run.sh [--engine native|docker|podman] [--only TEXT]
 set -euo pipefail
 top=$(cd "$(dirname "$0")/../.." && pwd)
 if [ "${1:-}" = --engine ]; then
@@ -11,6 +12,7 @@ if [ "${1:-}" = --engine ]; then
     case $engine in
     native) ;;
     docker) exec "$top/tests/conformance/docker.sh" "$@" ;;
+    podman) exec python3 "$top/tests/conformance/podman.py" "$@" ;;
     *) echo "there is no engine '$engine'" >&2; exit 2 ;;
     esac
 fi

@@ -15,12 +15,14 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.parse
 
 top = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
 sys.path.insert(0, os.path.join(top, "tests/lib"))
 import mayfly  # noqa: E402
 
 IMAGE = "conformance:1"
+CHANGES = ('CMD ["/bin/helper", "exit", "42"]', "ENV FROM_IMAGE=yes", "ENV OVERRIDDEN=no")
 # Where Docker, Podman and their networks write whatever they are told.
 HIDDEN = ("/run", "/var/lib/cni", "/var/lib/containers", "/var/lib/docker")
 build = os.environ.get("MAYFLY_BUILD", os.path.join(top, "build"))
@@ -73,6 +75,11 @@ def image_tar(directory):
     return path
 
 
+def records(directory):
+    """What the driver has written down of containers, without the node's number."""
+    return [name for name in os.listdir(os.path.join(directory, "records")) if not name.startswith(".")]
+
+
 class UnixHTTP(http.client.HTTPConnection):
     def __init__(self, path, timeout=60):
         super().__init__("docker", timeout=timeout)
@@ -114,6 +121,9 @@ class Engine:
         if not mayfly.wait_until(self.answers, 60, 0.05):
             raise RuntimeError("it does not answer: " + mayfly.read(self.log)[-800:])
 
+    def runs(self, container):
+        return self.call("GET", f"/v1.41/containers/{container}/json")[1].get("State", {}).get("Running")
+
     def containers(self):
         return [c["Names"][0].lstrip("/") for c in self.call("GET", "/v1.41/containers/json?all=true")[1]]
 
@@ -147,11 +157,16 @@ class Docker(Engine):
         self.wait()
         return self
 
-    def image(self, directory):
-        change = "&changes=" + "CMD%20%5B%22%2Fbin%2Fhelper%22%2C%22exit%22%2C%2242%22%5D"
-        with open(image_tar(directory), "rb") as f:
-            status, answer = self.call("POST", "/v1.41/images/create?fromSrc=-&repo=conformance&tag=1" + change, f.read())
+    def bring(self, _directory, archive, ref, *changes):
+        """A root file system, with changes as in a Dockerfile."""
+        repository, tag = ref.rsplit(":", 1)
+        query = "".join("&changes=" + urllib.parse.quote(change, safe="") for change in changes)
+        status, answer = self.call("POST", f"/v1.41/images/create?fromSrc=-&repo={repository}&tag={tag}{query}", archive)
         assert status == 200, answer
+
+    def image(self, directory):
+        with open(image_tar(directory), "rb") as f:
+            self.bring(directory, f.read(), IMAGE, *CHANGES)
 
 
 def certificates(directory):
@@ -199,12 +214,20 @@ class Podman(Engine):
         self.wait()
         return self
 
-    def image(self, directory):
+    def bring(self, directory, archive, ref, *changes):
+        path = os.path.join(directory, "bring.tar")
+        with open(path, "wb") as f:
+            f.write(archive)
         done = subprocess.run(["podman", "--root", self.dir + "/root", "--runroot", self.dir + "/run", "--tmpdir", self.dir + "/tmp",
-                               "import", "-q", "-c", 'CMD ["/bin/helper", "exit", "42"]', image_tar(directory),
-                               "docker.io/library/" + IMAGE], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+                               "import", "-q", *(x for change in changes for x in ("-c", change)), path, "docker.io/library/" + ref],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
                               env={**os.environ, "CONTAINERS_CONF": self.conf})
+        os.unlink(path)
         assert done.returncode == 0, done.stdout
+
+    def image(self, directory):
+        with open(image_tar(directory), "rb") as f:
+            self.bring(directory, f.read(), IMAGE, *CHANGES)
 
 
 class Drive:

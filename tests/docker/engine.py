@@ -18,6 +18,7 @@ import mayfly  # noqa: E402
 
 corpora = os.environ.get("MAYFLY_CORPORA", os.path.join(dockers.top, "../shared/corpora"))
 VERSIONS = ("1.41", "1.44", "1.51")
+OTHER_NODE = "00112233445566778899aabbccddeeff"
 
 
 # ── what is asked of the engine ──────────────────────────────────────────────────────────────────────────────────────
@@ -47,8 +48,7 @@ def lives(report, drive, docker):
             if drive.done("signal", "early")["r"] == 0:
                 break
             time.sleep(0.05)
-        assert mayfly.wait_until(lambda: docker.call("GET", f"/v1.41/containers/{drive.name}-sleep/json")[1].get("State", {}).get(
-            "Running"), 30)
+        assert mayfly.wait_until(lambda: docker.runs(f"{drive.name}-sleep"), 30)
         drive.say("signal", id="sleep", signo=9)
         e = drive.end("sleep")
         assert (e["end"], e["signo"]) == ("signaled", 9), e
@@ -60,8 +60,7 @@ def lives(report, drive, docker):
             assert e["oom"] and e["signo"] == 9, e
     with report.case("exec: output, exit code, no such program"):
         drive.run("box", "/bin/sh", "-c", "echo up; read x </dev/zero; sleep 600", keep=True)
-        assert mayfly.wait_until(lambda: docker.call("GET", f"/v1.41/containers/{drive.name}-box/json")[1].get("State", {}).get(
-            "Running"), 30)
+        assert mayfly.wait_until(lambda: docker.runs(f"{drive.name}-box"), 30)
         drive.say("exec", **{"in": "box"}, id="exec1", cmd=["/bin/sh", "-c", "echo within; echo bad >&2; exit 7"])
         e = drive.end("exec1")
         assert (e["end"], e["code"]) == ("exited", 7), e
@@ -131,22 +130,76 @@ def restart(report, directory, name, docker):
         drive.run("long", "/bin/sh", "-c", "echo before; sleep 4; printf after; exit 5", network="none")
         drive.run("gone", "/bin/sh", "-c", "echo while; sleep 600")
         for task in ("long", "gone"):
-            assert mayfly.wait_until(lambda t=task: docker.call("GET", f"/v1.41/containers/{name}-{t}/json")[1].get("State", {}).get(
-                "Running"), 30)
+            assert mayfly.wait_until(lambda t=task: docker.runs(f"{name}-{t}"), 30)
         drive.kill()
         os.unlink(os.path.join(directory, "records", "gone"))
-        docker.call("POST", f"/v1.41/containers/create?name={name}-stray", {
-            "Image": dockers.IMAGE, "Labels": {"dev.mayfly.instance": name}})
+        for stray, node in (("stray", mayfly.read(os.path.join(directory, "records", ".node"))), ("twin", OTHER_NODE)):
+            docker.call("POST", f"/v1.41/containers/create?name={name}-{stray}", {
+                "Image": dockers.IMAGE, "Labels": {"dev.mayfly.instance": name, "dev.mayfly.node": node}})
         docker.call("POST", f"/v1.41/containers/create?name={name}other", {"Image": dockers.IMAGE})
         drive = dockers.Drive(directory, name, docker.host)
         e = drive.end("long")
         assert (e["end"], e["code"]) == ("exited", 5), e
         assert drive.stdout("long") in (b"before\nafter", b"before\nafter\n"), drive.stdout("long")
         assert [e["found"] for e in drive.seen if "found" in e] == ["long"], drive.seen
-        assert mayfly.wait_until(lambda: docker.containers() == [name + "other"], 30), docker.containers()
-        docker.call("DELETE", f"/v1.41/containers/{name}other?force=true")
-        assert not os.listdir(os.path.join(directory, "records"))
+        others = [name + "-twin", name + "other"]
+        assert mayfly.wait_until(lambda: sorted(docker.containers()) == others, 30), docker.containers()
+        assert dockers.records(directory) == [], dockers.records(directory)
+    with report.case("another node's containers of our name are told of, and nothing else"):
+        drive.say("about")
+        about = drive.until(lambda e: "about" in e)["about"]
+        assert [f for f in about["findings"] if "(1 now)" in f and "dev.mayfly.node=" + OTHER_NODE in f], about
+        for other in others:
+            docker.call("DELETE", f"/v1.41/containers/{other}?force=true")
         drive.quit()
+
+
+def twins(report, directory, name, docker):
+    with report.case("two nodes of one name: neither touches what is the other's"):
+        one = dockers.Drive(os.path.join(directory, "one"), name, docker.host)
+        one.run("mine", "/bin/sh", "-c", "echo begun; sleep 3; echo done; exit 4")
+        assert mayfly.wait_until(lambda: docker.runs(f"{name}-mine"), 30)
+        two = dockers.Drive(os.path.join(directory, "two"), name, docker.host)
+        two.run("yours", "/bin/true")
+        assert two.end("yours").get("end") == "exited", two.end("yours")
+        two.quit()
+        e = one.end("mine")
+        assert (e.get("end"), e.get("code"), one.stdout("mine")) == ("exited", 4, b"begun\ndone\n"), e
+        one.quit()
+        assert docker.containers() == [], docker.containers()
+
+
+def isolated(report, drive):
+    with report.case("a task sees no control group but its own, or that is told"):
+        drive.run("cgroup", "/bin/cat", "/proc/self/cgroup")
+        assert drive.end("cgroup").get("code") == 0, drive.end("cgroup")
+        paths = {line.split(":", 2)[2] for line in drive.stdout("cgroup").decode().splitlines()}
+        drive.say("about")
+        about = drive.until(lambda e: "about" in e)["about"]
+        assert (paths == {"/"}) == (not any("control groups" in f for f in about["findings"])), (paths, about)
+    with report.case("the hostname is known without a network, and with one"):
+        for network in ("none", "nat"):
+            drive.run("host" + network, "/bin/sh", "-c", "hostname; cat /etc/hosts", network=network)
+            assert drive.end("host" + network).get("code") == 0, drive.end("host" + network)
+            host, *lines = drive.stdout("host" + network).decode().splitlines()
+            entries = [line.split() for line in lines if host in line.split()[1:]]
+            assert entries, lines
+            assert network == "nat" or [e[0] for e in entries] == ["127.0.0.1"], lines
+
+
+def linked_users(report, directory, drive, docker):
+    with report.case("who a user is says /etc/passwd, also where it is a link"):
+        archive = mayfly.Archive().dir("bin").dir("etc").dir("usr").dir("usr/share").copy("bin/busybox", mayfly.busybox_path())
+        archive.symlink("bin/stat", "busybox").symlink("bin/true", "busybox")
+        archive.file("usr/share/passwd", "ann:x:1234:1235::/:/bin/sh\n").file("usr/share/group", "staff:x:77:\n")
+        archive.symlink("etc/passwd", "../../../usr/share/passwd").symlink("etc/group", "/usr/share/group")
+        docker.bring(directory, archive.bytes(), "linked:1")
+        drive.run("linked", "/bin/stat", "-c", "%u:%g", "/new/f", image="linked:1", user="ann:staff", file={"/new/f": "x"})
+        assert drive.end("linked").get("end") == "exited", drive.end("linked")
+        assert drive.stdout("linked") == b"1234:77\n", drive.stdout("linked")
+        drive.run("stranger", "/bin/true", image="linked:1", user="bob", file={"/new/f": "x"})
+        e = drive.end("stranger")
+        assert e.get("end") == "start_error" and "bob" in e["text"], e
 
 
 # ── the specifications ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -332,9 +385,12 @@ def over_docker(report, directory, name):
     proxy = dockers.Proxy(directory, docker.socket, keep=True)
     drive = dockers.Drive(directory, name, proxy.host)
     lives(report, drive, docker)
+    isolated(report, drive)
+    linked_users(report, directory, drive, docker)
     load(report, drive, docker)
     drive.quit()
     restart(report, directory, name, docker)
+    twins(report, directory, name, docker)
     specifications(report, proxy.requests)
     with report.case("nothing of ours is left in Docker"):
         assert docker.containers() == [], docker.containers()
@@ -356,9 +412,12 @@ def over_podman(report, directory, name):
         e = drive.until(lambda e: "about" in e)
         assert e["about"]["product"] == "Podman" and e["check"] == 0, e
     lives(report, drive, podman)
+    isolated(report, drive)
+    linked_users(report, inner, drive, podman)
     load(report, drive, podman)
     drive.quit()
     restart(report, inner, name, podman)
+    twins(report, inner, name, podman)
     with report.case("nothing of ours is left in Podman"):
         assert podman.containers() == [], podman.containers()
     podman.stop()

@@ -100,7 +100,7 @@ def spoilt_calls(report, directory, name, docker, long):
         assert missing <= {(f, "inspect") for f in FAULTS}, missing
     with report.case("memory stays bounded, no record is left"):
         assert drive.rss() < before + 16 * 1024, (before, drive.rss())
-        assert not os.listdir(os.path.join(inner, "records")), os.listdir(os.path.join(inner, "records"))
+        assert dockers.records(inner) == [], dockers.records(inner)
         drive.quit()
     proxy.close()
 

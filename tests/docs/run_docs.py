@@ -44,7 +44,8 @@ ELSEWHERE = {
     "sudo mayfly serve": "tools/test.sh starts the instance so",
     "sudo mayfly serve --engine docker --docker-host unix:///var/run/docker.sock": "tests/api/engines.py, with a Docker of its own",
     "systemctl edit podman.socket": "a file of the machine's",
-    "systemctl edit mayflyd.service": "a file of the machine's",
+    "install -D -m 644 contrib/systemd/mayflyd-docker-only.conf /etc/systemd/system/mayflyd.service.d/docker.conf": "tests/docker/units.sh",
+    "systemctl mask mayfly-launcher.service mayfly-netd.service mayfly-dns.service": "a file of the machine's",
 }
 
 # What the documents show, and what takes its place: addresses that the machine may use for something else.

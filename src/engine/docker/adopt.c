@@ -1,5 +1,5 @@
-/* What an earlier daemon left: containers carry our label, and who may have them stands in a file each, with their names. What is
- * without one is nobody's, and deleted. */
+/* What an earlier daemon left: containers carry our labels, and who may have them stands in a file each, with their names. What is
+ * without one is nobody's, and deleted; what another node of our name made is left alone, and reported. */
 
 #include "engine/docker/internal.h"
 
@@ -140,15 +140,31 @@ static const char *name_of(const json_t *item)
         return name && name[0] == '/' ? name + 1 : name;
 }
 
+struct strangers {
+        unsigned n;
+        const char *node; /* of one that says it; a peek */
+};
+
+static const char *node_of(const json_t *item)
+{
+        return json_string_value(json_object_get(json_object_get(item, "Labels"), DOCKER_LABEL_NODE));
+}
+
 /* By name, those that are ours; whatever else wears our label is left alone. */
-static int by_name(const struct docker *d, const json_t *all, struct map *ret)
+static int by_name(const struct docker *d, const json_t *all, struct map *ret, struct strangers *others)
 {
         size_t len = strlen(d->name);
 
         for (size_t i = 0; i < json_array_size(all); i++) {
                 json_t *item = json_array_get(all, i);
-                const char *name = name_of(item);
+                const char *name = name_of(item), *node = node_of(item);
 
+                if (!str_eq(node, d->node)) {
+                        others->n++;
+                        if (docker_node_valid(node))
+                                others->node = node;
+                        continue;
+                }
                 if (!name || strncmp(name, d->name, len) != 0 || name[len] != '-' || strlen(name) >= DOCKER_NAME_MAX ||
                     name[strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-")])
                         continue;
@@ -212,6 +228,7 @@ static void sweep(struct docker *d, struct map *ours)
 static void on_containers(struct docker_call *call, int r, const struct err *err, void *data)
 {
         struct docker *d = data;
+        struct strangers others = { .n = 0 };
         struct err fault = ERR_INIT;
         auto_json all = NULL;
         struct map *ours;
@@ -223,12 +240,14 @@ static void on_containers(struct docker_call *call, int r, const struct err *err
                 return;
         }
         ours = map_new();
-        if (!ours || by_name(d, all, ours) < 0 || adopt_all(d, ours) < 0) {
+        if (!ours || by_name(d, all, ours, &others) < 0 || adopt_all(d, ours) < 0) {
                 map_free(ours);
                 log_error("Docker's containers: they cannot be taken over; again later");
                 return;
         }
         d->listed = true;
+        if (others.n > 0)
+                docker_find_strangers(d, others.n, others.node);
         sweep(d, ours);
         map_free(ours);
         d->list_done(0, &fault, d->list_data);

@@ -31,16 +31,20 @@ static void call_free(struct docker_call *call)
 {
         list_remove(&call->node);
         str_done(&call->body);
+        free(call->kept);
         free(call);
 }
 
 static void on_done(struct fetch *f, int r, const struct err *err, void *arg)
 {
         struct docker_call *call = arg;
+        const char *kept = r == 0 && call->keep ? fetch_header(f, call->keep) : NULL;
 
         call->fetch = NULL;
         if (r == 0)
                 call->status = fetch_status(f);
+        if (kept)
+                call->kept = strdup(kept);
         if (r != -ETIMEDOUT || !call->patient)
                 docker_report(call->docker, r, err);
         call->fn(call, r, err, call->data);
@@ -53,7 +57,7 @@ int docker_call(struct docker *d, const struct docker_request *q, docker_call_fn
         static const struct fetch_handler handler = { .data = on_data, .done = on_done, .send = on_send };
         auto_free char *url = str_printf("%s%s%s", d->host.base, q->unversioned ? "" : d->prefix, q->path);
         auto_free char *type = str_printf("Content-Type: %s", q->type ? q->type : "application/json");
-        const char *headers[] = { type, "Expect:", q->header, NULL };
+        const char *headers[] = { type, q->header, NULL };
         const struct fetch_request request = {
                 .method = q->method,
                 .url = url,
@@ -81,6 +85,7 @@ int docker_call(struct docker *d, const struct docker_request *q, docker_call_fn
         *call = (struct docker_call){ .docker = d,
                                       .patient = q->patient,
                                       .max = DOCKER_ANSWER_MAX,
+                                      .keep = q->keep,
                                       .on_data = q->on_data,
                                       .send = q->send,
                                       .fn = fn,

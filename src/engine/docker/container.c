@@ -194,10 +194,18 @@ static bool init_failed(struct docker_container *c)
         return true;
 }
 
-/* Who ended after a signal of ours died of it; of others Docker tells only 128 + n, as of `exit`. */
+/* Docker tells only 128 + n, of who died of signal n as of who called exit: those that we sent are the ones to believe in. */
+static int died_of(const struct docker_container *c, int code)
+{
+        int signo = code - 128;
+
+        return signo >= 1 && signo <= 64 && c->sent & UINT64_C(1) << (signo - 1) ? signo : 0;
+}
+
 static void container_exit(struct docker_container *c)
 {
         struct engine_exit e = c->exit;
+        int signo;
 
         if (init_failed(c))
                 return;
@@ -212,9 +220,10 @@ static void container_exit(struct docker_container *c)
                 docker_container_failed(c, ENGINE_END_LOST, 0, "Docker was restarted: its output may be incomplete");
                 return;
         }
-        if (e.oom || (c->kill_signo && e.code == 128 + c->kill_signo)) {
+        signo = e.oom ? SIGKILL : died_of(c, e.code);
+        if (signo) {
                 e.end = ENGINE_END_SIGNALED;
-                e.signo = e.oom ? SIGKILL : c->kill_signo;
+                e.signo = signo;
                 e.code = 0;
         }
         docker_container_ended(c, &e);
@@ -654,6 +663,9 @@ static void on_created(struct docker_call *call, int r, const struct err *err, v
                 call_refused(c, call);
                 return;
         }
+        /* One of its warnings: "Your kernel does not support cgroup namespaces. …". */
+        if (call->body.data && strstr(call->body.data, "cgroup namespaces"))
+                docker_find_cgroups(c->docker);
         if (stop_here(c))
                 return;
         r = fill_begin(c, &fault);
@@ -869,15 +881,18 @@ int docker_container_signal(struct engine_container *base, int signo, struct err
                 return err_set(err, EINVAL, "there is no signal %d", signo);
         if (c->state == DOCKER_ENDED)
                 return 0;
+        c->sent |= UINT64_C(1) << (signo - 1);
         if (c->state < DOCKER_RUNNING) {
-                c->kill_signo = signo;
+                if (c->kill_signo != SIGKILL)
+                        c->kill_signo = signo;
                 if (c->queued && loop_timer_set(c->docker->loop, &c->timer, time_mono_ns(), on_turn, c) < 0)
                         return err_oom(err);
                 return 0;
         }
         if (signo != SIGKILL && signo != SIGTERM)
                 return send_signal(c, signo, err);
-        c->kill_signo = signo;
+        if (c->kill_signo != SIGKILL)
+                c->kill_signo = signo;
         kill_now(c);
         return 0;
 }

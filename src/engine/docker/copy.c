@@ -26,6 +26,8 @@ struct copy {
         uint32_t entries, max_entries;
         bool skip, ended;
         bool answered; /* Docker has sent all of it */
+        bool looked;
+        char *link, *name; /* where it leads, when that is all that is copied */
         int fd, r;
         struct loop_io *io;
         engine_done_fn fn;
@@ -37,6 +39,8 @@ static void copy_free(struct copy *k)
         loop_io_remove(k->io);
         fd_close(k->fd);
         str_done(&k->pending);
+        free(k->link);
+        free(k->name);
         free(k);
 }
 
@@ -132,13 +136,63 @@ static int copy_wait(struct copy *k)
         return loop_io_add(k->docker->loop, k->fd, EPOLLOUT, on_room, k, &k->io, NULL);
 }
 
+/* ── links ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+#define STAT_LINK (INT64_C(1) << 27) /* Go's os.ModeSymlink */
+
+char *docker_stat_link(const char *stat)
+{
+        auto_str text = STR_INIT;
+        auto_json o = NULL;
+        const char *target;
+
+        if (!stat || base64_decode(&text, stat, strlen(stat)) < 0 || text.len == 0 ||
+            json_read(text.data, text.len, &o, NULL) < 0 ||
+            !(json_integer_value(json_object_get(o, "mode")) & STAT_LINK))
+                return NULL;
+        target = json_string_value(json_object_get(o, "linkTarget"));
+        return target && target[0] ? strdup(target) : NULL;
+}
+
+/* Podman sends what a link leads to, or 404 where that is nothing, and tells of the link in a header. */
+static void look_for_link(struct copy *k, const char *stat)
+{
+        if (k->docker->podman && !k->link)
+                k->link = docker_stat_link(stat);
+        k->looked = true;
+}
+
+static int write_link(struct copy *k)
+{
+        const struct tar_member m = { .kind = TAR_KIND_SYMLINK, .path = k->name, .target = k->link, .mode = 0777 };
+
+        if (strlen(k->name) > TAR_NAME_MAX || strlen(k->link) > TAR_NAME_MAX)
+                return -ENAMETOOLONG;
+        return tar_write_member(&k->writer, &m);
+}
+
+static char *name_of(const char *path)
+{
+        size_t end = strlen(path), begin;
+
+        while (end > 0 && path[end - 1] == '/')
+                end--;
+        begin = end;
+        while (begin > 0 && path[begin - 1] != '/')
+                begin--;
+        return strndup(path + begin, end - begin);
+}
+
 static int on_archive(struct docker_call *call, const void *bytes, size_t len, void *data)
 {
         struct copy *k = data;
         struct tar_piece p = { .event = TAR_MORE };
         int r = k->r;
 
-        (void)call;
+        if (!k->looked)
+                look_for_link(k, fetch_header(call->fetch, DOCKER_STAT));
+        if (k->link)
+                return 0;
         if (r == 0 && k->pending.len > COPY_PENDING_MAX)
                 return FETCH_PAUSE;
         while (r == 0 && !k->ended) {
@@ -186,7 +240,10 @@ static void on_copied(struct docker_call *call, int r, const struct err *err, vo
         (void)err;
         k->call = NULL;
         k->answered = true;
-        if (k->r == 0)
+        look_for_link(k, call->kept);
+        if (k->r == 0 && r == 0 && k->link)
+                k->r = write_link(k);
+        else if (k->r == 0)
                 k->r = r < 0 ? r : call->status == 200 ? tar_reader_finish(&k->reader, NULL) : refused(call);
         if (k->r == 0)
                 k->r = tar_write_end(&k->writer);
@@ -222,7 +279,7 @@ int docker_container_copy_out(struct engine_container *base, const char *path, c
 {
         struct docker_container *c = CONTAINER_OF(base, struct docker_container, base);
         uint64_t seconds = (limits->timeout_ns + NS_PER_S - 1) / NS_PER_S;
-        struct docker_request q = { .method = "GET", .on_data = on_archive, .drop = copy_drop };
+        struct docker_request q = { .method = "GET", .on_data = on_archive, .keep = DOCKER_STAT, .drop = copy_drop };
         auto_str url = STR_INIT;
         struct copy *k;
         int r;
@@ -241,12 +298,13 @@ int docker_container_copy_out(struct engine_container *base, const char *path, c
         *k = (struct copy){
                 .docker = c->docker, .max_bytes = limits->bytes, .max_entries = limits->entries, .fn = fn, .data = data
         };
+        k->name = name_of(path);
         tar_reader_init(&k->reader, NULL);
         k->writer = (struct tar_writer){ .fn = to_pending, .data = k };
         k->fd = fcntl(tar_fd, F_DUPFD_CLOEXEC, 3);
         q.path = url.data;
         q.timeout_s = (unsigned)MIN(seconds, (uint64_t)INT_MAX);
-        r = k->fd < 0 ? err_sys(err, "take over the descriptor of a copy") : 0;
+        r = k->fd < 0 ? err_sys(err, "take over the descriptor of a copy") : k->name ? 0 : err_oom(err);
         if (r == 0)
                 r = docker_call(c->docker, &q, on_copied, k, &k->call, err);
         if (r < 0)

@@ -219,7 +219,7 @@ static const char *docker_notice(const struct engine *e)
 {
         const struct docker *d = CONTAINER_OF(e, const struct docker, engine);
 
-        return d->up && d->hindered ? d->findings[0] : NULL;
+        return !d->up ? NULL : d->hindered ? d->findings[0] : d->strangers;
 }
 
 static void calls_cancel(struct docker *d)
@@ -312,7 +312,7 @@ static int open_records(struct docker *d, const char *path, struct err *err)
         if (mkdir(path, 0700) < 0 && errno != EEXIST)
                 return err_sys(err, "make '%s'", path);
         d->records = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        return d->records < 0 ? err_sys(err, "open '%s'", path) : 0;
+        return d->records < 0 ? err_sys(err, "open '%s'", path) : docker_node_open(d, err);
 }
 
 static int docker_open(struct docker *d, const struct engine_docker_config *config, struct err *err)

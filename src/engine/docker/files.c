@@ -13,6 +13,7 @@
 #include <string.h>
 
 #define FILES_USERS_MAX (4 * 1024 * 1024) /* bytes of an archive with one of passwd and group */
+#define FILES_LINKS_MAX 8                 /* that lead to one of them */
 
 struct docker_files {
         struct str tar;      /* of the files */
@@ -22,6 +23,8 @@ struct docker_files {
         char *user, *missing; /* the directory last found missing */
         struct str users[2];  /* passwd, group */
         unsigned asked;
+        char *linked; /* where the link leads that is in the place of the one that is asked for */
+        unsigned links;
         uint64_t uid, gid;
         bool known;
 };
@@ -39,7 +42,16 @@ void docker_files_free(struct docker_files *f)
                 str_done(&f->users[i]);
         free(f->user);
         free(f->missing);
+        free(f->linked);
         free(f);
+}
+
+static void users_next(struct docker_files *f, unsigned which)
+{
+        f->asked = which;
+        f->links = 0;
+        free(f->linked);
+        f->linked = NULL;
 }
 
 void docker_files_again(struct docker_files *f)
@@ -51,7 +63,7 @@ void docker_files_again(struct docker_files *f)
         free(f->missing);
         f->missing = NULL;
         if (!f->known) {
-                f->asked = 0;
+                users_next(f, 0);
                 str_clear(&f->users[0]);
                 str_clear(&f->users[1]);
         }
@@ -269,7 +281,7 @@ static int archive_call(struct docker_container *c, const char *method, const ch
 {
         static const char digits[] = "0123456789ABCDEF";
         auto_str url = STR_INIT;
-        struct docker_request q = { .method = method, .type = "application/x-tar" };
+        struct docker_request q = { .method = method, .type = "application/x-tar", .keep = DOCKER_STAT };
         int r = str_addf(&url, "/containers/%s/archive?path=", c->name);
 
         for (const unsigned char *p = (const unsigned char *)path; r == 0 && *p; p++) {
@@ -327,41 +339,81 @@ static void on_asked(struct docker_call *call, int r, const struct err *err, voi
                 proceed(c);
 }
 
-/* The text of the one file in an archive of it; empty where there is none. */
-static void read_text(const struct docker_call *call, struct str *out)
+/* Docker says in a header where the link leads in the end, inside the container's root (moby, daemon/archive.go). Whatever comes
+ * is a path in the container for the next call, and no more. */
+static char *link_target(const struct docker_call *call, const char *path, const char *pointed)
+{
+        const char *slash = strrchr(path, '/');
+        auto_free char *parent = slash ? strndup(path, (size_t)(slash - path)) : NULL;
+        auto_free char *resolved = docker_stat_link(call->kept);
+        const char *target = resolved && resolved[0] == '/' && !str_eq(resolved, path) ? resolved : pointed;
+
+        return parent && target[0] && strlen(target) <= ENGINE_PATH_MAX ? path_plain(parent, target) : NULL;
+}
+
+/* The text of the one file in an archive of it; empty where there is none. Where there is a link: its target, the caller's. */
+static char *read_text(const struct docker_call *call, const char *path, struct str *out)
 {
         struct tar_reader *r = malloc(sizeof(*r));
         const void *at = call->body.data;
         size_t len = call->body.len;
         struct tar_piece p = { .event = TAR_MEMBER };
+        char *target = NULL;
 
         if (r)
                 tar_reader_init(r, NULL);
-        while (r && len > 0 && tar_reader_next(r, &at, &len, &p, NULL) == 0 && p.event != TAR_MORE &&
-               p.event != TAR_END)
-                if (p.event == TAR_CONTENT && out->len + p.len < FILES_USERS_MAX)
+        while (r && len > 0 && !target && tar_reader_next(r, &at, &len, &p, NULL) == 0 && p.event != TAR_MORE &&
+               p.event != TAR_END) {
+                if (p.event == TAR_MEMBER && p.member.kind == TAR_KIND_SYMLINK)
+                        target = link_target(call, path, p.member.target);
+                else if (p.event == TAR_CONTENT && out->len + p.len < FILES_USERS_MAX)
                         (void)str_add(out, p.data, p.len);
+        }
         free(r);
+        return target;
+}
+
+static const char *users_path(const struct docker_files *f)
+{
+        return f->linked ? f->linked : f->asked == 0 ? "/etc/passwd" : "/etc/group";
+}
+
+/* True: it is a link, whose target is asked for next. */
+static bool users_take(struct docker_files *f, const struct docker_call *call)
+{
+        char *target = read_text(call, users_path(f), &f->users[f->asked]);
+
+        if (!target)
+                return false;
+        free(f->linked);
+        f->linked = target;
+        return ++f->links <= FILES_LINKS_MAX;
+}
+
+static int users_known(struct docker_files *f, struct err *err)
+{
+        struct image_user user = { .uid = 0 };
+        int r = image_users_find(f->users[0].data, f->users[1].data, f->user, &user, err);
+
+        f->uid = user.uid;
+        f->gid = user.gid;
+        f->known = true;
+        return r == 0 ? own_files(f) : r;
 }
 
 static void on_users(struct docker_call *call, int r, const struct err *err, void *data)
 {
         struct docker_container *c = data;
         struct docker_files *f = c->files;
-        struct image_user user = { .uid = 0 };
         struct err fault = ERR_INIT;
 
         c->call = NULL;
-        if (r == 0 && call->status == 200)
-                read_text(call, &f->users[f->asked]);
-        if (r == 0 && ++f->asked == 2) {
-                r = image_users_find(f->users[0].data, f->users[1].data, f->user, &user, &fault);
-                err = &fault;
-                f->uid = user.uid;
-                f->gid = user.gid;
-                f->known = true;
-                if (r == 0)
-                        r = own_files(f);
+        if (r == 0 && !(call->status == 200 && users_take(f, call))) {
+                users_next(f, f->asked + 1);
+                if (f->asked == 2) {
+                        r = users_known(f, &fault);
+                        err = &fault;
+                }
         }
         if (r < 0)
                 docker_container_filled(c, r, err);
@@ -375,7 +427,7 @@ static int next_step(struct docker_container *c, struct err *err)
         struct tar_writer w = { .fn = to_str, .data = &f->dirs };
 
         if (!f->known)
-                return archive_call(c, "GET", f->asked == 0 ? "/etc/passwd" : "/etc/group", NULL, on_users, err);
+                return archive_call(c, "GET", users_path(f), NULL, on_users, err);
         for (; f->at < f->parents.len; f->at++) {
                 const char *path = f->parents.items[f->at];
                 size_t len = f->missing ? strlen(f->missing) : 0;

@@ -101,6 +101,11 @@ static void find_isolation(struct docker *d, const json_t *info)
                 find(d, d->podman ? "root in a container is root on the host: run Podman without root"
                                   : "root in a container is root on the host: set \"userns-remap\": \"default\" in "
                                     "/etc/docker/daemon.json, or run Docker without root");
+        /* There it has the host's namespace only, whatever it is asked for (podman, pkg/specgen, ParseCgroupNamespace). */
+        if (d->podman && str_eq(json_string_value(json_object_get(info, "CgroupVersion")), "1"))
+                find(d, "tasks see the host's control groups in /proc/self/cgroup, and want of memory may look like "
+                        "exit code "
+                        "137: use cgroup version 2");
 }
 
 static void find_limits(struct docker *d, const json_t *info)
@@ -133,6 +138,41 @@ static void find_rest(struct docker *d, const json_t *info)
                 find(d, "its containers are not Linux containers: nothing runs there");
 }
 
+/* ── what GET /info does not tell ────────────────────────────────────────────────────────────────────────────────── */
+
+static const char no_cgroupns[] = "tasks see the host's control groups in /proc/self/cgroup: use a kernel with cgroup "
+                                  "namespaces (Linux 4.6 or newer)";
+
+static void find_seen(struct docker *d)
+{
+        if (d->strangers)
+                find(d, d->strangers);
+        if (d->cgroups_seen)
+                find(d, no_cgroupns);
+}
+
+void docker_find_cgroups(struct docker *d)
+{
+        if (d->cgroups_seen)
+                return;
+        d->cgroups_seen = true;
+        find(d, no_cgroupns);
+        log_warn("%s: %s", d->host.shown, no_cgroupns);
+}
+
+void docker_find_strangers(struct docker *d, unsigned n, const char *node)
+{
+        free(d->strangers);
+        d->strangers = str_printf(
+                "another Mayfly has containers there under this one's name, '%s', or had (%u now): give "
+                "each a name of its own; to see them: docker ps -a --filter label=%s=%s",
+                d->name, n, node ? DOCKER_LABEL_NODE : DOCKER_LABEL_INSTANCE, node ? node : d->name);
+        if (!d->strangers)
+                return;
+        find(d, d->strangers);
+        log_warn("%s: %s", d->host.shown, d->strangers);
+}
+
 static void findings_clear(struct docker *d)
 {
         for (size_t i = 0; i < d->n_findings; i++)
@@ -143,6 +183,7 @@ static void findings_clear(struct docker *d)
 void docker_info_done(struct docker *d)
 {
         findings_clear(d);
+        free(d->strangers);
 }
 
 int docker_info_read(struct docker *d, const char *text, size_t len, struct err *err)
@@ -157,6 +198,7 @@ int docker_info_read(struct docker *d, const char *text, size_t len, struct err 
         d->hindered = d->n_findings > 0;
         find_isolation(d, info);
         find_rest(d, info);
+        find_seen(d);
         return 0;
 }
 

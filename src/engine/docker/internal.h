@@ -22,6 +22,8 @@
 #define DOCKER_CALL_S 60                    /* for an answer */
 #define DOCKER_LABEL_INSTANCE "dev.mayfly.instance"
 #define DOCKER_LABEL_TASK "dev.mayfly.task"
+#define DOCKER_LABEL_NODE "dev.mayfly.node"
+#define DOCKER_NODE_LEN 32 /* lower-case hex digits */
 
 struct docker_container;
 struct docker_pull;
@@ -76,6 +78,8 @@ struct docker_call {
         bool patient;
         size_t max;
         struct str body;
+        const char *keep; /* the name of a header of the answer, and its value: NULL where it has none */
+        char *kept;
         /* Of answers below 300, instead of the body: as fetch_handler.data. */
         int (*on_data)(struct docker_call *call, const void *bytes, size_t len, void *data);
         ssize_t (*send)(void *buf, size_t max, void *data);
@@ -89,6 +93,7 @@ struct docker_request {
         const char *path;   /* after /v1.x, encoded */
         const char *type;   /* of the body; NULL: JSON */
         const char *header; /* one more; NULL: none */
+        const char *keep;   /* the answer's header of that name is wanted; a literal */
         const void *body;
         size_t body_len;
         ssize_t (*send)(void *buf, size_t max,
@@ -135,6 +140,7 @@ struct docker {
         struct docker_host host;
         struct docker_tls *tls; /* NULL: none was needed yet */
         char *name;
+        char node[DOCKER_NODE_LEN + 1];
         int records; /* directory */
         uint64_t lost_ns;
         unsigned timeout_s;
@@ -165,7 +171,9 @@ struct docker {
         char version[32];
         char *findings[ENGINE_DOCKER_FINDINGS_MAX];
         size_t n_findings;
-        bool hindered; /* by the first of them */
+        bool hindered;     /* by the first of them */
+        char *strangers;   /* a finding: containers of our name and of another node; NULL: there are none */
+        bool cgroups_seen; /* Docker has no cgroup namespaces */
         void (*watcher)(struct engine *e, void *data);
         void *watcher_data;
         struct loop_timer ping_timer, delete_timer;
@@ -186,6 +194,11 @@ int docker_version_read(struct docker *d, const char *text, size_t len, struct e
 int docker_info_begin(struct docker *d, struct err *err);                                 /* docker_known() follows */
 int docker_info_read(struct docker *d, const char *text, size_t len, struct err *err);    /* of GET /info */
 void docker_info_done(struct docker *d);
+void docker_find_strangers(struct docker *d, unsigned n,
+                           const char *node); /* that made one of them; NULL: it says not */
+void docker_find_cgroups(struct docker *d);
+int docker_node_open(struct docker *d, struct err *err);
+bool docker_node_valid(const char *text); /* accepts NULL */
 void docker_about(const struct engine *e, struct engine_about *ret);
 void docker_known(struct docker *d, int r,
                   const struct err *err); /* Docker answers, and what it is, is known; or not */
@@ -292,6 +305,7 @@ struct docker_container {
         struct demux log;
         struct engine_exit exit;
         int kill_signo;
+        uint64_t sent; /* signals, bit n - 1 of signal n */
         uint64_t create_ns, start_ns;
 };
 
@@ -311,6 +325,8 @@ int docker_container_copy_in(struct engine_container *c, const char *path, int t
                              struct err *err);
 int docker_archive_path(const struct docker_container *c, const char *path, struct str *out); /* URL of /archive */
 int docker_copy_error(unsigned status, const char *text);                                     /* of /archive: -errno */
+#define DOCKER_STAT "X-Docker-Container-Path-Stat" /* a header of /archive's answers */
+char *docker_stat_link(const char *stat); /* a link's target, the caller's; NULL: it is none, or nothing is known */
 int docker_container_network_attach(struct engine_container *c, const char *network, engine_done_fn fn, void *data,
                                     struct err *err);
 int docker_container_network_detach(struct engine_container *c, const char *network, engine_done_fn fn, void *data,
@@ -347,7 +363,8 @@ bool docker_output_holds(const struct docker_container *c, enum engine_stream st
 ssize_t docker_output_read(const struct docker_container *c, enum engine_stream stream, char *out, size_t max);
 void docker_output_drop(struct docker_container *c, enum engine_stream stream);
 
-/* Of the body of POST /containers/create what all that run the same share, without braces; and all of it, of one. `task` NULL: none. */
+/* Of the body of POST /containers/create what all that run the same share, without braces, with a mark where each has a hostname
+ * of its own; and all of it, of one. `task` NULL: none. */
 int docker_spec_build(const struct docker *d, const struct docker_container *c, const struct engine_spec *spec,
                       struct str *out, struct err *err);
 int docker_spec_own(const struct docker *d, const char *shared, const char *id, const char *task, struct str *out);

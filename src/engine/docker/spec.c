@@ -7,6 +7,7 @@
 
 #define SPEC_MEMORY_MIN (UINT64_C(6) * 1024 * 1024) /* Docker refuses less */
 #define SPEC_HOSTNAME 12                            /* characters of the id */
+#define SPEC_OWN "\1"                               /* stands for the hostname; JSON writes that byte otherwise */
 #define SPEC_LOG_MIN (UINT64_C(1) << 20)
 #define SPEC_LOG_MAX (UINT64_C(256) << 20)
 
@@ -60,7 +61,7 @@ static int add_host(const struct docker *d, struct str *out, const struct engine
         int r = str_addf(
                 out,
                 ",\"HostConfig\":{\"NetworkMode\":\"%s\",\"Memory\":%llu,\"MemorySwap\":%llu,\"NanoCpus\":%llu,"
-                "\"PidsLimit\":%u,\"ShmSize\":%llu,\"IpcMode\":\"private\",\"Init\":%s",
+                "\"PidsLimit\":%u,\"ShmSize\":%llu,\"IpcMode\":\"private\",\"CgroupnsMode\":\"private\",\"Init\":%s",
                 network, memory, memory, (unsigned long long)l->cpu_milli * 1000000, l->pids,
                 (unsigned long long)l->shm, spec->init ? "true" : "false");
 
@@ -74,6 +75,9 @@ static int add_host(const struct docker *d, struct str *out, const struct engine
                 r = str_adds(out, ",\"Ulimits\":[{\"Name\":\"core\",\"Soft\":0,\"Hard\":0}]");
         if (r == 0)
                 r = add_log(d, out, l->output);
+        /* Where there is a network Docker writes the line itself, with the address. */
+        if (r == 0 && spec->network == ENGINE_NET_NONE)
+                r = str_adds(out, ",\"ExtraHosts\":[\"" SPEC_OWN ":127.0.0.1\"]");
         return r == 0 ? str_addc(out, '}') : r;
 }
 
@@ -98,7 +102,8 @@ int docker_spec_build(const struct docker *d, const struct docker_container *c, 
                 return r;
         if (str_addf(out,
                      ",\"AttachStdout\":true,\"AttachStderr\":true,\"AttachStdin\":%s,"
-                     "\"OpenStdin\":%s,\"StdinOnce\":%s,\"Tty\":false,\"Healthcheck\":{\"Test\":[\"NONE\"]}",
+                     "\"OpenStdin\":%s,\"StdinOnce\":%s,\"Tty\":false,\"Healthcheck\":{\"Test\":[\"NONE\"]},"
+                     "\"Hostname\":\"" SPEC_OWN "\"",
                      in, in, in) < 0 ||
             add_host(d, out, spec) < 0)
                 return err_oom(err);
@@ -107,9 +112,21 @@ int docker_spec_build(const struct docker *d, const struct docker_container *c, 
 
 int docker_spec_own(const struct docker *d, const char *shared, const char *id, const char *task, struct str *out)
 {
-        int r = str_addf(out, "{%s,\"Hostname\":\"%.*s\",\"Labels\":{\"" DOCKER_LABEL_INSTANCE "\":\"%s\"", shared,
-                         SPEC_HOSTNAME, id, d->name);
+        int r = str_addc(out, '{');
 
+        while (r == 0 && *shared) {
+                size_t n = strcspn(shared, SPEC_OWN);
+
+                r = str_add(out, shared, n);
+                shared += n;
+                if (r == 0 && *shared) {
+                        r = str_addf(out, "%.*s", SPEC_HOSTNAME, id);
+                        shared++;
+                }
+        }
+        if (r == 0)
+                r = str_addf(out, ",\"Labels\":{\"" DOCKER_LABEL_INSTANCE "\":\"%s\",\"" DOCKER_LABEL_NODE "\":\"%s\"",
+                             d->name, d->node);
         if (r == 0 && task)
                 r = str_addf(out, ",\"" DOCKER_LABEL_TASK "\":\"%s\"", task);
         return r == 0 ? str_adds(out, "}}") : r;

@@ -154,9 +154,13 @@ static void on_stdin(struct loop_io *io, uint32_t events, void *data)
 
 /* ── output ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+/* Podman sends both on each connection, whatever was asked for. */
 static void on_piece(enum engine_stream stream, const void *bytes, size_t len, void *data)
 {
-        docker_output_take(data, stream, bytes, len);
+        struct docker_stream *s = data;
+
+        if (s->which & 1u << stream)
+                docker_output_take(s->container, stream, bytes, len);
 }
 
 static unsigned head_status(const struct str *head)
@@ -229,7 +233,7 @@ static int stream_take(struct docker_stream *s, const char *bytes, size_t len, s
                 bytes += n;
                 len -= (size_t)n;
         }
-        return demux_feed(&s->demux, bytes, len, on_piece, c, err);
+        return demux_feed(&s->demux, bytes, len, on_piece, s, err);
 }
 
 /* 1: there may be more. */

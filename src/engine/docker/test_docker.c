@@ -1,427 +1,6 @@
-/* The driver against a small Docker of our own on the same loop: what it asks, how often, and what it makes of the answers. */
+/* The driver against a small Docker of our own: what it asks, how often, and what it makes of the answers. */
 
-#include "engine/docker/internal.h"
-
-#include "base/fd.h"
-#include "loop/loop.h"
-
-#include <errno.h>
-#include <fcntl.h>
-#include <ftw.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
-#include <unistd.h>
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
-#define DIGEST "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
-#define TURNS 4000
-#define CONNS 64
-
-/* ── the fake ────────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-/* The first that matches and is not used up. `status` 0: closes without a word; 101: the attach, whose frames follow the start. */
-struct answer {
-        const char *request; /* a part of "METHOD /path" */
-        int times;           /* -1: ever */
-        unsigned status;
-        const char *body; /* NULL: fake.logged */
-};
-
-struct conn {
-        struct fake *fake;
-        struct loop_io *io;
-        int fd;
-        struct str in;
-};
-
-struct fake {
-        struct loop *loop;
-        struct loop_io *io;
-        int fd;
-        struct answer answers[32];
-        size_t n;
-        struct str log; /* lines of requests */
-        struct conn conns[CONNS];
-        struct conn *attached;
-        const char *frames, *logged;
-        size_t frames_len, logged_len;
-        struct conn *attaches[4]; /* that were answered, since hold_open() */
-        size_t n_attaches;
-        bool hold;        /* the start is answered, and nothing follows */
-        struct str stdin; /* of the one that has ended last */
-};
-
-static const struct answer usual[] = {
-        { "GET /version", -1, 200, "{\"ApiVersion\":\"1.41\",\"MinAPIVersion\":\"1.12\",\"Version\":\"20.10.24\"}" },
-        { "/info", -1, 200,
-          "{\"SecurityOptions\":[\"name=seccomp\",\"name=userns\"],\"LiveRestoreEnabled\":true,\"OSType\":\"linux\"}" },
-        { "GET /v1.41/containers/json", -1, 200, "[]" },
-        { "GET /v1.41/images/", -1, 200, "{\"Id\":\"" DIGEST "\",\"Config\":{}}" },
-        { "POST /v1.41/containers/create", -1, 201, "{\"Id\":\"x\",\"Warnings\":[]}" },
-        { "/attach?", -1, 101, "" },
-        { "/start", -1, 204, "" },
-        { "/wait", -1, 200, "{\"StatusCode\":3}" },
-        { "DELETE /v1.41/containers/", -1, 204, "" },
-};
-
-static void conn_close(struct conn *c)
-{
-        loop_io_remove(c->io);
-        c->io = NULL;
-        fd_replace(&c->fd, -EBADF);
-        if (c->fake->attached == c) {
-                c->fake->attached = NULL;
-                str_done(&c->fake->stdin);
-                c->fake->stdin = c->in;
-                c->in = (struct str)STR_INIT;
-        }
-        str_done(&c->in);
-}
-
-static void fake_write(struct conn *c, const char *data, size_t len)
-{
-        assert_int_equal(send(c->fd, data, len, MSG_NOSIGNAL), (ssize_t)len);
-}
-
-static void fake_answer(struct conn *c, const struct answer *a)
-{
-        auto_str out = STR_INIT;
-
-        if (a->status == 0) {
-                conn_close(c);
-                return;
-        }
-        if (a->status == 101) {
-                (void)str_adds(&out, "HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n");
-                c->fake->attached = c;
-                if (c->fake->n_attaches < ARRAY_LEN(c->fake->attaches))
-                        c->fake->attaches[c->fake->n_attaches++] = c;
-        } else if (a->status == 204) {
-                (void)str_adds(&out, "HTTP/1.1 204 No Content\r\n\r\n");
-        } else {
-                size_t len = a->body ? strlen(a->body) : c->fake->logged_len;
-
-                (void)str_addf(&out, "HTTP/1.1 %u X\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n",
-                               a->status, len);
-                (void)str_add(&out, a->body ? a->body : c->fake->logged, len);
-        }
-        fake_write(c, out.data, out.len);
-        if (strstr(a->request, "/start") && a->status == 204 && c->fake->attached && !c->fake->hold) {
-                fake_write(c->fake->attached, c->fake->frames, c->fake->frames_len);
-                conn_close(c->fake->attached);
-        }
-}
-
-static void fake_request(struct conn *c, const char *line)
-{
-        struct fake *f = c->fake;
-
-        assert_int_equal(str_addf(&f->log, "%s\n", line), 0);
-        if (strstr(line, "/events"))
-                return; /* it stays open */
-        for (size_t i = 0; i < f->n; i++) {
-                if (!strstr(line, f->answers[i].request) || f->answers[i].times == 0)
-                        continue;
-                if (f->answers[i].times > 0)
-                        f->answers[i].times--;
-                fake_answer(c, &f->answers[i]);
-                return;
-        }
-        fail_msg("nobody expects '%s'", line);
-}
-
-static void on_readable(struct loop_io *io, uint32_t events, void *data)
-{
-        struct conn *c = data;
-        char buf[16384], *end, *length;
-        size_t need;
-        ssize_t n = recv(c->fd, buf, sizeof(buf), MSG_DONTWAIT);
-
-        (void)io;
-        (void)events;
-        if (n <= 0) {
-                if (n == 0 || errno != EAGAIN)
-                        conn_close(c);
-                return;
-        }
-        assert_int_equal(str_add(&c->in, buf, (size_t)n), 0);
-        while (c->io && c->in.len > 0 && (end = strstr(c->in.data, "\r\n\r\n"))) {
-                auto_free char *line = strndup(c->in.data, strcspn(c->in.data, "\r"));
-
-                length = strcasestr(c->in.data, "content-length:");
-                need = (size_t)(end + 4 - c->in.data) + (length && length < end ? strtoul(length + 15, NULL, 10) : 0);
-                if (c->in.len < need)
-                        return;
-                memmove(c->in.data, c->in.data + need, c->in.len - need);
-                c->in.len -= need;
-                c->in.data[c->in.len] = '\0';
-                line[strlen(line) - strlen(" HTTP/1.1")] = '\0';
-                fake_request(c, line);
-        }
-}
-
-static void on_connection(struct loop_io *io, uint32_t events, void *data)
-{
-        struct fake *f = data;
-        int fd = accept4(f->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-
-        (void)io;
-        (void)events;
-        assert_true(fd >= 0);
-        for (size_t i = 0; i < CONNS; i++) {
-                struct conn *c = &f->conns[i];
-
-                if (c->io)
-                        continue;
-                *c = (struct conn){ .fake = f, .fd = fd };
-                assert_int_equal(loop_io_add(f->loop, fd, EPOLLIN, on_readable, c, &c->io, NULL), 0);
-                return;
-        }
-        fail_msg("too many connections");
-}
-
-/* ── the fixture ─────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-struct world {
-        char dir[64], socket[96], records[96];
-        struct loop *loop;
-        struct fake fake;
-        struct engine *engine;
-        bool listed;
-        struct engine_container *c, *found;
-        unsigned exits, images;
-        struct engine_exit exit;
-        struct err err;
-        int r;
-        struct engine_image image;
-};
-
-static void expect(struct world *w, const char *request, int times, unsigned status, const char *body)
-{
-        struct fake *f = &w->fake;
-
-        assert_true(f->n < ARRAY_LEN(f->answers));
-        memmove(&f->answers[1], &f->answers[0], f->n * sizeof(f->answers[0]));
-        f->answers[0] = (struct answer){ request, times, status, body };
-        f->n++;
-}
-
-static unsigned asked(const struct world *w, const char *part)
-{
-        unsigned n = 0;
-
-        for (const char *at = w->fake.log.data; at && (at = strstr(at, part)); at += strlen(part))
-                n++;
-        return n;
-}
-
-static void turn_until(struct world *w, const bool *done)
-{
-        for (int i = 0; i < TURNS && !*done; i++)
-                assert_true(loop_turn(w->loop, 20, NULL) >= 0);
-        assert_true(*done);
-}
-
-static void on_found(struct engine_container *c, const char *id, const void *record, size_t len, void *data)
-{
-        struct world *w = data;
-
-        assert_string_equal(id, "old");
-        assert_int_equal(len, 6);
-        assert_memory_equal(record, "record", 6);
-        w->found = c;
-}
-
-static void on_listed(int r, const struct err *err, void *data)
-{
-        struct world *w = data;
-
-        (void)err;
-        assert_int_equal(r, 0);
-        w->listed = true;
-}
-
-static void fake_open(struct world *w)
-{
-        struct sockaddr_un sa = { .sun_family = AF_UNIX };
-        struct fake *f = &w->fake;
-
-        f->loop = w->loop;
-        f->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-        (void)snprintf(sa.sun_path, sizeof(sa.sun_path), "%s", w->socket);
-        assert_int_equal(bind(f->fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
-        assert_int_equal(listen(f->fd, 64), 0);
-        assert_int_equal(loop_io_add(w->loop, f->fd, EPOLLIN, on_connection, f, &f->io, NULL), 0);
-}
-
-static void world_open(struct world *w, unsigned prewarm)
-{
-        const struct engine_docker_config config = {
-                .host = w->socket, .name = "test", .records = w->records, .prewarm = prewarm, .lost_ns = NS_PER_S
-        };
-        struct err err = ERR_INIT;
-
-        memcpy(w->fake.answers + w->fake.n, usual, sizeof(usual));
-        w->fake.n += ARRAY_LEN(usual);
-        assert_int_equal(engine_docker_new(w->loop, &config, &w->engine, &err), 0);
-        assert_int_equal(w->engine->ops->list(w->engine, on_found, on_listed, w, &err), 0);
-        turn_until(w, &w->listed);
-}
-
-static int setup(void **state)
-{
-        struct world *w = calloc(1, sizeof(*w));
-
-        (void)signal(SIGPIPE, SIG_IGN);
-        assert_non_null(w);
-        (void)snprintf(w->dir, sizeof(w->dir), "/tmp/mayfly-docker-test.XXXXXX");
-        assert_non_null(mkdtemp(w->dir));
-        (void)snprintf(w->socket, sizeof(w->socket), "%s/socket", w->dir);
-        (void)snprintf(w->records, sizeof(w->records), "%s/records", w->dir);
-        assert_int_equal(mkdir(w->records, 0700), 0);
-        assert_int_equal(loop_new(&w->loop, NULL), 0);
-        fake_open(w);
-        *state = w;
-        return 0;
-}
-
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-        (void)st;
-        (void)type;
-        (void)ftw;
-        return remove(path);
-}
-
-static int teardown(void **state)
-{
-        struct world *w = *state;
-
-        if (w->engine)
-                w->engine->ops->free(w->engine);
-        for (size_t i = 0; i < CONNS; i++)
-                if (w->fake.conns[i].io)
-                        conn_close(&w->fake.conns[i]);
-        loop_io_remove(w->fake.io);
-        fd_close(w->fake.fd);
-        str_done(&w->fake.log);
-        str_done(&w->fake.stdin);
-        loop_free(w->loop);
-        (void)nftw(w->dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
-        free(w);
-        return 0;
-}
-
-static void on_exited(struct engine_container *c, const struct engine_exit *e, void *data)
-{
-        struct world *w = data;
-
-        (void)c;
-        w->exit = *e;
-        w->exits++;
-}
-
-static const struct engine_events events = { .exited = on_exited };
-
-static void on_image(int r, const struct engine_image *image, const struct err *err, void *data)
-{
-        struct world *w = data;
-
-        w->r = r;
-        w->images++;
-        if (r == 0)
-                w->image = *image;
-        else
-                w->err = *err;
-}
-
-static void get_images(struct world *w, unsigned n, const char *username)
-{
-        const struct engine_image_request q = {
-                .ref = "busybox:1", .owner = "me", .username = username, .password = username ? "secret" : NULL
-        };
-        bool done = false;
-
-        w->images = 0;
-        for (unsigned i = 0; i < n; i++)
-                assert_int_equal(w->engine->ops->ensure_image(w->engine, &q, on_image, w, NULL), 0);
-        for (int i = 0; i < TURNS && !done; i++) {
-                assert_true(loop_turn(w->loop, 20, NULL) >= 0);
-                done = w->images == n;
-        }
-        assert_true(done);
-}
-
-static void start_as(struct world *w, const char *id, bool live, int stdin_fd, const char *stdin_text)
-{
-        char *cmd[] = { (char[]){ "true" }, NULL };
-        struct engine_spec spec = {
-                .id = id,
-                .owner = "me",
-                .digest = DIGEST,
-                .cmd = cmd,
-                .stdin_fd = stdin_fd,
-                .stdin_data = stdin_text,
-                .stdin_len = stdin_text ? strlen(stdin_text) : 0,
-                .live = live,
-                .limits = { .memory = 64 << 20, .shm = 1 << 20, .cpu_milli = 1000, .pids = 10, .output = 1 << 20 },
-                .network = ENGINE_NET_NONE,
-                .record = "record",
-                .record_len = 6,
-        };
-        struct err err = ERR_INIT;
-        int r = w->engine->ops->create(w->engine, &spec, &events, w, &w->c, &err);
-
-        assert_int_equal(r, 0);
-        assert_int_equal(w->engine->ops->start(w->c, &err), 0);
-}
-
-static void start(struct world *w, const char *id)
-{
-        start_as(w, id, false, -EBADF, NULL);
-}
-
-static void finish(struct world *w)
-{
-        unsigned before = w->exits;
-        bool done = false;
-
-        for (int i = 0; i < TURNS && !done; i++) {
-                assert_true(loop_turn(w->loop, 20, NULL) >= 0);
-                done = w->exits > before;
-        }
-        assert_true(done);
-}
-
-static void run(struct world *w, const char *id)
-{
-        start(w, id);
-        finish(w);
-}
-
-static void wait_for(struct world *w, const char *part, unsigned n)
-{
-        for (int i = 0; i < TURNS && asked(w, part) < n; i++)
-                assert_true(loop_turn(w->loop, 20, NULL) >= 0);
-        assert_int_equal(asked(w, part), n);
-}
-
-static void frames(struct world *w, const char *bytes, size_t len)
-{
-        w->fake.frames = bytes;
-        w->fake.frames_len = len;
-}
+#include "engine/docker/test_fake.h"
 
 /* ── tests ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -590,18 +169,6 @@ static void test_cut(void **state)
         assert_int_equal(w->exit.end, ENGINE_END_LOST);
         assert_non_null(strstr(w->exit.text, "never"));
         w->engine->ops->remove(w->c);
-}
-
-static void hold_open(struct world *w)
-{
-        w->fake.hold = true;
-        w->fake.n_attaches = 0;
-}
-
-static void turns(struct world *w, int n)
-{
-        for (int i = 0; i < n; i++)
-                assert_true(loop_turn(w->loop, 5, NULL) >= 0);
 }
 
 /* The connection that carries stdin may end before the other one does. */
@@ -807,32 +374,47 @@ static void test_breaker(void **state)
         assert_false(down);
 }
 
-static void test_adoption(void **state)
+/* Of a death by a signal Docker says 128 + n: it is believed of those that were sent. */
+static void test_signals(void **state)
 {
+        static const struct {
+                int signo;
+                const char *kill, *answer;
+                enum engine_end end;
+                int code, died;
+        } cases[] = {
+                { SIGUSR1, "/kill?signal=10", "{\"StatusCode\":138}", ENGINE_END_SIGNALED, 0, SIGUSR1 },
+                { SIGUSR1, "/kill?signal=10", "{\"StatusCode\":140}", ENGINE_END_EXITED, 140, 0 },
+                { SIGTERM, "/kill?signal=15", "{\"StatusCode\":143}", ENGINE_END_SIGNALED, 0, SIGTERM },
+                { SIGTERM, "/kill?signal=15", "{\"StatusCode\":15}", ENGINE_END_EXITED, 15, 0 },
+                { 0, "", "{\"StatusCode\":139}", ENGINE_END_EXITED, 139, 0 },
+                { 64, "/kill?signal=64", "{\"StatusCode\":192}", ENGINE_END_SIGNALED, 0, 64 },
+        };
         struct world *w = *state;
-        auto_fd dir = open(w->records, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-        assert_int_equal(fd_write_file(dir, "old", 0600, "test-anything 5 100\nrecord", 26, NULL), 0);
-        assert_int_equal(fd_write_file(dir, "gone", 0600, "test-gone 5 100\nrecord", 22, NULL), 0);
-        assert_int_equal(fd_write_file(dir, "nonsense", 0600, "nonsense", 8, NULL), 0);
-        expect(w, "GET /v1.41/containers/json", -1, 200,
-               "[{\"Names\":[\"/test-anything\"],\"State\":\"running\"},{\"Names\":[\"/"
-               "test-stray\"],\"State\":\"exited\"},"
-               "{\"Names\":[\"/testother\"],\"State\":\"running\"},{\"Names\":[\"/test-../x\"],\"State\":\"running\"},"
-               "{\"Names\":[]},{}]");
-        expect(w, "/containers/test-anything/logs?", -1, 200, "");
         world_open(w, 0);
-        assert_non_null(w->found);
-        engine_container_watch(w->found, &events, w);
-        finish(w);
-        assert_int_equal(w->exit.code, 3);
-        wait_for(w, "DELETE /v1.41/containers/test-stray?", 1);
-        assert_int_equal(asked(w, "DELETE"), 1);
-        assert_int_equal(faccessat(dir, "old", F_OK, 0), 0);
-        assert_int_equal(faccessat(dir, "gone", F_OK, 0), -1);
-        assert_int_equal(faccessat(dir, "nonsense", F_OK, 0), -1);
-        w->engine->ops->remove(w->found);
-        assert_int_equal(faccessat(dir, "old", F_OK, 0), -1);
+        get_images(w, 1, NULL);
+        for (unsigned i = 0; i < ARRAY_LEN(cases); i++) {
+                auto_free char *id = str_printf("sig%u", i);
+
+                hold_open(w);
+                expect(w, "/wait", -1, 200, cases[i].answer);
+                start(w, id);
+                wait_for(w, "/start", i + 1);
+                turns(w, 5);
+                if (cases[i].signo) {
+                        expect(w, cases[i].kill, 1, 204, "");
+                        assert_int_equal(w->engine->ops->signal(w->c, cases[i].signo, NULL), 0);
+                        for (int n = 0; n < TURNS && w->fake.answers[0].times; n++)
+                                turns(w, 1);
+                }
+                conn_close(w->fake.attaches[0]);
+                finish(w);
+                assert_int_equal(w->exit.end, cases[i].end);
+                assert_int_equal(w->exit.code, cases[i].code);
+                assert_int_equal(w->exit.signo, cases[i].died);
+                w->engine->ops->remove(w->c);
+        }
 }
 
 static void test_prewarm(void **state)
@@ -951,6 +533,7 @@ static void test_findings(void **state)
                 "{\"MemoryLimit\":false,\"SwapLimit\":false,\"PidsLimit\":true,\"SecurityOptions\":[],"
                 "\"LiveRestoreEnabled\":false,\"OSType\":\"linux\",\"Plugins\":{\"Log\":[\"json-file\"]}}";
         struct docker d = { .up = false };
+        char podman[100];
 
         (void)state;
         assert_int_equal(docker_info_read(&d, text, strlen(text), NULL), 0);
@@ -958,6 +541,13 @@ static void test_findings(void **state)
         assert_true(d.hindered);
         assert_int_equal(docker_info_read(&d, "nonsense", 8, NULL), -EBADMSG);
         assert_int_equal(d.n_findings, 6);
+        d.podman = true;
+        for (int v = 1; v <= 2; v++) {
+                (void)snprintf(podman, sizeof(podman),
+                               "{\"CgroupVersion\":\"%d\",\"Rootless\":true,\"OSType\":\"linux\"}", v);
+                assert_int_equal(docker_info_read(&d, podman, strlen(podman), NULL), 0);
+                assert_int_equal(d.n_findings, v == 1 ? 2 : 1); /* seccomp, control groups */
+        }
         docker_info_done(&d);
 }
 
@@ -1003,7 +593,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_pull, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_pull_errors, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_breaker, setup, teardown),
-                cmocka_unit_test_setup_teardown(test_adoption, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_signals, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_prewarm, setup, teardown),
                 cmocka_unit_test(test_hosts),
                 cmocka_unit_test(test_versions),

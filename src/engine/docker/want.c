@@ -520,30 +520,11 @@ static struct docker_want *want_new(struct docker *d, const struct engine_image_
         list_init(&w->node);
         if (copy(&w->owner, q->owner ? q->owner : "") < 0 ||
             copy(&w->username, q->username && *q->username ? q->username : NULL) < 0 ||
-            copy(&w->password, q->password) < 0) {
+            copy(&w->password, w->username ? q->password : NULL) < 0) {
                 want_free(w);
                 return NULL;
         }
         return w;
-}
-
-/* Without credentials in the request, those that the owner has kept. */
-static int take_kept(struct docker_want *w)
-{
-        struct str username = STR_INIT, password = STR_INIT;
-        int r = 0;
-
-        if (!w->username &&
-            image_login_kept(w->docker->images_of.pulls, w->owner, w->parsed.domain, &username, &password)) {
-                r = copy(&w->username, username.data);
-                if (r == 0)
-                        r = copy(&w->password, password.data);
-        }
-        if (password.data)
-                explicit_bzero(password.data, password.len);
-        str_done(&username);
-        str_done(&password);
-        return r;
 }
 
 int docker_ensure_image(struct engine *e, const struct engine_image_request *q, engine_image_fn fn, void *data,
@@ -570,10 +551,6 @@ int docker_ensure_image(struct engine *e, const struct engine_image_request *q, 
         if (!w->username)
                 (void)image_pulls_kept(d->images_of.pulls, w->owner, parsed.domain, &w->username, &w->password);
         image_ref_format(&parsed, w->ref);
-        if (take_kept(w) < 0) {
-                want_free(w);
-                return err_oom(err);
-        }
         list_append(&d->wants, &w->node);
         if (!image_policy_is_open(d->images_of.pulls, &parsed) && !str_eq(parsed.domain, IMAGE_BUILTIN_DOMAIN))
                 r = want_verify(w, err);

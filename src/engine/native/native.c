@@ -278,7 +278,8 @@ static const char *native_notice(const struct engine *e)
 static const struct engine_ops native_ops = {
         .name = "native",
         .features = ENGINE_F_SIGNAL_EXACT | ENGINE_F_MEMORY_PEAK | ENGINE_F_CPU_USAGE | ENGINE_F_DISK_LIMIT |
-                    ENGINE_F_SURVIVES_DAEMON | ENGINE_F_COPY_OUT | ENGINE_F_LIVE | ENGINE_F_SECRETS | ENGINE_F_REOPEN,
+                    ENGINE_F_SURVIVES_DAEMON | ENGINE_F_COPY_OUT | ENGINE_F_LIVE | ENGINE_F_SECRETS | ENGINE_F_REOPEN |
+                    ENGINE_F_NETWORK_RULES,
         .ensure_image = native_ensure_image,
         .cancel_image = native_cancel_image,
         .create = native_container_create,
