@@ -3,6 +3,7 @@
 #include "base/fd.h"
 #include "base/path.h"
 #include "base/str.h"
+#include "base/test_skip.h"
 #include "base/time.h"
 #include "base/units.h"
 #include "cli/cli.h"
@@ -353,7 +354,7 @@ static void test_run_args(void **state)
 
         (void)state;
         if (!doc)
-                skip(); /* no corpora here */
+                skip_because("no corpora (MAYFLY_CORPORA)");
         assert_true(mkdtemp(dir) && chdir(dir) == 0);
         make_testdata();
         json_array_foreach(json_object_get(doc, "cases"), i, c)
@@ -414,7 +415,7 @@ static void test_every_table(void **state)
 
         (void)state;
         if (!dir)
-                skip(); /* no corpora here */
+                skip_because("no corpora (MAYFLY_CORPORA)");
         while ((e = readdir(dir))) {
                 auto_free char *name = strndup(e->d_name, strcspn(e->d_name, "."));
                 bool known = false;

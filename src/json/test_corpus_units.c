@@ -3,6 +3,7 @@
 #include "json/json.h"
 
 #include "base/fd.h"
+#include "base/test_skip.h"
 #include "base/time.h"
 #include "base/units.h"
 
@@ -62,7 +63,7 @@ static void run_table(const char *name, parse_fn *parse)
         size_t i, run = 0;
 
         if (!table)
-                skip();
+                skip_because("no corpora (MAYFLY_CORPORA)");
         json_array_foreach(json_object_get(table, "cases"), i, c) {
                 const char *in = json_string_value(json_object_get(c, "in"));
                 const json_t *out = json_object_get(c, "out");
@@ -126,7 +127,7 @@ static void test_human_size(void **state)
 
         (void)state;
         if (!table)
-                skip();
+                skip_because("no corpora (MAYFLY_CORPORA)");
         json_array_foreach(json_object_get(table, "cases"), i, c) {
                 double in = json_number_value(json_object_get(c, "in"));
                 char out[UNITS_HUMAN_MAX];

@@ -2,6 +2,7 @@
 
 #include "base/fd.h"
 #include "base/str.h"
+#include "base/test_skip.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -124,8 +125,7 @@ static void other_users_cannot_lock(void **state)
         pid_t pid;
 
         (void)state;
-        if (geteuid() != 0)
-                skip();
+        skip_unless_root();
         assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
         pid = fork();
         assert_true(pid >= 0);

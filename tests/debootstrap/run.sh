@@ -70,7 +70,7 @@ unshare --mount --pid --fork --kill-child --propagation private -- bash -euc '
     mount -t proc proc "$root/proc"
     mount --rbind /sys "$root/sys"
     mount -t tmpfs -o mode=755 dev "$root/dev"
-    for node in null zero full random urandom tty; do touch "$root/dev/$node"; mount --bind "/dev/$node" "$root/dev/$node"; done
+    for node in null zero full random urandom tty loop-control $(cd /dev && echo loop[0-9]*); do touch "$root/dev/$node"; mount --bind "/dev/$node" "$root/dev/$node"; done
     mkdir "$root/dev/pts" "$root/dev/shm"
     mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
     ln -s pts/ptmx "$root/dev/ptmx"

@@ -3,6 +3,7 @@
 #include "engine/docker/demux.h"
 
 #include "base/fd.h"
+#include "base/test_skip.h"
 #include "json/json.h"
 
 #include <errno.h>
@@ -103,7 +104,7 @@ static void test_corpus(void **state)
         (void)state;
         assert_non_null(path);
         if (fd_read_file(AT_FDCWD, path, TABLE_MAX, &text, NULL) < 0)
-                skip();
+                skip_because("no %s (MAYFLY_CORPORA)", path);
         assert_int_equal(json_read(text.data, text.len, &table, NULL), 0);
         json_array_foreach(json_object_get(table, "cases"), i, c) {
                 for (size_t k = 0; k < ARRAY_LEN(steps); k++)

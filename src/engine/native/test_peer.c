@@ -1,6 +1,7 @@
 #include "engine/native/peer.h"
 
 #include "base/fd.h"
+#include "base/test_skip.h"
 #include "base/time.h"
 
 #include <errno.h>
@@ -130,8 +131,7 @@ static void test_too_many_in_flight(void **state)
         pid_t pid;
 
         (void)state;
-        if (geteuid() != 0)
-                skip(); /* the other user is nobody */
+        skip_unless_root(); /* the other user is nobody */
         assert_non_null(mkdtemp(dir));
         assert_int_equal(chmod(dir, 0711), 0);
         (void)snprintf(path, sizeof(path), "%s/sock", dir);
