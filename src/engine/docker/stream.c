@@ -1,9 +1,10 @@
 /* Attaching: POST /containers/ID/attach, after whose answer the connection is the container's stdin and output ("hijacked",
  * Engine API, ContainerAttach). It stands before the container starts, so that no byte is lost. */
 
-#include "engine/docker/internal.h"
+#include "engine/docker/stream.h"
 
 #include "base/fd.h"
+#include "engine/docker/internal.h"
 
 #include <errno.h>
 #include <string.h>
@@ -192,8 +193,7 @@ static size_t head_length(const struct str *head)
         return digits && parse_u64(digits, &n) == 0 ? (size_t)MIN(n, (uint64_t)STREAM_HEAD_MAX) : 0;
 }
 
-/* "HTTP/1.1 101 UPGRADED" or, of older ones, 200. As many bytes as belong to the head, 0 while it is not complete. */
-static ssize_t stream_head(struct docker_stream *s, const char *bytes, size_t len, struct err *err)
+ssize_t docker_stream_head(struct docker_stream *s, const char *bytes, size_t len, struct err *err)
 {
         size_t before = s->head.len, body;
         const char *end;
@@ -221,10 +221,8 @@ static ssize_t stream_head(struct docker_stream *s, const char *bytes, size_t le
 
 static int stream_take(struct docker_stream *s, const char *bytes, size_t len, struct err *err)
 {
-        struct docker_container *c = s->container;
-
         if (!s->open) {
-                ssize_t n = stream_head(s, bytes, len, err);
+                ssize_t n = docker_stream_head(s, bytes, len, err);
 
                 if (n <= 0)
                         return (int)n;
