@@ -185,9 +185,9 @@ static json_t *warnings_json(const struct api *a, const struct engine *asked)
         return TAKE_PTR(list);
 }
 
-static json_t *store_json(const struct image_store *s)
+static json_t *store_json(const struct call *c)
 {
-        return json_pack("{s:s?, s:o}", "detail", image_store_fault(s), "repairs", repairs_json(s));
+        return json_pack("{s:s?, s:o}", "detail", image_store_fault(c->api->config.store), "repairs", repairs_json(c));
 }
 
 /* {"status", "engine": {"name", "status", "detail"}, "task": {"status", "detail", "run_ms"}, "engines": […], "warnings": […],
@@ -199,7 +199,7 @@ static void health_answer(struct call *c, const struct health_report *report)
 
         if (!o || json_object_set_new(o, "status", json_string(report->ok ? "ok" : "failed")) < 0 ||
             json_object_set_new(o, "warnings", warnings_json(c->api, report->engine)) < 0 ||
-            json_object_set_new(o, "store", store_json(c->api->config.store)) < 0 || json_write(o, &text) < 0)
+            json_object_set_new(o, "store", store_json(c)) < 0 || json_write(o, &text) < 0)
                 call_oom(c);
         else
                 call_answer(c, report->ok && !c->api->draining ? 200 : 503, &text);

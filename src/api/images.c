@@ -23,19 +23,22 @@ static json_t *layers_json(const struct image *i)
         return TAKE_PTR(array);
 }
 
-static bool sees_all(const struct call *c)
+bool images_all_seen(const struct call *c)
 {
         return c->who.role == KEY_ADMIN || c->who.role == KEY_READ || !c->api->config.pulls;
 }
 
-/* Those in repositories that are closed to the caller are not his to know. */
-static json_t *names_json(const struct call *c, const struct image *i)
+bool image_name_known(const struct call *c, const char *name)
+{
+        return images_all_seen(c) || image_pulls_may_know(c->api->config.pulls, c->who.owner, name);
+}
+
+json_t *image_names_json(const struct call *c, char *const *names)
 {
         auto_json array = json_array();
 
-        for (char **name = i->names; array && name && *name; name++)
-                if ((sees_all(c) || image_pulls_may_know(c->api->config.pulls, c->who.owner, *name)) &&
-                    json_array_append_new(array, json_string(*name)) < 0)
+        for (; array && names && *names; names++)
+                if (image_name_known(c, *names) && json_array_append_new(array, json_string(*names)) < 0)
                         return NULL;
         return TAKE_PTR(array);
 }
@@ -56,7 +59,7 @@ json_t *image_json(const struct call *c, const struct image *i, bool whole)
         bool bad = !o;
 
         bad |= json_object_set_new(o, "digest", json_string(i->digest)) < 0;
-        bad |= json_object_set_new(o, "names", names_json(c, i)) < 0;
+        bad |= json_object_set_new(o, "names", image_names_json(c, i->names)) < 0;
         bad |= json_object_set_new(o, "created", *i->created ? json_string(i->created) : json_null()) < 0;
         bad |= json_object_set_new(o, "size", json_integer((json_int_t)i->size)) < 0;
         bad |= json_object_set_new(o, "architecture", json_string(i->architecture)) < 0;
@@ -103,7 +106,7 @@ static int add_store_json(struct image_store *s, const struct image *i, json_t *
 
 bool image_visible(const struct call *c, const struct image *i)
 {
-        return sees_all(c) || image_pulls_may_use(c->api->config.pulls, c->who.owner, i);
+        return images_all_seen(c) || image_pulls_may_use(c->api->config.pulls, c->who.owner, i);
 }
 
 const char *image_namer(const struct call *c)
@@ -230,7 +233,7 @@ void images_delete_run(struct call *c)
                 call_problem(c, 404, "image_not_found", "there is no image %s", c->subject);
                 return;
         }
-        if (i && !sees_all(c) && !may_unname(c, i)) {
+        if (i && !images_all_seen(c) && !may_unname(c, i)) {
                 call_problem(c, 403, "forbidden",
                              "%s has a name in a private repository: show access to it by a pull with credentials "
                              "first, or have an admin remove it",

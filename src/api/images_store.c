@@ -112,25 +112,22 @@ void images_pin_run(struct call *c)
 
 /* ── prune ─────────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static json_t *pruned_json(const struct image_pruned *i)
+static json_t *pruned_json(const struct call *c, const struct image_pruned *i)
 {
-        auto_json names = json_array();
+        auto_json names = image_names_json(c, i->names);
         char used[TIME_RFC3339_MAX];
 
-        for (char **name = i->names; names && name && *name; name++)
-                if (json_array_append_new(names, json_string(*name)) < 0)
-                        return NULL;
         time_rfc3339(i->used_ms, used);
         return json_pack("{s:s, s:O, s:I, s:s?}", "digest", i->digest, "names", names, "bytes", (json_int_t)i->bytes,
                          "last_used_at", i->used_ms > 0 ? used : NULL);
 }
 
-static json_t *prune_json(const struct image_prune_result *r, bool dry_run)
+static json_t *prune_json(const struct call *c, const struct image_prune_result *r, bool dry_run)
 {
         auto_json list = json_array();
 
         for (size_t i = 0; list && i < r->n; i++)
-                if (json_array_append_new(list, pruned_json(&r->items[i])) < 0)
+                if (json_array_append_new(list, pruned_json(c, &r->items[i])) < 0)
                         return NULL;
         return json_pack("{s:b, s:O, s:I, s:I, s:{s:i, s:i, s:i}}", "dry_run", dry_run, "images", list, "bytes",
                          (json_int_t)r->bytes, "total_bytes", (json_int_t)r->total, "kept", "in_use", (int)r->in_use,
@@ -142,10 +139,12 @@ static void on_pruned(int r, const struct image_prune_result *result, const stru
         struct call *c = data;
         auto_json answer = NULL;
 
-        if (r < 0) {
+        if (!c->http) {
+                /* nobody to tell */
+        } else if (r < 0) {
                 refuse_image(c, r, err);
         } else {
-                answer = prune_json(result, false);
+                answer = prune_json(c, result, false);
                 call_answer_json(c, 200, answer);
         }
         call_release(c);
@@ -206,7 +205,7 @@ void images_prune_run(struct call *c)
                 call_oom(c);
                 return;
         }
-        answer = prune_json(&planned, true);
+        answer = prune_json(c, &planned, true);
         image_prune_result_done(&planned);
         call_answer_json(c, 200, answer);
 }

@@ -19,16 +19,24 @@ struct verifying {
 
 /* ── as JSON ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* Names of those images that the caller may see, a digest where one has none. */
+/* A name that the caller may know, else the digest. */
+static const char *called(const struct call *c, const struct image *i)
+{
+        for (char **name = i->names; name && *name; name++)
+                if (image_name_known(c, *name))
+                        return *name;
+        return i->digest;
+}
+
+/* Of those images that the caller may see. */
 static json_t *images_of(struct call *c, char *const *digests)
 {
         auto_json list = json_array();
 
         for (; list && digests && *digests; digests++) {
                 const struct image *i = image_store_by_digest(c->api->config.store, *digests);
-                const char *name = i && i->names && i->names[0] ? i->names[0] : *digests;
 
-                if (i && image_visible(c, i) && json_array_append_new(list, json_string(name)) < 0)
+                if (i && image_visible(c, i) && json_array_append_new(list, json_string(called(c, i))) < 0)
                         return NULL;
         }
         return TAKE_PTR(list);
@@ -53,11 +61,15 @@ static json_t *faults_json(struct call *c, const struct image_verification *v, b
         return TAKE_PTR(list);
 }
 
-json_t *repairs_json(const struct image_store *s)
+json_t *repairs_json(const struct call *c)
 {
-        char *const *line = image_store_repairs(s);
+        char *const *line = image_store_repairs(c->api->config.store);
+        size_t n = strv_len(line);
         auto_json list = json_array();
 
+        if (list && n > 0 && !images_all_seen(c))
+                return json_pack("[o]",
+                                 json_sprintf("%zu repair%s; an admin's key is told which", n, n == 1 ? "" : "s"));
         for (; list && line && *line; line++)
                 if (json_array_append_new(list, json_string(*line)) < 0)
                         return NULL;
@@ -71,7 +83,7 @@ static json_t *result_json(struct call *c, const struct image_verification *v)
 
         return json_pack("{s:b, s:I, s:I, s:I, s:I, s:o, s:o}", "ok", ok, "blobs", (json_int_t)v->blobs, "layers",
                          (json_int_t)v->layers, "trees", (json_int_t)v->trees, "bytes", (json_int_t)v->bytes, "faults",
-                         faults, "repairs", repairs_json(c->api->config.store));
+                         faults, "repairs", repairs_json(c));
 }
 
 /* ── answers ───────────────────────────────────────────────────────────────────────────────────────────────────────── */

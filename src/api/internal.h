@@ -263,6 +263,10 @@ void keys_revoke_run(struct call *c);
 void engines_run(struct call *c);
 
 json_t *image_json(const struct call *c, const struct image *i, bool whole); /* for this caller; NULL: out of memory */
+bool images_all_seen(const struct call *c); /* whatever repository they are from */
+/* Names in repositories that are closed to the caller are not his to know. */
+bool image_name_known(const struct call *c, const char *name);
+json_t *image_names_json(const struct call *c, char *const *names); /* those that are; NULL: out of memory */
 void refuse_image(struct call *c, int r, const struct err *err);
 void images_list_run(struct call *c);
 void images_get_run(struct call *c);
@@ -280,7 +284,8 @@ void images_pin_run(struct call *c);
 void images_prune_run(struct call *c);
 void images_verify_run(struct call *c);
 void verify_call_gone(struct call *c);
-json_t *repairs_json(const struct image_store *s); /* NULL: out of memory */
+/* What the store did to itself. It names images: who does not see all is told how much it is. NULL: out of memory. */
+json_t *repairs_json(const struct call *c);
 /* A parameter that is true or false; false after having answered. */
 bool call_flag(struct call *c, const char *name, bool fallback, bool *ret);
 void images_pull_run(struct call *c);

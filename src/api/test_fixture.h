@@ -415,6 +415,7 @@ static inline void one_pruned(struct image_prune_result *ret)
         *ret = (struct image_prune_result){ .bytes = 16, .total = 20, .pinned = 1, .n = 1 };
         ret->items = calloc(1, sizeof(*ret->items));
         (void)snprintf(ret->items[0].digest, sizeof(ret->items[0].digest), "%s", image.digest);
+        ret->items[0].names = image.names;
 }
 
 void image_prune_result_done(struct image_prune_result *r)
@@ -632,6 +633,8 @@ static inline void listen_tcp(struct fixture *f)
         assert_int_equal(api_listen(f->api, &(struct http_listen){ .fd = fd }, &err), 0);
 }
 
+static struct image_pulls *fixture_pulls; /* of the next API; it is only looked at whether there are any */
+
 static inline int setup_with(void **state, const struct meters_config *meters)
 {
         const struct tasks_config tasks_config = { .max_queued = 4, .max_running = 4, .reserve = 1 };
@@ -661,6 +664,7 @@ static inline int setup_with(void **state, const struct meters_config *meters)
         assert_int_equal(api_new(f->loop,
                                  &(struct api_config){ .tasks = f->tasks,
                                                        .store = &f->store,
+                                                       .pulls = fixture_pulls,
                                                        .history = f->history,
                                                        .engines = f->engines,
                                                        .n_engines = 1,

@@ -484,6 +484,50 @@ static void test_revoked_while_verifying(void **state)
         atomic_store(&store_delay_ns, 0);
 }
 
+static int setup_closed(void **state)
+{
+        static char secret[] = "docker.io/acme/secret:1", *names[] = { secret, image_name, NULL };
+
+        fixture_pulls = (struct image_pulls *)(void *)&fixture_pulls;
+        image.names = names;
+        return setup(state);
+}
+
+static int teardown_closed(void **state)
+{
+        fixture_pulls = NULL;
+        image.names = image_names;
+        return teardown(state);
+}
+
+/* A name in a repository that is closed to a key stands in no answer that it gets. */
+static void test_closed_names(void **state)
+{
+        static const struct {
+                const char *method, *path;
+        } rows[] = {
+                { "GET", "/v1/images" },
+                { "GET", "/v1/images/busybox:demo" },
+                { "GET", "/v1/health" },
+                { "POST", "/v1/images/verify" },
+                { "POST", "/v1/images/prune?unused_for=1h" },
+                { "POST", "/v1/images/prune?dry_run=false&all=1" },
+        };
+        struct fixture *f = *state;
+        auto_free char *deploy = make_key(f, "deploy", NULL);
+        auto_free char *admin = make_key(f, "admin", NULL);
+
+        for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+                auto_json closed = as(f, deploy, rows[i].method, rows[i].path, NULL, 200);
+                auto_json open = as(f, admin, rows[i].method, rows[i].path, NULL, 200);
+                auto_free char *text = json_dumps(closed, 0), *all = json_dumps(open, 0);
+
+                assert_null(strstr(text, "secret"));
+                assert_null(strstr(text, "was left out"));
+                assert_true(strstr(all, "secret") || strstr(all, "was left out"));
+        }
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -501,6 +545,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_revoked_while_waiting, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_revoked_while_verifying, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_pages_of_other_sites, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_closed_names, setup_closed, teardown_closed),
                 cmocka_unit_test_setup_teardown(test_rates, setup_limited, teardown),
         };
 
