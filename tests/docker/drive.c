@@ -2,7 +2,7 @@
  * The tests beside it start it, kill it, and put a proxy between it and Docker.
  *
  *   {"op":"run","id":ID,"image":REF, "cmd":[…], "pull":"always","never", "username", "password", "stdin":TEXT,
- *    "output":BYTES, "memory":BYTES, "network":"none", "init":true, "keep":true, "file":{PATH:TEXT}, "env":[…]}
+ *    "output":BYTES, "memory":BYTES, "network":"none", "init":true, "keep":true, "discard":true, "file":{PATH:TEXT}, "env":[…]}
  *   {"op":"signal","id":ID,"signo":N}   {"op":"remove","id":ID}   {"op":"stats","id":ID}
  *   {"op":"exec","id":NEW,"in":ID,"cmd":[…]}
  *   {"op":"in"|"out","id":ID,"path":PATH,"tar":FILE}   {"op":"load","tar":FILE}
@@ -109,7 +109,8 @@ static void run_free(struct run *run)
 static void save(const struct run *run, enum engine_stream stream, struct engine_output *o)
 {
         auto_free char *path = str_printf("%s/%s.%d", run->drive->out, run->id, stream + 1);
-        auto_fd fd = path ? open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600) : -EBADF;
+        bool discard = json_is_true(json_object_get(run->request, "discard"));
+        auto_fd fd = path && !discard ? open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600) : -EBADF;
         static char buf[1 << 16];
         off_t at = 0;
         ssize_t n;
