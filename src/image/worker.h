@@ -21,7 +21,7 @@ struct image_workers {
         /* Descriptors are borrowed. The report is JSON text in report_fd (a memfd). */
         int (*index)(void *context, int archive_fd, int plain_fd, int report_fd, uint64_t max_bytes,
                      uint64_t max_entries, image_work_fn fn, void *data, struct err *err);
-        /* What a compressed blob holds, written to plain_fd, a file or a pipe. Its reader is not the one that unpacks: who takes over the
+        /* What a compressed blob holds, a file or what comes by a pipe, written to plain_fd, a file or a pipe. Its reader is not the one that unpacks: who takes over the
          * uncompressing cannot choose what is unpacked under a digest of somebody else. */
         int (*plain)(void *context, int blob_fd, int plain_fd, int report_fd, uint64_t max_bytes, uint64_t max_entries,
                      image_work_fn fn, void *data, struct err *err);

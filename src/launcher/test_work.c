@@ -6,6 +6,7 @@
 #include "base/path.h"
 #include "base/str.h"
 #include "base/test_tar.h"
+#include "base/time.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -535,6 +536,117 @@ static void test_cleanup(void **state)
         assert_int_equal(st.st_nlink, 2);
 }
 
+/* A short patience. */
+static void be_impatient(struct fixture *f)
+{
+        struct err err = ERR_INIT;
+
+        settle(f);
+        work_free(f->work);
+        f->work = NULL;
+        f->config.stall_ns = NS_PER_S / 5;
+        if (work_new(&f->config, &f->work, &err) < 0)
+                fail_msg("%s", err.text);
+        settle(f);
+        f->answers = 0;
+        memset(&f->answer, 0, sizeof(f->answer));
+}
+
+static void wait_long(struct fixture *f)
+{
+        for (uint64_t end = time_mono_ns() + NS_PER_S; time_mono_ns() < end;) {
+                struct pollfd timer = { .fd = work_timer_fd(f->work), .events = POLLIN };
+                siginfo_t info = { .si_pid = 0 };
+
+                if (poll(&timer, 1, 20) > 0)
+                        work_timer(f->work);
+                if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG) == 0 && info.si_pid != 0)
+                        assert_true(work_reaped(f->work, info.si_pid, &info));
+        }
+}
+
+/* Out of a pipe that gets nothing; the end to write. */
+static int start_stalled(struct fixture *f, uint32_t work)
+{
+        const struct launch_work_start m = {
+                .h = { .op = LAUNCH_WORK, .seq = 9 }, .work = work, .max_bytes = 1 << 20, .max_entries = 10
+        };
+        int ends[2], fds[3];
+        size_t n = 0;
+
+        assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+        fds[n++] = ends[0];
+        if (work == LAUNCH_WORK_PLAIN) {
+                int out[2];
+
+                assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+                fd_close(out[0]);
+                fds[n++] = out[1];
+        }
+        fds[n++] = memfd_create("report", MFD_CLOEXEC);
+        assert_int_equal(work_handle(f->work, &m.h, sizeof(m), fds, n), 0);
+        return ends[1];
+}
+
+static void start_good(struct fixture *f)
+{
+        const struct launch_work_start m = {
+                .h = { .op = LAUNCH_WORK, .seq = 5 }, .work = LAUNCH_WORK_UNPACK, .max_bytes = 1 << 20, .max_entries = 10
+        };
+        auto_str blob = STR_INIT;
+        int fds[2];
+
+        tar_add(&blob, "fine", '0', "", "x");
+        fds[0] = memfd_of(blob.data, blob.len);
+        fds[1] = memfd_create("report", MFD_CLOEXEC);
+        assert_int_equal(work_handle(f->work, &m.h, sizeof(m), fds, 2), 0);
+}
+
+/* Whoever waits gets the place of a worker in which nothing goes on; while nobody waits it may be patient. */
+static void test_stall(void **state)
+{
+        struct fixture *f = *state;
+        int ends[WORK_RUNNING_MAX];
+
+        NEEDS_WORKER(f);
+        be_impatient(f);
+        for (int i = 0; i < WORK_RUNNING_MAX; i++)
+                ends[i] = start_stalled(f, LAUNCH_WORK_UNPACK);
+        wait_long(f);
+        assert_int_equal(f->answers, 0);
+        start_good(f);
+        while (f->answer.h.seq != 5)
+                reap(f);
+        assert_int_equal(f->answer.h.op, LAUNCH_WORK_DONE);
+        assert_int_not_equal(f->answer.work_done.token, 0);
+        assert_true(f->answers >= 2);
+        for (int i = 0; i < WORK_RUNNING_MAX; i++)
+                fd_close(ends[i]);
+        settle(f);
+}
+
+/* One that writes into a pipe is not to blame while its reader is among those who wait. */
+static void test_stall_without_a_reader(void **state)
+{
+        struct fixture *f = *state;
+        int ends[WORK_RUNNING_MAX + 1];
+
+        NEEDS_WORKER(f);
+        be_impatient(f);
+        for (int i = 0; i < WORK_RUNNING_MAX; i++)
+                ends[i] = start_stalled(f, LAUNCH_WORK_PLAIN);
+        ends[WORK_RUNNING_MAX] = start_stalled(f, LAUNCH_WORK_UNPACK);
+        wait_long(f);
+        assert_int_equal(f->answers, 0);
+        for (int i = 0; i <= WORK_RUNNING_MAX; i++)
+                fd_close(ends[i]);
+        while (f->answers <= WORK_RUNNING_MAX) {
+                reap(f);
+                assert_int_equal(f->answer.work_done.si_code, CLD_EXITED);
+        }
+        settle(f);
+}
+
 static void test_malformed(void **state)
 {
         struct launch_work_start work = { .h = { .op = LAUNCH_WORK }, .work = LAUNCH_WORK_UNPACK };
@@ -542,7 +654,7 @@ static void test_malformed(void **state)
         struct launch_delete d = { .h = { .op = LAUNCH_DELETE }, .kind = 9 };
         struct launch_list l = { .h = { .op = LAUNCH_LIST } };
         struct fixture *f = *state;
-        int fds[2];
+        int fds[2], files[3];
 
         NEEDS_WORKER(f);
         assert_int_equal(work_handle(f->work, &work.h, sizeof(work), NULL, 0), -EBADMSG);
@@ -550,6 +662,15 @@ static void test_malformed(void **state)
         assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
         assert_int_equal(work_handle(f->work, &work.h, sizeof(work), fds, 2), -EBADMSG);
         assert_int_equal(fds[0], -EBADF);
+        /* Only what a layer goes through is a pipe. */
+        work.work = LAUNCH_WORK_PLAIN;
+        for (size_t i = 0; i < 3; i++)
+                files[i] = memfd_create("test", MFD_CLOEXEC);
+        assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+        fd_replace(&files[2], fds[1]);
+        assert_int_equal(work_handle(f->work, &work.h, sizeof(work), files, 3), -EBADMSG);
+        fd_close(fds[0]);
+        work.work = LAUNCH_WORK_UNPACK;
         work.n_layers = 1;
         assert_int_equal(work_handle(f->work, &work.h, sizeof(work), NULL, 0), -EBADMSG);
         memcpy(c.name, "../../../../../../../../../../../../../../../../../../../../../..", LAUNCH_HEX);
@@ -599,6 +720,8 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_name_taken, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_peer_lost, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_cleanup, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_stall, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_stall_without_a_reader, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_malformed, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_index, setup, teardown),
         };

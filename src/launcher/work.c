@@ -9,6 +9,7 @@
 #include "launcher/validate.h"
 #include "launcher/work_child.h"
 #include "launcher/work_store.h"
+#include "launcher/work_watch.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -58,6 +59,8 @@ struct place {
         char trash[WORK_NAME_MAX];
         uint64_t deadline_ns, oom_before;
         uint64_t max_written, max_inodes, inodes_before; /* 0: not watched */
+        bool moves, feeds;                               /* bytes go through it; into a pipe */
+        uint64_t activity, active_ns;                    /* as it was at that time; 0: nobody has looked */
 };
 
 /* What was made and has no name yet. */
@@ -138,7 +141,9 @@ static void set_timer(struct work *w)
                 const struct place *p = &w->places[i];
 
                 if (p->pid > 0)
-                        first = MIN(first, p->max_written > 0 ? MIN(p->deadline_ns, next) : p->deadline_ns);
+                        first = MIN(first, p->deadline_ns);
+                if (p->pid > 0 && (p->max_written > 0 || (p->moves && w->queued > 0)))
+                        first = MIN(first, next);
         }
         if (w->settle_ns > 0 && w->places[SETTLE_PLACE].pid == 0)
                 first = MIN(first, MIN(w->settle_ns, w->settle_latest_ns));
@@ -157,27 +162,6 @@ static uint64_t used_inodes(const struct work *w)
         return fstatfs(w->config.store_fd, &st) < 0 || st.f_files < st.f_ffree ? 0 : st.f_files - st.f_ffree;
 }
 
-/* What the process wrote and dirtied, rounded up to pages (proc(5), /proc/PID/io); 0 where the kernel does not say. */
-static uint64_t written(const struct work *w, pid_t pid)
-{
-        static const char *const keys[] = { "wchar: ", "write_bytes: " };
-        char name[32], text[512] = "";
-        auto_fd fd = -EBADF;
-        uint64_t most = 0;
-
-        (void)snprintf(name, sizeof(name), "%d/io", pid);
-        fd = openat(w->config.proc_fd, name, O_RDONLY | O_CLOEXEC);
-        if (fd < 0 || read(fd, text, sizeof(text) - 1) <= 0)
-                return 0;
-        for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
-                const char *at = strstr(text, keys[i]);
-
-                if (at)
-                        most = MAX(most, (uint64_t)strtoull(at + strlen(keys[i]), NULL, 10));
-        }
-        return most;
-}
-
 /* A worker bounds itself, unless it was taken over. An honest one stays far below these. */
 static void watch_disk(const struct work *w, struct place *p, const struct job *job)
 {
@@ -190,7 +174,50 @@ static void watch_disk(const struct work *w, struct place *p, const struct job *
 static bool over_disk(const struct work *w, const struct place *p)
 {
         return p->max_written > 0 &&
-               (written(w, p->pid) > p->max_written || used_inodes(w) > p->inodes_before + p->max_inodes);
+               (watch_written(w->config.proc_fd, p->pid) > p->max_written ||
+                used_inodes(w) > p->inodes_before + p->max_inodes);
+}
+
+static bool is_pipe(int fd)
+{
+        struct stat st;
+
+        return fstat(fd, &st) == 0 && S_ISFIFO(st.st_mode);
+}
+
+static void watch_bytes(struct place *p, const struct job *job)
+{
+        p->moves = job->work == LAUNCH_WORK_INDEX || job->work == LAUNCH_WORK_PLAIN || job->work == LAUNCH_WORK_UNPACK;
+        p->feeds = job->work == LAUNCH_WORK_PLAIN && is_pipe(job->fds[CHILD_PLAIN]);
+}
+
+static bool reader_waits(const struct work *w)
+{
+        const struct job *job;
+
+        LIST_FOREACH(job, &w->queue, queue) {
+                if (job->work == LAUNCH_WORK_UNPACK && is_pipe(job->fds[CHILD_INPUT]))
+                        return true;
+        }
+        return false;
+}
+
+/* Who waits gets the place of one in which nothing goes on: what gives it bytes, or takes them, may have stopped for good. Of two
+ * that a pipe joins the first may wait for the start of the second. */
+static bool stalls(struct work *w, struct place *p, uint64_t now)
+{
+        uint64_t activity;
+
+        if (w->queued == 0 || !p->moves || (p->feeds && reader_waits(w)) ||
+            !watch_activity(w->config.proc_fd, p->pid, &activity)) {
+                p->active_ns = 0;
+                return false;
+        }
+        if (p->active_ns == 0 || activity != p->activity) {
+                p->activity = activity;
+                p->active_ns = now;
+        }
+        return now - p->active_ns >= (w->config.stall_ns ? w->config.stall_ns : WORK_STALL_SECONDS * NS_PER_S);
 }
 
 static void kill_place(struct place *p)
@@ -338,6 +365,7 @@ static int start_job(struct work *w, struct place *p, const struct job *job, str
         int r;
 
         *p = (struct place){ .seq = job->seq, .pidfd = -EBADF };
+        watch_bytes(p, job);
         if (job->work == LAUNCH_WORK_INDEX || job->work == LAUNCH_WORK_PLAIN)
                 return start_copy(w, p, job, err);
         if (job->work == LAUNCH_WORK_COMPARE)
@@ -543,14 +571,20 @@ static size_t fds_of(uint32_t work)
                                                                           : INDEX_FDS;
 }
 
-/* Files; what is uncompressed goes to and comes from a pipe, too. */
+/* Which of a worker's descriptors may be pipes: a layer goes through them, as it comes and as it is uncompressed. */
+static bool may_be_pipe(uint32_t work, size_t i)
+{
+        return (work == LAUNCH_WORK_PLAIN && (i == CHILD_INPUT || i == CHILD_PLAIN)) ||
+               (work == LAUNCH_WORK_UNPACK && i == CHILD_INPUT);
+}
+
 static bool all_files(uint32_t work, const int *fds, size_t n)
 {
-        const size_t piped = work == LAUNCH_WORK_PLAIN ? CHILD_PLAIN : work == LAUNCH_WORK_UNPACK ? CHILD_INPUT : n;
         struct stat st;
 
         for (size_t i = 0; i < n; i++) {
-                if (fstat(fds[i], &st) < 0 || (!S_ISREG(st.st_mode) && (i != piped || !S_ISFIFO(st.st_mode))))
+                if (fstat(fds[i], &st) < 0 ||
+                    (!S_ISREG(st.st_mode) && (!S_ISFIFO(st.st_mode) || !may_be_pipe(work, i))))
                         return false;
         }
         return true;
@@ -765,6 +799,8 @@ int work_handle(struct work *w, const struct launch_header *msg, size_t len, int
         for (size_t i = 0; i < n_fds; i++)
                 fd_replace(&fds[i], -EBADF);
         pump(w);
+        if (w->queued > 0)
+                set_timer(w);
         return r;
 }
 
@@ -851,8 +887,10 @@ void work_timer(struct work *w)
 
         (void)!read(w->timer, &ticks, sizeof(ticks));
         for (size_t i = 0; i < PLACES; i++) {
-                if (w->places[i].pid > 0 && (w->places[i].deadline_ns <= now || over_disk(w, &w->places[i])))
-                        kill_place(&w->places[i]);
+                struct place *p = &w->places[i];
+
+                if (p->pid > 0 && (p->deadline_ns <= now || over_disk(w, p) || stalls(w, p, now)))
+                        kill_place(p);
         }
         look_at_settling(w, now);
         set_timer(w);

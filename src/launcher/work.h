@@ -22,10 +22,11 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define WORK_RUNNING_MAX 2    /* workers at once; the second is free for removal only where nothing else waits */
+#define WORK_RUNNING_MAX 4    /* workers at once: two layers, each uncompressed by one and unpacked by another */
 #define WORK_QUEUE_MAX 64     /* WORK messages that wait; more are REFUSED EAGAIN */
 #define WORK_TOKENS_MAX 64    /* made and not yet committed; more are REFUSED EAGAIN */
 #define WORK_SECONDS_MAX 1800 /* of one worker, by the clock */
+#define WORK_STALL_SECONDS 60 /* of one through which a layer goes, and in which nothing does, while others wait */
 #define WORK_CGROUP_FILES_MAX 4
 
 /* Where the worker in one of the WORK_RUNNING_MAX places lives. The memory limit is set by whoever makes the group. */
@@ -41,6 +42,7 @@ struct work_config {
         int worker_fd;    /* the program: a sealed memfd; -EBADF: WORK is refused */
         uint32_t id_base; /* owners on disk are id_base + id, 65,536 of them */
         struct work_cgroup cgroups[WORK_RUNNING_MAX];
+        uint64_t stall_ns; /* 0: WORK_STALL_SECONDS */
 
         void (*reply)(const void *msg, size_t len, void *data); /* to the peer; dropped if there is none */
         bool (*tree_busy)(const char *name, void *data);        /* 64 digits and a NUL; may be NULL */

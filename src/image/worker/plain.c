@@ -6,7 +6,7 @@
 
 int worker_plain(int archive_fd, int plain_fd, const struct worker_limits *limits, struct str *report, struct err *err)
 {
-        const struct stream_options options = { .max_bytes = limits->max_bytes, .copy_fd = plain_fd };
+        const struct stream_options options = { .max_bytes = limits->max_bytes, .copy_fd = plain_fd, .packed = true };
         auto_stream stream = NULL;
         const void *data;
         size_t len = 1;

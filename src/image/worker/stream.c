@@ -86,7 +86,7 @@ static int detect(struct stream *s, struct err *err)
                 return err_set(err, EBADMSG, "the archive is compressed by neither gzip nor zstd");
         }
         s->unit_open = s->compression != STREAM_PLAIN;
-        if (s->pipe && s->unit_open)
+        if (s->pipe && !s->options.packed && s->unit_open)
                 return err_set(err, EBADMSG, "the layer is no tar archive once it is uncompressed");
         return 0;
 }

@@ -22,10 +22,11 @@ struct stream_options {
         uint64_t max_bytes; /* that come out */
         int copy_fd;        /* gets them if the input is compressed; -EBADF: nobody */
         int hash; /* whether stream_finish() gives a digest; without it an uncompressed input can be skipped */
+        int packed; /* whether what comes by a pipe may be compressed */
 };
 
-/* Borrows fd and reads it with pread(2) from offset 0. A pipe is read to its end, and must not be compressed (-EBADMSG): what
- * comes by one is what another worker uncompressed. */
+/* Borrows fd and reads it with pread(2) from offset 0. A pipe is read to its end, and must not be compressed (-EBADMSG) but with
+ * `packed`: what else comes by one is what another worker uncompressed. */
 int stream_open(int fd, const struct stream_options *options, struct stream **ret, struct err *err);
 void stream_close(struct stream *s);
 void stream_cleanup(struct stream **s);

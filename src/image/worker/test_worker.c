@@ -400,6 +400,53 @@ static void zstd(const struct str *in, struct str *out)
         out->len += n;
 }
 
+static int pipe_of(const struct str *s, size_t len)
+{
+        int ends[2];
+
+        assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+        assert_int_equal(fd_write_all(ends[1], s->data, len), 0);
+        fd_close(ends[1]);
+        return ends[0];
+}
+
+static int plain_of(int blob, const struct str *is)
+{
+        auto_fd out = memfd_create("plain", MFD_CLOEXEC);
+        auto_str report = STR_INIT;
+        char text[4096];
+        int r = worker_plain(blob, out, &plenty, &report, NULL);
+
+        fd_close(blob);
+        if (r == 0) {
+                assert_int_equal(pread(out, text, sizeof(text), 0), is->len);
+                assert_memory_equal(text, is->data, is->len);
+        }
+        return r;
+}
+
+/* A layer that still comes is uncompressed out of a pipe, whose early end is no end. What another worker uncompressed is not
+ * compressed. */
+static void test_pipe(void **state)
+{
+        auto_str a = STR_INIT, gz = STR_INIT, zst = STR_INIT, report = STR_INIT;
+        const struct str *packed[] = { &gz, &zst };
+        struct fixture *f = *state;
+
+        test_tar_file(&a, "file", "text");
+        test_tar_end(&a);
+        gzip(&a, &gz);
+        zstd(&a, &zst);
+        for (int i = 0; i < 2; i++) {
+                auto_fd pipe = pipe_of(packed[i], packed[i]->len);
+
+                assert_int_equal(plain_of(pipe_of(packed[i], packed[i]->len), &a), 0);
+                assert_int_equal(plain_of(pipe_of(packed[i], packed[i]->len - 1), &a), -EBADMSG);
+                assert_int_equal(worker_unpack(pipe, f->dir, &plenty, &report, NULL), -EBADMSG);
+                assert_int_equal(unlinkat(f->dir, "root", AT_REMOVEDIR), 0);
+        }
+}
+
 /* The uncompressed bytes and their digest, or -errno. */
 static int drain(const struct str *in, uint64_t max, char digest[STREAM_DIGEST_MAX])
 {
@@ -630,6 +677,7 @@ int main(void)
                 cmocka_unit_test(test_index),
                 cmocka_unit_test_setup_teardown(test_cut, setup, teardown),
                 cmocka_unit_test(test_clean),
+                cmocka_unit_test_setup_teardown(test_pipe, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_meta, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_remove, setup, teardown),
         };

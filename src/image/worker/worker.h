@@ -18,7 +18,7 @@
 #include <stdint.h>
 
 enum worker_fd {
-        WORKER_FD_INPUT = 3, /* index, unpack: what to read, from offset 0 */
+        WORKER_FD_INPUT = 3, /* index, plain, unpack: what to read, from offset 0 */
         WORKER_FD_PLAIN,     /* index, plain: the uncompressed copy */
         WORKER_FD_REPORT,    /* all but remove and sync */
         WORKER_FD_DIR,       /* unpack, merge: the directory to fill; remove: the one to empty; sync: any */
@@ -42,7 +42,8 @@ struct worker_limits {
 /* Lists a tar archive; a compressed one is written to plain_fd as it is uncompressed. */
 int worker_index(int archive_fd, int plain_fd, const struct worker_limits *limits, struct str *report, struct err *err);
 
-/* Writes the bytes of a compressed archive to plain_fd, all of them; of any other it writes nothing. */
+/* Writes the bytes of a compressed archive, a file or what comes by a pipe, to plain_fd, all of them; of any other it writes
+ * nothing. */
 int worker_plain(int archive_fd, int plain_fd, const struct worker_limits *limits, struct str *report, struct err *err);
 
 /* Unpacks a layer into root/ and meta of dir_fd. */
