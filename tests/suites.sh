@@ -20,6 +20,7 @@ suite images python3 tests/image/run.py
 suite images/save python3 tests/image/save.py
 suite images/store python3 tests/image/store.py
 suite registry python3 tests/registry/run.py
+suite registry/feed python3 tests/registry/feed.py
 suite registry/memory python3 tests/registry/memory.py
 suite registry/trees python3 tests/registry/trees.py
 suite api/tasks python3 tests/api/tasks.py

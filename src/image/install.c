@@ -543,17 +543,33 @@ static int check_name(struct op *op)
                        op->diff_id, op->name);
 }
 
+/* A worker that was taken over may end before what it reads. */
+static int check_came(struct op *op)
+{
+        return !op->came || *op->came ? 0 : err_set(&op->err, ECANCELED, "the blob did not come to its end");
+}
+
 void layer_flowed(struct op *op, int r)
 {
         auto_json o = NULL;
 
+        if (r == 0)
+                r = check_came(op);
         if (r == 0)
                 r = check_name(op);
         if (r == 0)
                 r = read_unpack_report(op, &o);
         if (r == 0)
                 note_usage(op, o);
+        /* Whoever else makes it just now comes too late, or comes first, which is as good (on_committed()). */
+        if (r == 0 && op->came)
+                (void)op_claim(op, IMAGE_LAYER, op->name);
         keep_layer(op, r);
+}
+
+int layer_feed(struct op *op, int pipe)
+{
+        return layer_flow_start(op, pipe, plain_max(op->store));
 }
 
 int layer_plain_start(struct op *op, int blob)

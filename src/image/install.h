@@ -18,6 +18,16 @@ void image_hold_free(struct image_hold *h); /* accepts NULL; no operation uses i
 int image_store_layer(struct image_store *s, struct image_hold *hold, int blob_fd, const struct image_descriptor *blob,
                       const char *diff_id, image_done_fn fn, void *data, struct err *err);
 
+/* As image_store_layer(), of a blob that still comes: its bytes are what goes into `pipe`, of which this is the end to read, and
+ * taken. Before the caller closes the other end it sets **ret_came, which stays until fn is called, if all bytes went in and
+ * have the blob's digest: else the layer is not kept. Nobody waits for this operation, and nothing is left of it when it fails.
+ * r: -EEXIST the layer is there already. */
+int image_store_feed(struct image_store *s, struct image_hold *hold, int pipe, const struct image_descriptor *blob,
+                     const char *diff_id, bool **ret_came, image_done_fn fn, void *data, struct err *err);
+
+/* Operations want more workers than one layer that comes slowly should keep from them. */
+bool image_store_crowded(const struct image_store *s);
+
 /* Makes an image of a manifest, whose configuration and layers are partials, or blobs, and gives it names: normalised
  * references. The partials stay. */
 int image_store_install(struct image_store *s, struct image_hold *hold, const void *manifest, size_t len,

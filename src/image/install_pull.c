@@ -84,6 +84,52 @@ int image_store_layer(struct image_store *s, struct image_hold *hold, int blob_f
         return 0;
 }
 
+/* Nothing is claimed: what comes as slowly as somebody's registry likes holds up nobody who brings the same. */
+int step_feed(struct op *op)
+{
+        int r;
+
+        if (!layer_missing(op, op->layer.digest, op->name))
+                return err_set(&op->err, EEXIST, "the layer is there");
+        r = layer_feed(op, op->archive);
+        fd_replace(&op->archive, -EBADF);
+        return r < 0 ? r : STEP_WAIT;
+}
+
+int image_store_feed(struct image_store *s, struct image_hold *hold, int pipe, const struct image_descriptor *blob,
+                     const char *diff_id, bool **ret_came, image_done_fn fn, void *data, struct err *err)
+{
+        struct op *op = op_new(s, op_feed_steps, false);
+
+        if (op)
+                op->came = calloc(1, sizeof(*op->came));
+        if (!op || !op->came) {
+                fd_close(pipe);
+                op_free(op);
+                return err_oom(err);
+        }
+        op->queue = IMAGE_HEAVY_QUEUE + s->next_queue++ % IMAGE_HEAVY_QUEUES;
+        op->archive = pipe;
+        op->layer = *blob;
+        op->hold = hold;
+        (void)snprintf(op->name, sizeof(op->name), "%s", diff_id);
+        op->done = fn;
+        op->data = data;
+        *ret_came = op->came;
+        op_add(op);
+        return 0;
+}
+
+bool image_store_crowded(const struct image_store *s)
+{
+        const struct op *op;
+        size_t heavy = 0;
+
+        LIST_FOREACH(op, &s->ops, node)
+                heavy += op->heavy;
+        return heavy > 1;
+}
+
 /* ── the image ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static int work_pull_manifest(struct op *op, struct err *err)

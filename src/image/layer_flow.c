@@ -2,6 +2,8 @@
  *
  *   blob ─▶ worker ──pipe──▶ relay: SHA-256 ──pipe──▶ worker ─▶ layer
  *
+ * The blob is a file, or comes by a pipe (pull_feed.c).
+ *
  * What the first makes of the blob is what the digest is of and what the second gets, byte for byte, so that who takes over the
  * one cannot choose what lies under the digest of the other (install.c). Whatever of the three ends early, the pipes end the
  * others; the operation goes on when all have. */

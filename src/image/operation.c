@@ -39,6 +39,12 @@ const op_step op_layer_steps[] = {
         NULL,
 };
 
+const op_step op_feed_steps[] = {
+        step_list_layers,
+        step_feed,
+        NULL,
+};
+
 const op_step op_pull_steps[] = {
         step_pull_manifest, step_prepare,     step_list_layers, step_list_trees,   step_unpack, step_merge,
         step_lock_index,    step_write_index, step_publish,     step_unlock_index, NULL,
@@ -125,6 +131,7 @@ void op_free(struct op *op)
         image_layout_release(&op->layout);
         fd_close(op->archive);
         layer_flow_free(op->flow);
+        free(op->came);
         fd_close(op->plain);
         fd_close(op->report);
         free(op->ref);
@@ -395,7 +402,7 @@ static void fail(struct op *op, int r)
 
         op->result = r;
         op->cleaning = true;
-        op->steps = s->leaver == op ? op_sweep_steps : op->pruning ? op_no_steps : op_clean_steps;
+        op->steps = s->leaver == op ? op_sweep_steps : op->pruning || op->came ? op_no_steps : op_clean_steps;
         if (s->leaver != op)
                 (void)step_unlock_index(op);
         op_unclaim(op);

@@ -199,6 +199,7 @@ struct op {
         struct map *layers, *trees, *verified; /* present in the launcher's store; "blob diff_id" seen to fit */
         struct map *keep_blobs, *keep_trees;   /* what collecting spares */
         struct layer_flow *flow;               /* of `layer`, under way; NULL: none */
+        bool *came;                            /* FEED: all of `layer` went into the pipe, and is right; NULL: a file */
         uint32_t token;
         struct str text;                /* of a file that is being written */
         char name[65];                  /* of the layer or tree in hand */
@@ -236,7 +237,7 @@ int op_out_of_memory(struct op *op);
 bool op_is_passing(int r); /* a failure of the moment, which says nothing of an image */
 
 /* Steps, in the files that are named. */
-extern const op_step op_layer_steps[], op_pull_steps[];
+extern const op_step op_layer_steps[], op_feed_steps[], op_pull_steps[];
 extern const op_step op_load_steps[], op_import_steps[], op_remove_steps[], op_sweep_steps[], op_clean_steps[];
 extern const op_step op_tag_steps[], op_pin_steps[], op_usage_steps[], op_take_out_steps[], op_collect_steps[];
 
@@ -275,6 +276,7 @@ int naming_check(const struct op *op, const char *name, struct err *err); /* -EP
 
 int step_pull_manifest(struct op *op); /* install_pull.c */
 int step_layer(struct op *op);
+int step_feed(struct op *op);
 
 int op_report(struct op *op); /* install.c: a fresh op->report; and its text, as a worker wrote it */
 int op_read_report(struct op *op, struct str *ret, struct err *err);
@@ -285,6 +287,7 @@ void layer_pair_key(const char *blob, const char *diff_id, char out[LAYER_PAIR_M
 int layer_plain_start(struct op *op, int blob); /* 1: op_wake() follows; 0: done already; -errno */
 /* From op->layer's blob to the layer op->name, which is committed then; op_wake() follows, or -errno. */
 int layer_start(struct op *op, int blob);
+int layer_feed(struct op *op, int pipe); /* as layer_start(), out of a pipe */
 void layer_flowed(struct op *op, int r); /* what layer_flow_start() made has come to its end, under op->token */
 int layer_flow_start(struct op *op, int blob, uint64_t max); /* layer_flow.c */
 void layer_flow_free(struct layer_flow *f);                  /* accepts NULL */

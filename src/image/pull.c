@@ -669,6 +669,7 @@ static void on_tick(struct loop_timer *timer, void *data)
                 p->again = false;
                 jobs_tick(p);
                 blobs_tick(p);
+                feeds_tick(p);
                 LIST_FOREACH(pull, &p->pulls, node) {
                         if (pull->state == PULL_FETCH)
                                 tell_progress(pull);
@@ -1037,6 +1038,7 @@ int image_pulls_new(struct loop *loop, const struct image_pulls_config *config, 
         list_init(&p->pulls);
         list_init(&p->jobs);
         list_init(&p->blobs);
+        list_init(&p->feeds);
         p->tops = map_new();
         r = p->tops ? access_open(image_store_layout(config->store)->dir, &proofs, &p->access, err) : err_oom(err);
         if (r == 0)
@@ -1084,6 +1086,7 @@ void image_pulls_free(struct image_pulls *p)
         }
         jobs_free(p);
         blobs_free(p);
+        feeds_free(p);
         loop_timer_cancel(&p->timer);
         access_free(p->access);
         trust_memory_free(p->trusted);

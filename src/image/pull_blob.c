@@ -22,6 +22,7 @@
 
 static void blob_reset(struct blob *b)
 {
+        feed_cancel(b);
         if (b->call)
                 registry_cancel(TAKE_PTR(b->call));
         fd_replace(&b->fd, -EBADF);

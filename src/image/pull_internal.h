@@ -20,7 +20,7 @@ struct image_pulls {
         struct image_pulls_config config;
         struct access *access;
         struct trust_memory *trusted;
-        struct list wants, pulls, jobs, blobs; /* wants: those that are answered at once */
+        struct list wants, pulls, jobs, blobs, feeds; /* wants: those that are answered at once */
         struct map *tops; /* "name": what the registry said its digest is, "digest manifest-digest when-ms" */
         unsigned active;  /* blobs that are being brought */
         bool ticking, again;
@@ -35,11 +35,32 @@ struct credentials {
 int credentials_copy(struct credentials *to, const char *username, const char *password, struct err *err);
 void credentials_done(struct credentials *c);
 
+/* ── feeds ────────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+struct blob;
+struct feed;
+struct job;
+
+/* How fast bytes come: since some 250 to 500 ms. */
+struct pace {
+        uint64_t since, mark; /* bytes that were there… */
+        uint64_t since_ns, mark_ns;
+};
+
+/* What is missing of `size` comes within so many seconds, at that pace. */
+bool feed_ends_within(const struct pace *p, uint64_t bytes, uint64_t size, uint64_t now, unsigned seconds);
+/* A feed is worth its places. bytes: that came; written: of these, in the file. */
+bool feed_pays(const struct pace *p, uint64_t written, uint64_t bytes, uint64_t size, uint64_t now);
+
+void feed_look(struct job *job, size_t i); /* begins one of the layer, where it pays */
+void feed_cancel(struct blob *b);          /* its bytes may be others from now on, or go; nothing without a feed */
+bool feed_awaited(const struct blob *b, const char *diff_id); /* a feed makes this layer just now */
+void feeds_tick(struct image_pulls *p);
+void feeds_free(struct image_pulls *p); /* after jobs and blobs */
+
 /* ── blobs ────────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 enum blob_state { BLOB_QUEUED, BLOB_OPENING, BLOB_LOADING, BLOB_FINISHING, BLOB_READY, BLOB_FAILED };
-
-struct job;
 
 struct blob {
         struct image_pulls *pulls; /* NULL: gone, while a work thread has the blob */
@@ -62,6 +83,9 @@ struct blob {
         bool paused;
         bool roomed; /* the disk was full, and room was made once */
         bool was_here, downloaded;
+        struct feed *feed; /* NULL: none */
+        unsigned feeds;    /* that were begun */
+        struct pace pace;
         bool spent; /* part of an image, or good for none: the partial goes */
         int work_result;
         struct err work_err, err;

@@ -172,10 +172,12 @@ static void look_at_layer(struct job *job, size_t i)
                 fail_layer(job, i, b->result, &b->err);
                 return;
         }
-        if (b->state == BLOB_READY && l->state < LAYER_IS_HERE) {
+        feed_look(job, i);
+        if (b->state == BLOB_READY && l->state < LAYER_UNPACKS) {
                 l->was_here = b->was_here;
                 l->state = LAYER_IS_HERE;
-                unpack(job, i);
+                if (!feed_awaited(b, job->config.diff_ids[i]))
+                        unpack(job, i);
         } else if (b->state != BLOB_READY && b->state != BLOB_QUEUED && l->state == LAYER_WAITS) {
                 l->state = LAYER_COMES;
         }
