@@ -5,7 +5,7 @@
 set -euo pipefail
 top=$(cd "$(dirname "$0")/../.." && pwd)
 build=${MAYFLY_BUILD:-$top/build}
-command -v dockerd >/dev/null || { echo "dockerd is missing: apt-get install docker.io" >&2; exit 2; }
+command -v dockerd >/dev/null || { echo "skip - conformance, docker: needs Debian's docker.io"; exit 0; }
 name=mfd$((RANDOM % 10000))
 dir=$(mktemp -d /tmp/mayfly-docker.XXXXXX)
 host=unix://$dir/docker.sock
