@@ -263,7 +263,7 @@ void keys_revoke_run(struct call *c);
 void engines_run(struct call *c);
 
 json_t *image_json(const struct call *c, const struct image *i, bool whole); /* for this caller; NULL: out of memory */
-bool images_all_seen(const struct call *c); /* whatever repository they are from */
+bool images_all_seen(const struct call *c);                                  /* whatever repository they are from */
 /* Names in repositories that are closed to the caller are not his to know. */
 bool image_name_known(const struct call *c, const char *name);
 json_t *image_names_json(const struct call *c, char *const *names); /* those that are; NULL: out of memory */

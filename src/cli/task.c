@@ -82,7 +82,8 @@ static const struct reason_text reasons[] = {
         { "image_unsupported", "the image cannot run here", CLI_USAGE },
         { "image_untrusted", "the image is not trusted here", CLI_USAGE },
         { "image_broken",
-          "the image is damaged on the server (mayfly images --verify --repair tells how, and mends what can be; pull or load it "
+          "the image is damaged on the server (mayfly images --verify --repair tells how, and mends what can be; pull "
+          "or load it "
           "again)",
           CLI_USAGE },
         { "no_space", "the server has no space left for the image", CLI_USAGE },
