@@ -32,6 +32,7 @@ int outcome_status(enum wire_status status, enum wire_reason reason)
                 return 503;
         case WIRE_REASON_NO_SPACE:
                 return 507;
+        case WIRE_REASON_IMAGE_BROKEN:
         case WIRE_REASON_START_ERROR:
                 return 500;
         case WIRE_REASON_QUEUE_TIMEOUT:

@@ -187,7 +187,7 @@ struct engine_ops {
 
         /* Makes the image present. r: -ENOENT unknown, -EACCES not this owner's, -EHOSTUNREACH registry, -EBUSY it takes no
          * more requests now, -EBADMSG what it sends is wrong, -EOPNOTSUPP nothing that runs here, -EKEYREJECTED
-         * not as the policy wants it, -ENOSPC. An engine
+         * not as the policy wants it, -EUCLEAN what is here of it is damaged, -ENOSPC; else something failed here. An engine
          * without a registry client looks only whether it is there, whatever `pull` says. */
         int (*ensure_image)(struct engine *e, const struct engine_image_request *request, engine_image_fn fn,
                             void *data, struct err *err);

@@ -631,9 +631,14 @@ static void end_by_image(struct task *t, int r, const char *text)
                 { EBADMSG, WIRE_REASON_IMAGE_INVALID },
                 { EOPNOTSUPP, WIRE_REASON_IMAGE_UNSUPPORTED },
                 { EKEYREJECTED, WIRE_REASON_IMAGE_UNTRUSTED },
+                { EUCLEAN, WIRE_REASON_IMAGE_BROKEN },
                 { ENOSPC, WIRE_REASON_NO_SPACE },
                 { EDQUOT, WIRE_REASON_NO_SPACE },
+                /* What failed here, and no registry: memory, the launcher, a worker. */
                 { ENOMEM, WIRE_REASON_START_ERROR },
+                { EIO, WIRE_REASON_START_ERROR },
+                { ETIMEDOUT, WIRE_REASON_START_ERROR },
+                { ENOTCONN, WIRE_REASON_START_ERROR },
         };
         enum wire_reason reason = WIRE_REASON_REGISTRY_ERROR;
 

@@ -112,7 +112,10 @@ static void test_image_errors(void **state)
                 { -EOPNOTSUPP, WIRE_REASON_IMAGE_UNSUPPORTED },
                 { -EKEYREJECTED, WIRE_REASON_IMAGE_UNTRUSTED },
                 { -ENOSPC, WIRE_REASON_NO_SPACE },
-                { -EIO, WIRE_REASON_REGISTRY_ERROR },
+                { -EUCLEAN, WIRE_REASON_IMAGE_BROKEN },
+                { -EREMOTEIO, WIRE_REASON_REGISTRY_ERROR },
+                { -EIO, WIRE_REASON_START_ERROR }, /* a worker died */
+                { -ENOTCONN, WIRE_REASON_START_ERROR },
                 { -EBUSY, WIRE_REASON_REGISTRY_BUSY }, /* at once, not by callback */
         };
         struct fixture *f = *state;

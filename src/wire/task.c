@@ -32,6 +32,7 @@ const char *const wire_reason_names[] = {
         "image_invalid",
         "image_unsupported",
         "image_untrusted",
+        "image_broken",
         "no_space",
         "start_error",
         "queue_timeout",

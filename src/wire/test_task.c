@@ -126,6 +126,7 @@ static void test_outcomes(void **state)
                 { WIRE_FAILED, -1, 0, WIRE_REASON_IMAGE_INVALID, NULL, "image_invalid" },
                 { WIRE_FAILED, -1, 0, WIRE_REASON_IMAGE_UNSUPPORTED, NULL, "image_unsupported" },
                 { WIRE_FAILED, -1, 0, WIRE_REASON_IMAGE_UNTRUSTED, NULL, "image_untrusted" },
+                { WIRE_FAILED, -1, 0, WIRE_REASON_IMAGE_BROKEN, NULL, "image_broken" },
                 { WIRE_FAILED, -1, 0, WIRE_REASON_NO_SPACE, NULL, "no_space" },
                 { WIRE_FAILED, -1, 0, WIRE_REASON_START_ERROR, NULL, "start_error" },
                 { WIRE_FAILED, -1, 0, WIRE_REASON_QUEUE_TIMEOUT, NULL, "queue_timeout" },

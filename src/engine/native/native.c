@@ -102,7 +102,7 @@ static int ensure_present(struct native *n, struct ensured *e, const char *ref)
         const struct image *image = image_store_find(n->store, ref, &e->err);
 
         if (image && image->broken)
-                e->r = err_set(&e->err, EBADMSG, "image '%s' is damaged, and has to be brought again", ref);
+                e->r = err_set(&e->err, EUCLEAN, "image '%s' is damaged, and has to be brought again", ref);
         else if (image)
                 fill_image(image, ref, &e->image);
         else if (e->err.num)

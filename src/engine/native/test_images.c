@@ -8,7 +8,14 @@ static void test_workers(void **state)
                 int r;
         } table[] = {
                 { CLD_EXITED, 0, 0, 0 },
-                { CLD_EXITED, 1, 0, -EBADMSG },
+                { CLD_EXITED, IMAGE_WORKER_BAD, 0, -EBADMSG },
+                { CLD_EXITED, IMAGE_WORKER_FAILED, 0, -EIO },
+                { CLD_EXITED, IMAGE_WORKER_NO_SPACE, 0, -ENOSPC },
+                { CLD_EXITED, IMAGE_WORKER_NO_MEMORY, 0, -ENOMEM },
+                { CLD_EXITED, IMAGE_WORKER_NOT_STARTED, 0, -EIO },
+                { CLD_EXITED, 127, 0, -EIO }, /* the loader's */
+                { CLD_KILLED, SIGKILL, 0, -EIO },
+                { CLD_DUMPED, SIGSEGV, 0, -EIO },
                 { CLD_KILLED, SIGKILL, 1, -ENOMEM },
                 { CLD_KILLED, SIGXCPU, 0, -ETIMEDOUT },
                 { CLD_KILLED, SIGSYS, 0, -EIO },

@@ -28,6 +28,28 @@ void native_pending_fail(struct native_pending *p, int error, const char *text)
         free(p);
 }
 
+/* Only what a worker says by its exit code (image/worker.h) is a judgement of its input; any other end says nothing of it. */
+static void fail_by_exit(struct native_pending *p, int code)
+{
+        switch (code) {
+        case IMAGE_WORKER_BAD:
+                native_pending_fail(p, EBADMSG, "the image worker refused its input");
+                break;
+        case IMAGE_WORKER_NO_SPACE:
+                native_pending_fail(p, ENOSPC, "the image worker found the disk full");
+                break;
+        case IMAGE_WORKER_NO_MEMORY:
+                native_pending_fail(p, ENOMEM, "the image worker needed too much memory");
+                break;
+        case IMAGE_WORKER_NOT_STARTED:
+                native_pending_fail(p, EIO, "the image worker could not be started");
+                break;
+        default:
+                native_pending_fail(p, EIO, "the image worker failed");
+                break;
+        }
+}
+
 void native_work_done(struct native_pending *p, const struct launch_work_done *m)
 {
         if (m->si_code == CLD_EXITED && m->status == 0) {
@@ -37,7 +59,7 @@ void native_work_done(struct native_pending *p, const struct launch_work_done *m
         } else if (m->oom) {
                 native_pending_fail(p, ENOMEM, "the image worker needed too much memory");
         } else if (m->si_code == CLD_EXITED) {
-                native_pending_fail(p, EBADMSG, "the image worker refused its input");
+                fail_by_exit(p, m->status);
         } else if (m->status == SIGXCPU || m->status == SIGALRM) {
                 native_pending_fail(p, ETIMEDOUT, "the image worker took too long");
         } else {
