@@ -3,6 +3,7 @@
 #include "api/internal.h"
 #include "api/text.h"
 #include "base/time.h"
+#include "image/ref.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -78,16 +79,23 @@ json_t *image_json(const struct call *c, const struct image *i, bool whole)
         return bad ? NULL : TAKE_PTR(o);
 }
 
-/* What only the store can tell of one: {"blobs": […], "bytes": {…}} */
-static int add_store_json(struct image_store *s, const struct image *i, json_t *o)
+static bool is_visible(const struct image *i, void *data)
 {
+        return image_visible(data, i);
+}
+
+/* What only the store can tell of one: {"blobs": […], "bytes": {…}}; as if images that the caller may not see were not there. */
+static int add_store_json(struct call *c, const struct image *i, json_t *o)
+{
+        const struct image_audience who = { .may = images_all_seen(c) ? NULL : is_visible, .data = c };
+        struct image_store *s = c->api->config.store;
         json_t *blobs = json_array();
         struct image_layer_info layer;
         struct image_bytes bytes;
 
-        if (json_object_set_new(o, "blobs", blobs) < 0 || image_store_bytes(s, i, &bytes) < 0)
+        if (json_object_set_new(o, "blobs", blobs) < 0 || image_store_bytes(s, i, &who, &bytes) < 0)
                 return -ENOMEM;
-        for (size_t n = 0; image_store_layer_info(s, i, n, &layer); n++) {
+        for (size_t n = 0; image_store_layer_info(s, i, n, &who, &layer); n++) {
                 json_t *unpacked = layer.unpacked >= 0 ? json_integer((json_int_t)layer.unpacked) : json_null();
 
                 if (json_array_append_new(blobs, json_pack("{s:s, s:s, s:s, s:I, s:o, s:i}", "digest", layer.digest,
@@ -135,23 +143,47 @@ void images_list_run(struct call *c)
         call_answer_json(c, 200, answer);
 }
 
+/* Whether the image was asked for by its digest, or by a name that the caller may know: what a name in a repository that is
+ * closed to him means, and that there is one, he does not learn. */
+static bool is_asked_openly(const struct call *c, const struct image *i, const char *ref)
+{
+        char name[REF_TEXT_MAX];
+        struct image_ref parsed;
+
+        if (image_ref_parse_docker(ref, &parsed, NULL) < 0)
+                return true;
+        image_ref_format(&parsed, name);
+        if (parsed.digest[0])
+                return image_name_known(c, name);
+        for (char **n = i->names; n && *n; n++)
+                if (str_eq(*n, name))
+                        return image_name_known(c, name);
+        return true;
+}
+
+const struct image *image_find_visible(struct call *c, const char *ref)
+{
+        struct err err = ERR_INIT;
+        const struct image *i = image_store_find(c->api->config.store, ref, &err);
+
+        if (!i && err.num == EINVAL)
+                call_problem(c, 400, "bad_request", "%s", err.text);
+        else if (!i || !image_visible(c, i) || !is_asked_openly(c, i, ref))
+                call_problem(c, 404, "image_not_found", "there is no image %s", ref);
+        else
+                return i;
+        return NULL;
+}
+
 void images_get_run(struct call *c)
 {
-        const struct image *i;
-        struct err err = ERR_INIT;
+        const struct image *i = image_find_visible(c, c->subject);
         auto_json value = NULL;
 
-        i = image_store_find(c->api->config.store, c->subject, &err);
-        if (!i && err.num == EINVAL) {
-                call_problem(c, 400, "bad_request", "%s", err.text);
+        if (!i)
                 return;
-        }
-        if (!i || !image_visible(c, i)) {
-                call_problem(c, 404, "image_not_found", "there is no image %s", c->subject);
-                return;
-        }
         value = image_json(c, i, true);
-        if (value && add_store_json(c->api->config.store, i, value) < 0)
+        if (value && add_store_json(c, i, value) < 0)
                 call_oom(c);
         else
                 call_answer_json(c, 200, value);
@@ -173,6 +205,9 @@ void refuse_image(struct call *c, int r, const struct err *err)
                 break;
         case EBADMSG:
                 call_problem(c, 400, "bad_archive", "%s", text);
+                break;
+        case EUCLEAN:
+                call_problem(c, 500, "image_broken", "%s", text);
                 break;
         case EINVAL:
                 call_problem(c, 400, "bad_request", "%s", text);
@@ -229,10 +264,9 @@ void images_delete_run(struct call *c)
         struct err err = ERR_INIT;
         int r;
 
-        if (i && !image_visible(c, i)) {
-                call_problem(c, 404, "image_not_found", "there is no image %s", c->subject);
+        /* What the store looks up below is the same, and is what goes. */
+        if (i && !image_find_visible(c, c->subject))
                 return;
-        }
         if (i && !images_all_seen(c) && !may_unname(c, i)) {
                 call_problem(c, 403, "forbidden",
                              "%s has a name in a private repository: show access to it by a pull with credentials "

@@ -57,6 +57,7 @@ static const struct {
         { EBUSY, 503, "registry_busy" },
         { EBADMSG, 502, "image_invalid" },
         { EOPNOTSUPP, 422, "image_unsupported" },
+        { EUCLEAN, 500, "image_broken" },
         { ENOSPC, 507, "no_space" },
         { EDQUOT, 507, "no_space" },
         { ENOMEM, 503, "out_of_memory" },

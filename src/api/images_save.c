@@ -3,6 +3,7 @@
 
 #include "api/internal.h"
 #include "base/log.h"
+#include "image/ref.h"
 #include "image/save.h"
 
 #include <errno.h>
@@ -93,7 +94,7 @@ static bool send_piece(struct saving *s)
 
         if (s->n < 0 && !s->begun) {
                 /* What is wrong with the store is not the caller's fault. */
-                refuse_image(c, s->n == -EBADMSG ? -EIO : (int)s->n, &s->err);
+                refuse_image(c, s->n == -EBADMSG ? -EUCLEAN : (int)s->n, &s->err);
                 return false;
         }
         if (!s->begun && begin(s) < 0)
@@ -152,6 +153,20 @@ static bool may_save(const struct image *image, void *data)
         return false;
 }
 
+/* Whether none of the names is in a repository that is closed to the caller, who would learn by the archive which tags it has. */
+static bool may_ask(struct call *c, const char *const *refs, size_t n)
+{
+        struct image_ref ref;
+
+        for (size_t i = 0; i < n; i++) {
+                if (image_ref_parse_docker(refs[i], &ref, NULL) < 0 || image_name_known(c, refs[i]))
+                        continue;
+                call_problem(c, 404, "image_not_found", "there is no image '%s'", refs[i]);
+                return false;
+        }
+        return true;
+}
+
 static bool read_format(struct call *c, enum image_save_format *ret)
 {
         const char *format = call_query(c, "format");
@@ -176,7 +191,7 @@ void images_save_run(struct call *c)
                 n++;
         if (n == 0)
                 call_problem(c, 400, "bad_request", "query parameter 'ref' is required: the image to save");
-        if (n == 0 || !read_format(c, &format))
+        if (n == 0 || !read_format(c, &format) || !may_ask(c, refs, n))
                 return;
         if (c->api->saves >= SAVES_MAX) {
                 call_retry_after(c, 5);

@@ -31,21 +31,6 @@ static const char *needed(struct call *c, const char *name)
         return NULL;
 }
 
-/* The image that a parameter names, if the caller may see it; NULL after having answered. */
-static const struct image *find_visible(struct call *c, const char *ref)
-{
-        struct err err = ERR_INIT;
-        const struct image *i = image_store_find(c->api->config.store, ref, &err);
-
-        if (!i && err.num == EINVAL)
-                call_problem(c, 400, "bad_request", "%s", err.text);
-        else if (!i || !image_visible(c, i))
-                call_problem(c, 404, "image_not_found", "there is no image %s", ref);
-        else
-                return i;
-        return NULL;
-}
-
 /* ── tag, pin ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static void on_changed(int r, const struct err *err, void *data)
@@ -78,7 +63,7 @@ void images_tag_run(struct call *c)
 
         if (!name)
                 return;
-        i = find_visible(c, ref);
+        i = image_find_visible(c, ref);
         if (!i)
                 return;
         call_hold(c);
@@ -99,7 +84,7 @@ void images_pin_run(struct call *c)
 
         if (!ref || !call_flag(c, "pinned", true, &pinned))
                 return;
-        i = find_visible(c, ref);
+        i = image_find_visible(c, ref);
         if (!i)
                 return;
         call_hold(c);

@@ -20,6 +20,7 @@ struct upload {
         struct str filling, writing;
         uint64_t bytes;
         bool busy;     /* a worker writes */
+        bool waits;    /* for room on the disk, to write the same again */
         bool complete; /* the body is */
         bool over;     /* nothing is wanted any more */
         int r;
@@ -111,6 +112,8 @@ void upload_call_gone(struct call *c)
         u->over = true;
         if (u->busy || !u->sink)
                 return; /* the worker, or the store, has it in hand */
+        if (u->waits)
+                call_release(c);
         upload_free(u);
 }
 
@@ -177,6 +180,32 @@ static void write_run(void *data)
 }
 
 static void write_next(struct upload *u);
+static void write_begin(struct upload *u);
+
+static void on_room(int r, const struct err *err, void *data)
+{
+        struct upload *u = data;
+        struct call *c = u->call;
+
+        (void)err; /* what failed first tells more */
+        u->waits = false;
+        if (r == 0) {
+                write_begin(u);
+        } else {
+                u->over = true;
+                refuse_image(c, u->r, &u->err);
+        }
+        call_release(c);
+}
+
+/* A disk that is full waits for one round of collection, and the same is written again. The call is held until then. */
+static bool make_room(struct upload *u)
+{
+        if ((u->r != -ENOSPC && u->r != -EDQUOT) || image_sink_make_room(u->sink, on_room, u, NULL) < 0)
+                return false;
+        u->waits = true;
+        return true;
+}
 
 static void write_done(void *data)
 {
@@ -188,6 +217,8 @@ static void write_done(void *data)
                 u->api = NULL;
         if (!c->http || u->over) {
                 upload_free(u);
+        } else if (make_room(u)) {
+                return;
         } else if (u->r < 0) {
                 u->over = true;
                 refuse_image(c, u->r, &u->err);
@@ -198,12 +229,25 @@ static void write_done(void *data)
         call_release(c);
 }
 
+static void write_begin(struct upload *u)
+{
+        u->busy = true;
+        u->err = (struct err)ERR_INIT;
+        call_hold(u->call);
+        if (loop_work(u->api->loop, API_QUEUE, write_run, write_done, u) == 0)
+                return;
+        u->busy = false;
+        u->over = true;
+        call_busy(u->call);
+        call_release(u->call);
+}
+
 /* Hands on what has come, if it is enough or all. */
 static void write_next(struct upload *u)
 {
         struct str swap = u->writing;
 
-        if (u->busy || u->over || (!u->complete && u->filling.len < BUFFER_LEN))
+        if (u->busy || u->waits || u->over || (!u->complete && u->filling.len < BUFFER_LEN))
                 return;
         if (u->filling.len == 0) {
                 upload_finish(u);
@@ -212,14 +256,7 @@ static void write_next(struct upload *u)
         u->writing = u->filling;
         u->filling = swap;
         str_clear(&u->filling);
-        u->busy = true;
-        call_hold(u->call);
-        if (loop_work(u->api->loop, API_QUEUE, write_run, write_done, u) == 0)
-                return;
-        u->busy = false;
-        u->over = true;
-        call_busy(u->call);
-        call_release(u->call);
+        write_begin(u);
 }
 
 int images_body(struct call *c, const void *piece, size_t len)
@@ -247,7 +284,7 @@ int images_body(struct call *c, const void *piece, size_t len)
         write_next(u);
         if (u->over)
                 return -EIO;
-        if (u->busy && u->filling.len >= BUFFER_LEN)
+        if ((u->busy || u->waits) && u->filling.len >= BUFFER_LEN)
                 http_body_pause(c->http);
         return 0;
 }

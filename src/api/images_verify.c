@@ -42,6 +42,20 @@ static json_t *images_of(struct call *c, char *const *digests)
         return TAKE_PTR(list);
 }
 
+/* Of what is in images only that he may not see, he is told no more than that not all is well. */
+static bool may_hear(struct call *c, const struct image_fault *f)
+{
+        if (images_all_seen(c))
+                return true;
+        for (char **digest = f->digests; digest && *digest; digest++) {
+                const struct image *i = image_store_by_digest(c->api->config.store, *digest);
+
+                if (i && image_visible(c, i))
+                        return true;
+        }
+        return false;
+}
+
 static json_t *fault_json(struct call *c, const struct image_fault *f)
 {
         return json_pack("{s:s, s:s, s:s, s:o, s:b}", "kind", image_fault_kinds[f->kind], "name", f->name, "detail",
@@ -55,7 +69,7 @@ static json_t *faults_json(struct call *c, const struct image_verification *v, b
         *ret_ok = true;
         for (size_t i = 0; list && i < v->n_faults; i++) {
                 *ret_ok &= v->faults[i].repaired;
-                if (json_array_append_new(list, fault_json(c, &v->faults[i])) < 0)
+                if (may_hear(c, &v->faults[i]) && json_array_append_new(list, fault_json(c, &v->faults[i])) < 0)
                         return NULL;
         }
         return TAKE_PTR(list);
@@ -76,14 +90,32 @@ json_t *repairs_json(const struct call *c)
         return TAKE_PTR(list);
 }
 
+/* What nothing is known of, for want of room or of a worker. */
+static json_t *unchecked_json(struct call *c, const struct image_verification *v)
+{
+        auto_json list = json_array();
+
+        for (size_t i = 0; list && i < v->n_unchecked; i++) {
+                const struct image_fault *f = &v->unchecked[i];
+
+                if (may_hear(c, f) && json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:o}", "kind",
+                                                                            image_fault_kinds[f->kind], "name", f->name,
+                                                                            "detail", f->text, "images",
+                                                                            images_of(c, f->digests))) < 0)
+                        return NULL;
+        }
+        return TAKE_PTR(list);
+}
+
 static json_t *result_json(struct call *c, const struct image_verification *v)
 {
         bool ok;
         json_t *faults = faults_json(c, v, &ok);
 
-        return json_pack("{s:b, s:I, s:I, s:I, s:I, s:o, s:o}", "ok", ok, "blobs", (json_int_t)v->blobs, "layers",
-                         (json_int_t)v->layers, "trees", (json_int_t)v->trees, "bytes", (json_int_t)v->bytes, "faults",
-                         faults, "repairs", repairs_json(c));
+        return json_pack("{s:b, s:I, s:I, s:I, s:I, s:o, s:o, s:o}", "ok", ok && v->n_unchecked == 0, "blobs",
+                         (json_int_t)v->blobs, "layers", (json_int_t)v->layers, "trees", (json_int_t)v->trees, "bytes",
+                         (json_int_t)v->bytes, "faults", faults, "unchecked", unchecked_json(c, v), "repairs",
+                         repairs_json(c));
 }
 
 /* ── answers ───────────────────────────────────────────────────────────────────────────────────────────────────────── */

@@ -286,6 +286,8 @@ void images_verify_run(struct call *c);
 void verify_call_gone(struct call *c);
 /* What the store did to itself. It names images: who does not see all is told how much it is. NULL: out of memory. */
 json_t *repairs_json(const struct call *c);
+/* The image that is meant, if the caller may see it, and by that name; NULL after having answered. */
+const struct image *image_find_visible(struct call *c, const char *ref);
 /* A parameter that is true or false; false after having answered. */
 bool call_flag(struct call *c, const char *name, bool fallback, bool *ret);
 void images_pull_run(struct call *c);

@@ -39,9 +39,14 @@ static void test_uploads(void **state)
         auto_json bad_ref = ask(f->client, "POST", "/v1/images/import?ref=a%21", NULL, tar, "tar", 400);
         auto_json form = ask(f->client, "POST", "/v1/images/load", NULL, "text/plain", "tar", 415);
         auto_json full = NULL;
+        auto_json roomed = NULL;
 
         memset(large, 'x', 3000000);
         full = ask(f->client, "POST", "/v1/images/load", NULL, tar, large, 507);
+        atomic_store(&rooms, 1);
+        roomed = ask(f->client, "POST", "/v1/images/load", NULL, tar, large, 201);
+        assert_int_equal(atomic_load(&rooms), 0);
+        assert_int_equal(json_array_size(json_object_get(roomed, "images")), 1);
         assert_string_equal(text_of(json_array_get(json_object_get(import, "images"), 0), "digest"), "sha256:1234");
         assert_string_equal(text_of(json_array_get(json_object_get(load, "images"), 0), "digest"), "sha256:1234");
         assert_problem(broken, "bad_archive", 400);
@@ -70,7 +75,7 @@ static void test_saves(void **state)
         assert_problem(none, "image_not_found", 404);
         assert_problem(nothing, "bad_request", 400);
         assert_problem(form, "bad_request", 400);
-        assert_problem(damaged, "internal", 500);
+        assert_problem(damaged, "image_broken", 500);
         assert_int_equal(save(f, "/v1/images/save?ref=busybox:demo&ref=a:b&format=oci", &answer), 0);
         assert_int_equal(answer.status, 200);
         assert_string_equal(answer.content_type, "application/x-tar");

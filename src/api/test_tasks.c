@@ -44,6 +44,7 @@ static void test_outcomes(void **state)
                 { "{\"image\":\"wrong\"}", "image_invalid", 502 },
                 { "{\"image\":\"strange\"}", "image_unsupported", 422 },
                 { "{\"image\":\"unsigned\"}", "image_untrusted", 403 },
+                { "{\"image\":\"rotten\"}", "image_broken", 500 },
                 { "{\"image\":\"large\"}", "no_space", 507 },
                 { "{\"image\":\"b\",\"cmd\":[\"uncreatable\"]}", "start_error", 500 },
                 { "{\"image\":\"b\",\"cmd\":[\"broken\"]}", "start_error", 500 },

@@ -96,14 +96,27 @@ static void print_fault(const json_t *fault)
         cli_print_line("", text.data ? text.data : "");
 }
 
+static void print_unchecked(const json_t *left)
+{
+        auto_str text = STR_INIT;
+
+        (void)str_addf(&text, "%s %s was not compared: %s", cli_text(left, "kind"), cli_text(left, "name"),
+                       cli_text(left, "detail"));
+        print_line("", text.data ? text.data : "");
+}
+
 static void print_result(const json_t *o)
 {
         const json_t *faults = json_object_get(o, "faults"), *repairs = json_object_get(o, "repairs"), *v;
+        const json_t *unchecked = json_object_get(o, "unchecked");
         char bytes[UNITS_HUMAN_MAX];
         size_t i;
 
         json_array_foreach(faults, i, v) {
                 print_fault(v);
+        }
+        json_array_foreach(unchecked, i, v) {
+                print_unchecked(v);
         }
         json_array_foreach(repairs, i, v) {
                 cli_print_line("at the last start: ", json_is_string(v) ? json_string_value(v) : "");
@@ -112,11 +125,15 @@ static void print_result(const json_t *o)
         printf("%" JSON_INTEGER_FORMAT " blobs, %" JSON_INTEGER_FORMAT " layers, %" JSON_INTEGER_FORMAT " trees, %s: ",
                json_integer_value(json_object_get(o, "blobs")), json_integer_value(json_object_get(o, "layers")),
                json_integer_value(json_object_get(o, "trees")), bytes);
-        if (json_array_size(faults) == 0)
-                printf("all is well\n");
+        if (json_array_size(faults) == 0 && json_array_size(unchecked) == 0)
+                printf(json_is_true(json_object_get(o, "ok")) ? "all is well\n" : "not all is well\n");
         else
-                printf("%zu fault%s%s\n", json_array_size(faults), CLI_PLURAL(json_array_size(faults)),
+                printf("%zu fault%s%s", json_array_size(faults), CLI_PLURAL(json_array_size(faults)),
                        json_is_true(json_object_get(o, "ok")) ? ", all repaired" : "");
+        if (json_array_size(unchecked) > 0)
+                printf(", %zu not compared", json_array_size(unchecked));
+        if (json_array_size(faults) > 0 || json_array_size(unchecked) > 0)
+                printf("\n");
 }
 
 int cli_verify_images(const struct cli *cli, bool repair, bool quiet, struct err *err)

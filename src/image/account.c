@@ -17,7 +17,13 @@ static bool has_layer(const struct stored *i, const char *digest)
         return false;
 }
 
-bool image_store_layer_info(struct image_store *s, const struct image *image, size_t i, struct image_layer_info *ret)
+static bool is_there_for(const struct image_audience *who, const struct stored *i)
+{
+        return !who->may || who->may(&i->image, who->data);
+}
+
+bool image_store_layer_info(struct image_store *s, const struct image *image, size_t i,
+                            const struct image_audience *who, struct image_layer_info *ret)
 {
         const struct stored *stored = CONTAINER_OF(image, const struct stored, image);
         const struct layer_bytes *bytes;
@@ -32,7 +38,8 @@ bool image_store_layer_info(struct image_store *s, const struct image *image, si
         if (bytes)
                 ret->unpacked = (int64_t)bytes->bytes;
         for (size_t k = 0; k < s->images.len; k++)
-                ret->sharing += s->images.items[k] != stored && has_layer(s->images.items[k], ret->digest);
+                ret->sharing += s->images.items[k] != stored && has_layer(s->images.items[k], ret->digest) &&
+                                is_there_for(who, s->images.items[k]);
         return true;
 }
 
@@ -104,14 +111,16 @@ static int each_part(const struct image_store *s, const struct stored *i,
         return r;
 }
 
-int account_new(const struct image_store *s, struct map **ret, uint64_t *ret_sum)
+static int account_for(const struct image_store *s, const struct image_audience *who, struct map **ret,
+                       uint64_t *ret_sum)
 {
         struct map *m = map_new();
         int r = m ? 0 : -ENOMEM;
         uint64_t sum = 0;
 
         for (size_t i = 0; r == 0 && i < s->images.len; i++)
-                r = each_part(s, s->images.items[i], add_weight, m, &sum);
+                if (is_there_for(who, s->images.items[i]))
+                        r = each_part(s, s->images.items[i], add_weight, m, &sum);
         if (r < 0) {
                 account_done(m);
                 return r;
@@ -120,6 +129,11 @@ int account_new(const struct image_store *s, struct map **ret, uint64_t *ret_sum
         if (ret_sum)
                 *ret_sum = sum;
         return 0;
+}
+
+int account_new(const struct image_store *s, struct map **ret, uint64_t *ret_sum)
+{
+        return account_for(s, &(struct image_audience){ .may = NULL }, ret, ret_sum);
 }
 
 static int drop_weight(struct map *m, const char *key, uint64_t bytes, uint64_t *sum)
@@ -140,11 +154,12 @@ uint64_t account_take(const struct image_store *s, struct map *m, const struct s
         return freed;
 }
 
-int image_store_bytes(struct image_store *s, const struct image *image, struct image_bytes *ret)
+int image_store_bytes(struct image_store *s, const struct image *image, const struct image_audience *who,
+                      struct image_bytes *ret)
 {
         const struct stored *stored = CONTAINER_OF(image, const struct stored, image);
         struct map *m = NULL;
-        int r = account_new(s, &m, NULL);
+        int r = account_for(s, who, &m, NULL);
 
         if (r < 0)
                 return r;

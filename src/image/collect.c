@@ -68,7 +68,8 @@ static json_t *notes_of(const struct image *image, const char *name)
             (image->source &&
              json_object_set_new(notes, IMAGE_NOTE_SOURCE, json_string(image_sources[image->source])) < 0) ||
             (image->pinned && json_object_set_new(notes, IMAGE_NOTE_PINNED, json_string("true")) < 0) ||
-            (image->broken && json_object_set_new(notes, IMAGE_NOTE_BROKEN, json_string("true")) < 0))
+            (image->broken && json_object_set_new(notes, IMAGE_NOTE_BROKEN, json_string("true")) < 0) ||
+            (image->lost && !name && json_object_set_new(notes, IMAGE_NOTE_LOST, json_string("true")) < 0))
                 return NULL;
         return TAKE_PTR(notes);
 }
@@ -141,13 +142,19 @@ static int work_write_index(struct op *op, struct err *err)
         return image_layout_write_index(&op->store->layout, op->text.data, op->text.len, err);
 }
 
-int step_write_index(struct op *op)
+int index_text(struct op *op)
 {
         auto_json o = json_pack("{s:i, s:s, s:[]}", "schemaVersion", 2, "mediaType", MEDIA_OCI_INDEX, "manifests");
-        int r;
 
         str_clear(&op->text);
-        if (!o || write_text(op, json_object_get(o, "manifests")) < 0 || json_write(o, &op->text) < 0)
+        return !o || write_text(op, json_object_get(o, "manifests")) < 0 ? -ENOMEM : json_write(o, &op->text);
+}
+
+int step_write_index(struct op *op)
+{
+        int r;
+
+        if (index_text(op) < 0)
                 return op_out_of_memory(op);
         r = op_work(op, work_write_index);
         return r < 0 ? r : STEP_WAIT;
@@ -289,6 +296,13 @@ bool sweep_skip(struct op *op, int r)
         if (op->steps != op_sweep_steps || op->cleaning || op_is_passing(r) ||
             (op->steps[op->at] != step_unpack && op->steps[op->at] != step_merge))
                 return false;
+        /* That a worker died says nothing of what it read. */
+        if ((r == -EIO || r == -ETIMEDOUT) && !str_eq(op->again, op->name)) {
+                memcpy(op->again, op->name, sizeof(op->again));
+                op->err = (struct err)ERR_INIT;
+                op_unclaim(op);
+                return true;
+        }
         for (size_t i = op->images.len; i > 0; i--) {
                 struct stored *image = op->images.items[i - 1], *have;
 
@@ -298,7 +312,7 @@ bool sweep_skip(struct op *op, int r)
                 if (have)
                         have->image.broken = true;
                 store_note_repair(op->store, "image %s is broken, and has to be brought again: %s",
-                                  have && have->image.names ? have->image.names[0] : image->image.digest, op->err.text);
+                                  have && have->image.names && have->image.names[0] ? have->image.names[0] : image->image.digest, op->err.text);
                 op->images.items[i - 1] = op->images.items[--op->images.len];
                 stored_free(image);
                 any = true;
@@ -439,21 +453,21 @@ static int check_spared(struct op *op, const struct stored *i)
         return 0;
 }
 
-/* Decides what goes, and takes the tree first: while a container uses it, nothing goes. */
+/* Decides what goes, and takes the tree first: while a container uses it, nothing goes. What is looked at is the image that was
+ * meant: that it may go was decided of it, and its name may be another's by now. */
 int step_remove_tree(struct op *op)
 {
         struct image_store *s = op->store;
-        const struct image *image = image_store_find(s, op->ref, &op->err);
+        const struct stored *i = store_find_digest(s, op->looked_at);
+        const struct image *image = i ? &i->image : NULL;
         int r;
 
-        if (!image)
-                return op->err.num ? -op->err.num : err_set(&op->err, ENOENT, "there is no image '%s'", op->ref);
-        op->target = CONTAINER_OF(image, struct stored, image)->manifest;
-        if (!op->whole && !has_name(image->names, op->ref))
-                op->whole = true;
+        if (!image || i == s->leaving || (!op->whole && !has_name(image->names, op->ref)))
+                return err_set(&op->err, ENOENT, "there is no image '%s' any more", op->ref);
+        op->target = i->manifest;
         if (!op->whole)
                 op->whole = is_last_name(image, op->ref);
-        r = op->whole ? check_spared(op, CONTAINER_OF(image, struct stored, image)) : 0;
+        r = op->whole ? check_spared(op, i) : 0;
         if (r < 0)
                 return r;
         if (!op->whole || tree_wanted_but(op, image->tree, image))

@@ -60,6 +60,9 @@ int op_worker_error(struct op *op, int r, const struct err *err)
                 why = json_string_value(json_object_get(o, "error"));
                 num = (int)json_integer_value(json_object_get(o, "errno"));
         }
+        /* Who judges its input says why: one that ends so without a word has failed itself. */
+        if (!why && r == -EBADMSG)
+                return err_set(&op->err, EIO, "the image worker ended without a report");
         if (!why)
                 return err_set(&op->err, -r, "%s", err && err->text[0] ? err->text : strerror(-r));
         if (num == EFBIG)
@@ -612,6 +615,17 @@ int step_unpack(struct op *op)
         return r < 0 ? r : STEP_AGAIN;
 }
 
+/* A repair has replaced a layer since the merge was asked for (verify.c): what it made may be links to damaged files. */
+static bool merge_again(struct op *op)
+{
+        if (!op->stale)
+                return false;
+        (void)op->store->workers.discard(op->store->workers.context, op->token, NULL);
+        op->token = 0;
+        op_wake(op, 0, NULL);
+        return true;
+}
+
 /* The users' names are on disk before the tree has its name. */
 static void users_run(void *data)
 {
@@ -633,6 +647,8 @@ static void users_done(void *data)
                 op_wake(op, r, &op->work_err);
                 return;
         }
+        if (merge_again(op))
+                return;
         r = start_commit(op, IMAGE_TREE, op->name);
         if (r < 0)
                 op_wake(op, r, &op->err);
@@ -647,6 +663,8 @@ static void on_merged(int r, uint32_t token, const struct err *err, void *data)
                 return;
         }
         op->token = token;
+        if (merge_again(op))
+                return;
         str_clear(&op->text);
         r = op_read_report(op, &op->text, &op->err);
         for (size_t i = 0; r == 0 && i < op->images.len; i++) {
@@ -690,6 +708,7 @@ int step_merge(struct op *op)
         if (!op_claim(op, IMAGE_TREE, image->image.tree))
                 return op_wait(op, op_claimable);
         memcpy(op->name, image->image.tree, sizeof(op->name));
+        op->stale = false;
         r = op_report(op);
         if (r == 0)
                 r = s->workers.merge(s->workers.context, (const char(*)[65])image->config.diff_ids,

@@ -21,12 +21,13 @@
 
 #define DIR_FLAGS (O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
 #define LAYOUT_TEXT "{\"imageLayoutVersion\":\"1.0.0\"}"
-#define EMPTY_INDEX "{\"schemaVersion\":2,\"mediaType\":\"" MEDIA_OCI_INDEX "\",\"manifests\":[]}"
 #define TMP_NAME "incoming"
 #define COPY_CHUNK (256U << 10)
 #define HEX 64
 #define TMP_NAME_MAX 40
 #define PARTIAL_AGE_S (7 * 24 * 3600)
+#define INDEX "index.json"
+#define ASIDE_MAX 9
 
 static void tmp_name(char out[TMP_NAME_MAX])
 {
@@ -46,14 +47,21 @@ struct claim {
 struct image_claims {
         pthread_mutex_t lock;
         VEC(struct claim) all;
+        struct map *held; /* how many claim it, by hex: who collects asks of each file, and an archive may have 100,000 */
 };
 
 static struct image_claims *claims_new(void)
 {
         struct image_claims *c = calloc(1, sizeof(*c));
 
-        if (c)
-                (void)pthread_mutex_init(&c->lock, NULL);
+        if (!c)
+                return NULL;
+        c->held = map_new();
+        if (!c->held) {
+                free(c);
+                return NULL;
+        }
+        (void)pthread_mutex_init(&c->lock, NULL);
         return c;
 }
 
@@ -63,25 +71,44 @@ static void claims_free(struct image_claims *c)
                 return;
         (void)pthread_mutex_destroy(&c->lock);
         VEC_DONE(&c->all);
+        map_free(c->held);
         free(c);
+}
+
+static uintptr_t holders(const struct image_claims *c, const char *hex)
+{
+        return (uintptr_t)map_find(c->held, hex);
+}
+
+static int set_holders(struct image_claims *c, const char *hex, uintptr_t n)
+{
+        if (n > 0)
+                return map_set(c->held, hex, (void *)n);
+        (void)map_remove(c->held, hex);
+        return 0;
 }
 
 static int claim_locked(const struct image_layout *l, const char *hex)
 {
         struct claim claim = { .claimant = l->claimant };
+        struct image_claims *c = l->claims;
+        int r;
 
         if (l->claimant == 0)
                 return 0;
         (void)snprintf(claim.hex, sizeof(claim.hex), "%.64s", hex);
-        return VEC_ADD(&l->claims->all, claim);
+        r = set_holders(c, claim.hex, holders(c, claim.hex) + 1);
+        if (r < 0)
+                return r;
+        r = VEC_ADD(&c->all, claim);
+        if (r < 0)
+                (void)set_holders(c, claim.hex, holders(c, claim.hex) - 1);
+        return r;
 }
 
 static bool claimed_locked(const struct image_layout *l, const char *hex)
 {
-        for (size_t i = 0; i < l->claims->all.len; i++)
-                if (str_eq(l->claims->all.items[i].hex, hex))
-                        return true;
-        return false;
+        return holders(l->claims, hex) > 0;
 }
 
 int image_layout_claim(const struct image_layout *l, const char *digest)
@@ -98,16 +125,22 @@ int image_layout_claim(const struct image_layout *l, const char *digest)
 
 void image_layout_release(const struct image_layout *l)
 {
+        struct image_claims *c = l->claims;
         size_t kept = 0;
 
         if (l->claimant == 0)
                 return;
-        (void)pthread_mutex_lock(&l->claims->lock);
-        for (size_t i = 0; i < l->claims->all.len; i++)
-                if (l->claims->all.items[i].claimant != l->claimant)
-                        l->claims->all.items[kept++] = l->claims->all.items[i];
-        l->claims->all.len = kept;
-        (void)pthread_mutex_unlock(&l->claims->lock);
+        (void)pthread_mutex_lock(&c->lock);
+        for (size_t i = 0; i < c->all.len; i++) {
+                const struct claim *claim = &c->all.items[i];
+
+                if (claim->claimant != l->claimant)
+                        c->all.items[kept++] = *claim;
+                else
+                        (void)set_holders(c, claim->hex, holders(c, claim->hex) - 1);
+        }
+        c->all.len = kept;
+        (void)pthread_mutex_unlock(&c->lock);
 }
 
 /* Gives what is in `tmp` its name, and claims it. */
@@ -241,8 +274,6 @@ int image_layout_open(const char *path, struct image_layout *ret, struct err *er
                 r = each(l.partial, remove_old_partial, &l, err);
         if (r == 0)
                 r = write_first(&l, "oci-layout", LAYOUT_TEXT, err);
-        if (r == 0)
-                r = write_first(&l, "index.json", EMPTY_INDEX, err);
         if (r < 0)
                 return r;
         *ret = l;
@@ -475,14 +506,69 @@ int image_layout_partial_commit(const struct image_layout *l, const char *digest
         return r < 0 ? err_set(err, -r, "name blob %s: %s", digest, strerror(-r)) : 0;
 }
 
+/* Whether a blob may be a manifest: small, and an object. */
+static bool may_be_manifest(const struct image_layout *l, const char *name)
+{
+        auto_fd fd = openat(l->blobs, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+        struct stat st;
+        char first;
+
+        return fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size <= (off_t)IMAGE_JSON_MAX &&
+               read(fd, &first, 1) == 1 && (first == '{' || first == ' ' || first == '\n' || first == '\t');
+}
+
+struct search {
+        const struct image_layout *layout;
+        int (*fn)(const char *digest, uint64_t written_ms, void *data);
+        void *data;
+};
+
+static int look_at_blob(const char *name, void *data)
+{
+        const struct search *s = data;
+        char digest[IMAGE_DIGEST_MAX];
+        struct stat st;
+
+        if (!hex_is_lower(name, HEX) || name[HEX] != '\0' || !may_be_manifest(s->layout, name) ||
+            fstatat(s->layout->blobs, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+                return 0;
+        (void)snprintf(digest, sizeof(digest), "sha256:%.64s", name);
+        return s->fn(digest, (uint64_t)MAX(st.st_mtim.tv_sec, (time_t)0) * 1000, s->data);
+}
+
+int image_layout_search(const struct image_layout *l, int (*fn)(const char *digest, uint64_t written_ms, void *data),
+                        void *data, struct err *err)
+{
+        struct search s = { l, fn, data };
+        int r = path_each_entry(l->blobs, look_at_blob, &s);
+
+        return r < 0 ? err_set(err, -r, "look through the blobs: %s", strerror(-r)) : 0;
+}
+
 int image_layout_read_index(const struct image_layout *l, struct str *ret, struct err *err)
 {
-        return fd_read_file(l->dir, "index.json", IMAGE_INDEX_FILE_MAX, ret, err);
+        return fd_read_file(l->dir, INDEX, IMAGE_INDEX_FILE_MAX, ret, err);
+}
+
+int image_layout_keep_index(const struct image_layout *l, char name[IMAGE_ASIDE_MAX], struct err *err)
+{
+        int r = -EEXIST;
+
+        for (int i = 1; i <= ASIDE_MAX && r == -EEXIST; i++) {
+                (void)snprintf(name, IMAGE_ASIDE_MAX, i == 1 ? INDEX ".damaged" : INDEX ".damaged.%d", i);
+                r = linkat(l->dir, INDEX, l->dir, name, 0) < 0 ? -errno : 0;
+        }
+        if (r == -EEXIST && unlinkat(l->dir, name, 0) == 0)
+                r = linkat(l->dir, INDEX, l->dir, name, 0) < 0 ? -errno : 0;
+        /* A directory, say: it has to go away from there, and cannot have a second name. */
+        if (r < 0 && renameat2(l->dir, INDEX, l->dir, name, RENAME_NOREPLACE) == 0)
+                r = 0;
+        return r < 0 ? err_set(err, -r, "keep index.json as %s: %s", name, strerror(-r)) : 0;
 }
 
 int image_layout_write_index(const struct image_layout *l, const char *text, size_t len, struct err *err)
 {
-        return fd_write_file(l->dir, "index.json", 0600, text, len, err);
+        return fd_write_file(l->dir, INDEX, 0600, text, len, err);
 }
 
 int image_layout_read_usage(const struct image_layout *l, struct str *ret, struct err *err)

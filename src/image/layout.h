@@ -57,8 +57,14 @@ int image_layout_digest(int fd, char digest[IMAGE_DIGEST_MAX], struct err *err);
 int image_layout_read_blob(const struct image_layout *l, const char *digest, size_t max, struct str *ret,
                            struct err *err);
 
-int image_layout_read_index(const struct image_layout *l, struct str *ret,
-                            struct err *err); /* empty if there is none */
+int image_layout_read_index(const struct image_layout *l, struct str *ret, struct err *err); /* -ENOENT */
+/* Gives what is called index.json one more name, before another takes its place: name says which. At most nine are kept. */
+#define IMAGE_ASIDE_MAX 32
+int image_layout_keep_index(const struct image_layout *l, char name[IMAGE_ASIDE_MAX], struct err *err);
+/* Calls fn for each blob that may be a manifest by its size and its first byte, until it answers other than 0, which is the
+ * answer where it is negative. written_ms: when it came, by the real clock. */
+int image_layout_search(const struct image_layout *l, int (*fn)(const char *digest, uint64_t written_ms, void *data),
+                        void *data, struct err *err);
 int image_layout_write_index(const struct image_layout *l, const char *text, size_t len, struct err *err);
 
 /* usage.json: see usage.c. */

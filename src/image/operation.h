@@ -42,6 +42,7 @@
 #define IMAGE_NOTE_SOURCE "internal.mayfly.source"
 #define IMAGE_NOTE_PINNED "internal.mayfly.pinned"
 #define IMAGE_NOTE_BROKEN "internal.mayfly.broken"
+#define IMAGE_NOTE_LOST "internal.mayfly.lost"
 #define LAYER_PAIR_MAX (IMAGE_DIGEST_MAX + 66)
 
 /* An image with what struct image only points to. */
@@ -126,11 +127,18 @@ void usage_changed(struct image_store *s);
 void usage_note_layer(struct image_store *s, const char *diff_id, uint64_t bytes, uint64_t entries); /* hex */
 const struct layer_bytes *usage_layer(const struct image_store *s, const char *diff_id); /* NULL: not known */
 
+/* index.c: images as index.json names them. One that is damaged is kept aside, and what its blobs still tell is made of it. */
+int index_load(struct image_store *s, struct err *err);
+int index_text(struct op *op); /* collect.c: of all images, and what the operation changes, into op->text; -ENOMEM */
+
 void verify_close(struct image_store *s); /* verify.c */
 void store_note_repair(struct image_store *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void prune_close(struct image_store *s);                           /* prune.c */
 int prune_in_use(const struct image_store *s, const char *digest); /* 1: some task needs it now; -ENOMEM */
 void pressure_start(struct image_store *s);
+/* As image_store_make_room(); who waits may leave, until it is told. */
+int room_wait(struct image_store *s, image_done_fn fn, void *data, struct image_room **ret, struct err *err);
+void room_leave(struct image_room *room); /* accepts NULL */
 int step_tell_sweep(struct op *op);
 bool sweep_skip(struct op *op, int r); /* collect.c: one image that cannot be made again must not keep others from it */
 int step_collect_partials(struct op *op);
@@ -175,6 +183,8 @@ struct op {
         enum image_kind verify_kind; /* VERIFY: of op->name */
         char **broken;               /* BREAK: digests of images */
         bool roomed;                 /* the disk was full, and room was made once */
+        char again[65];              /* SWEEP: whose worker died once, and is started once more */
+        bool stale;                  /* a layer of the tree that it merges was replaced meanwhile: it merges once more */
 
         image_loaded_fn loaded; /* one of the two */
         image_done_fn done;
@@ -203,6 +213,7 @@ struct op {
         uint32_t token;
         struct str text;                /* of a file that is being written */
         char name[65];                  /* of the layer or tree in hand */
+        char looked_at[IMAGE_DIGEST_MAX]; /* REMOVE: the image that was meant when it was asked for */
         struct image_descriptor target; /* REMOVE: manifest */
         bool whole;                     /* REMOVE: the image, not only a name */
         bool more;                      /* of names in a listing */

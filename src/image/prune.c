@@ -46,7 +46,8 @@ static int add_item(struct image_prune_result *r, const struct stored *i, uint64
 
 /* ── the plan ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* The order in which the disk's pressure takes them: nobody can name the first, a registry has the second. */
+/* The order in which the disk's pressure takes them: nobody can name the first, a registry has the second. Whose name was lost
+ * with the index may be named again, and it is not known whether a registry has it. */
 enum class { CLASS_NAMELESS, CLASS_PULLED, CLASS_BROUGHT };
 
 struct candidates {
@@ -55,7 +56,9 @@ struct candidates {
 };
 
 static enum class class_of(const struct image *i) {
-        return !i->names || !i->names[0]      ? CLASS_NAMELESS
+        bool named = i->names && i->names[0];
+
+        return !named && !i->lost             ? CLASS_NAMELESS
                : i->source == IMAGE_FROM_PULL ? CLASS_PULLED
                                               : CLASS_BROUGHT;
 }
@@ -256,6 +259,7 @@ static void take_next(struct prune *p)
 
         if (op && more) {
                 op->ref = strdup(p->planned.items[p->at].digest);
+                memcpy(op->looked_at, p->planned.items[p->at].digest, sizeof(op->looked_at));
                 op->whole = op->pruning = true;
                 op->planned_ms = p->planned_ms;
                 op->planned_names = strv_len(p->planned.items[p->at].names);
@@ -524,7 +528,7 @@ void pressure_start(struct image_store *s)
                 look_again(s, 0);
 }
 
-int image_store_make_room(struct image_store *s, image_done_fn fn, void *data, struct err *err)
+int room_wait(struct image_store *s, image_done_fn fn, void *data, struct image_room **ret, struct err *err)
 {
         struct image_room *room;
 
@@ -539,5 +543,21 @@ int image_store_make_room(struct image_store *s, image_done_fn fn, void *data, s
         list_append(&s->pressure.rooms, &room->node);
         if (!s->pressure.running && !s->pressure.settling)
                 look_again(s, 0);
+        *ret = room;
         return 0;
+}
+
+void room_leave(struct image_room *room)
+{
+        if (!room)
+                return;
+        list_remove(&room->node);
+        free(room);
+}
+
+int image_store_make_room(struct image_store *s, image_done_fn fn, void *data, struct err *err)
+{
+        struct image_room *room;
+
+        return room_wait(s, fn, data, &room, err);
 }

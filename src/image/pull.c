@@ -160,7 +160,7 @@ static bool may_use(const struct image_pulls *p, const char *owner, const struct
                 if (may_use_name(p, owner, *name, now, &best, ret))
                         return true;
         *ret_proof = best;
-        return !image->names || !image->names[0];
+        return (!image->names || !image->names[0]) && !image->lost;
 }
 
 bool image_pulls_may_use(const struct image_pulls *p, const char *owner, const struct image *image)
@@ -941,6 +941,16 @@ static int decide_here(struct image_pulls *p, const struct image_pull_request *q
         return pull_here(p, q, asked, &b, ret_pull, err);
 }
 
+/* Whether he may hear what is wrong with it. */
+static bool is_known_to(const struct image_pulls *p, const struct image_pull_request *q, const struct image *image)
+{
+        bool known = q->all || image_pulls_may_use(p, q->owner, image);
+
+        for (char **name = image->names; !known && name && *name; name++)
+                known = image_pulls_may_know(p, q->owner, *name);
+        return known;
+}
+
 /* Decides: 0 with *ret_pull set: the pull will answer; 0 without: w->answer is it; -errno. */
 static int decide(struct image_pulls *p, const struct image_pull_request *q, struct image_want *w,
                   struct pull **ret_pull, struct err *err)
@@ -950,7 +960,7 @@ static int decide(struct image_pulls *p, const struct image_pull_request *q, str
         const struct beginning remotely = { .state = PULL_RESOLVE, .ref = &ref, .trusted_as = &ref, .name = name };
         struct err why = ERR_INIT;
         const struct image *image;
-        bool named, remote;
+        bool named, remote, lost;
         int r;
 
         named = !image_digest_valid(q->ref) && image_ref_parse_docker(q->ref, &ref, NULL) == 0;
@@ -961,14 +971,16 @@ static int decide(struct image_pulls *p, const struct image_pull_request *q, str
                 return err_set(err, why.num, "%s", why.text);
         remote = named && registries_enabled(p->config.registries) && !str_eq(ref.domain, IMAGE_BUILTIN_DOMAIN) &&
                  q->policy != IMAGE_PULL_NEVER;
+        /* Whose it is was lost with its names: a pull tells. */
+        lost = image && image->lost && !q->all && (!image->names || !image->names[0]);
         if (remote &&
-            (!image || image->broken || q->policy == IMAGE_PULL_ALWAYS || (!ref.digest[0] && top_is_old(p, name))))
+            (!image || lost || image->broken || q->policy == IMAGE_PULL_ALWAYS || (!ref.digest[0] && top_is_old(p, name))))
                 return pull_get(p, q, &remotely, ret_pull, err);
-        if (!image)
+        if (!image || lost || (image->broken && !is_known_to(p, q, image)))
                 return absent(q, named ? &ref : NULL, err);
         name_it(image, name, q->ref, &w->answer);
         if (image->broken)
-                return err_set(err, EBADMSG, "image %s is damaged, and has to be brought again", w->answer.ref);
+                return err_set(err, EUCLEAN, "image %s is damaged, and has to be brought again", w->answer.ref);
         r = decide_here(p, q, image, named && (ref.digest[0] || has_name(image, name)) ? &ref : NULL, w, ret_pull, err);
         return r == -ENOENT && !err->num ? absent(q, named ? &ref : NULL, err) : r;
 }

@@ -72,7 +72,7 @@ struct image_pull_result {
 };
 
 /* r: -EINVAL no reference; -ENOENT unknown; -EACCES not this owner's; -EHOSTUNREACH unreachable, or it misbehaves; -EBUSY too
- * many requests; -EBADMSG bytes that are not what was named; -EOPNOTSUPP no image that runs here; -EKEYREJECTED not as the policy wants it; -ENOSPC; -ENOMEM. The text
+ * many requests; -EUCLEAN what is here of it is damaged, and is not to be pulled; -EBADMSG bytes that are not what was named; -EOPNOTSUPP no image that runs here; -EKEYREJECTED not as the policy wants it; -ENOSPC; -ENOMEM. The text
  * names registry, reference and layer. */
 typedef void (*image_pulled_fn)(int r, const struct image_pull_result *result, const struct err *err, void *data);
 typedef void (*image_progress_fn)(const struct image_pull_progress *p, void *data);

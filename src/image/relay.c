@@ -99,7 +99,7 @@ static enum turn fill(struct relay *r)
 
 static enum turn drain(struct relay *r)
 {
-        while (r->have > 0) {
+        while (r->have > 0 && r->to >= 0) {
                 ssize_t n = write(r->to, r->buffer + r->at, r->have);
 
                 if (n < 0 && (errno == EINTR || (errno == EAGAIN && soon(r->to, POLLOUT))))
@@ -220,7 +220,7 @@ int relay_start(struct loop *loop, unsigned queue, int from, int to, uint64_t ma
         result = r->buffer && r->md && EVP_DigestInit_ex(r->md, EVP_sha256(), NULL) == 1 ? 0 : err_oom(err);
         if (result == 0)
                 result = watch(r, from, &r->in, err);
-        if (result == 0)
+        if (result == 0 && to >= 0)
                 result = watch(r, to, &r->out, err);
         if (result == 0)
                 result = loop_io_set(r->in, EPOLLIN);

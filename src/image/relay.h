@@ -13,7 +13,7 @@ struct relay;
  * -EIO. Both ends are closed then, and the relay is gone. */
 typedef void (*relay_fn)(int r, const char digest[65], uint64_t bytes, const struct err *err, void *data);
 
-/* Takes from and to, ends of pipes, also on failure. `queue` of the loop's threads reads, hashes and writes; never for long, so
+/* Takes from and to, ends of pipes, also on failure; to: -EBADF: nobody reads, the bytes are hashed only. `queue` of the loop's threads reads, hashes and writes; never for long, so
  * that relays which share one do not wait for each other. */
 int relay_start(struct loop *loop, unsigned queue, int from, int to, uint64_t max, relay_fn fn, void *data,
                 struct relay **ret, struct err *err);

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define DEFAULT_BYTES (UINT64_C(64) << 30)
 #define DEFAULT_ENTRIES 2000000
@@ -148,73 +149,6 @@ int stored_set_users(struct stored *i, const char *report, size_t len, struct er
 
 /* ── open, close ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static void load_notes(struct image *image, const json_t *notes)
-{
-        const char *source = json_string_value(json_object_get(notes, IMAGE_NOTE_SOURCE));
-        const char *came = json_string_value(json_object_get(notes, IMAGE_NOTE_CAME));
-
-        image->pinned = str_eq(json_string_value(json_object_get(notes, IMAGE_NOTE_PINNED)), "true");
-        image->broken = str_eq(json_string_value(json_object_get(notes, IMAGE_NOTE_BROKEN)), "true");
-        if (came)
-                (void)parse_u64(came, &image->came_ms);
-        for (int i = 0; source && image_sources[i]; i++)
-                if (str_eq(source, image_sources[i]))
-                        image->source = (enum image_source)i;
-}
-
-static int load_entry(struct image_store *s, const json_t *v)
-{
-        const char *digest = json_string_value(json_object_get(v, "digest"));
-        const json_t *notes = json_object_get(v, "annotations");
-        const char *name, *media = json_string_value(json_object_get(v, "mediaType"));
-        struct image_descriptor d = { .media_type = MEDIA_OCI_MANIFEST };
-        auto_str users = STR_INIT;
-        struct err err = ERR_INIT;
-        struct stored *image;
-
-        if (!digest || !image_digest_valid(digest))
-                return 0;
-        name = json_string_value(json_object_get(notes, "org.opencontainers.image.ref.name"));
-        memcpy(d.digest, digest, strlen(digest) + 1);
-        if (media && strlen(media) < sizeof(d.media_type))
-                memcpy(d.media_type, media, strlen(media) + 1);
-        image = store_find_digest(s, d.digest);
-        if (!image) {
-                if (stored_new(&s->layout, &d, &image, &err) < 0) {
-                        store_note_repair(s, "%s (%s) is left out: %s", name ? name : "an image without a name", digest,
-                                          err.text);
-                        return 0;
-                }
-                if (image_layout_read_users(&s->layout, image->image.tree, &users, NULL) == 0)
-                        (void)stored_set_users(image, users.data ? users.data : "", users.len, NULL);
-                load_notes(&image->image, notes);
-                if (stored_list_add(&s->images, image) < 0)
-                        return -ENOMEM;
-        }
-        return name ? strv_add(&image->image.names, name) : 0;
-}
-
-static int load_index(struct image_store *s, struct err *err)
-{
-        auto_str text = STR_INIT;
-        auto_json o = NULL;
-        const json_t *list, *v;
-        size_t i;
-        int r;
-
-        r = image_layout_read_index(&s->layout, &text, err);
-        if (r == 0)
-                r = json_read(text.data ? text.data : "", text.len, &o, err);
-        if (r < 0)
-                return err_wrap(err, "index.json of the images");
-        list = json_object_get(o, "manifests");
-        json_array_foreach(list, i, v) {
-                if (load_entry(s, v) < 0)
-                        return err_oom(err);
-        }
-        return 0;
-}
-
 static void store_cleanup(struct image_store **s)
 {
         image_store_close(*s);
@@ -250,7 +184,7 @@ int image_store_open(struct loop *loop, const struct image_store_config *config,
                 s->config.max_archive_bytes = DEFAULT_BYTES;
         r = image_layout_open(config->dir, &s->layout, err);
         if (r == 0)
-                r = load_index(s, err);
+                r = index_load(s, err);
         if (r == 0 && s->layout.cut_off > 0)
                 store_note_repair(s, "%u files whose writing was cut off were removed", s->layout.cut_off);
         if (r == 0 && usage_load(s) < 0)
@@ -446,6 +380,7 @@ int image_store_remove(struct image_store *s, const char *ref, image_done_fn fn,
         /* By name only this name goes; by digest all of it. */
         op->whole = normalise(ref, &parsed, name, NULL) < 0 || find_name(s, name) == NULL;
         op->ref = strdup(op->whole ? image->digest : name);
+        memcpy(op->looked_at, image->digest, sizeof(op->looked_at));
         if (!op->ref) {
                 op_free(op);
                 return err_oom(err);
@@ -541,6 +476,10 @@ struct image_sink {
         struct list node;
         struct op *op;
         uint64_t max; /* a thread writes, and the store may be closed meanwhile */
+        struct image_room *room; /* that it waits for */
+        bool roomed;
+        image_done_fn room_fn;
+        void *room_data;
 };
 
 /* Who writes still has the file; there is nothing of the store in it any more. */
@@ -552,6 +491,7 @@ static void leave_sinks(struct image_store *s)
                 list_remove(&sink->node);
                 sink->op->layout = (struct image_layout)IMAGE_LAYOUT_NONE;
                 sink->op->store = NULL;
+                room_leave(TAKE_PTR(sink->room));
         }
 }
 
@@ -624,9 +564,34 @@ int image_sink_write(struct image_sink *sink, const void *data, size_t len, stru
         if (len > sink->max - op->archive_size)
                 return err_set(err, EFBIG, "the archive is larger than %llu bytes", (unsigned long long)sink->max);
         r = fd_write_all(op->archive, data, len);
+        if (r < 0 && lseek(op->archive, (off_t)op->archive_size, SEEK_SET) < 0)
+                return err_sys(err, "store the archive");
         if (r < 0)
                 return err_set(err, -r, "store the archive: %s", strerror(-r));
         op->archive_size += len;
+        return 0;
+}
+
+static void on_sink_room(int r, const struct err *err, void *data)
+{
+        struct image_sink *sink = data;
+
+        sink->room = NULL;
+        sink->room_fn(r, err, sink->room_data);
+}
+
+int image_sink_make_room(struct image_sink *sink, image_done_fn fn, void *data, struct err *err)
+{
+        int r;
+
+        if (sink->roomed || !sink->op->store)
+                return err_set(err, ENOSPC, "the disk is full");
+        r = room_wait(sink->op->store, on_sink_room, sink, &sink->room, err);
+        if (r < 0)
+                return r;
+        sink->roomed = true;
+        sink->room_fn = fn;
+        sink->room_data = data;
         return 0;
 }
 
@@ -648,6 +613,7 @@ void image_sink_discard(struct image_sink *sink)
         if (!sink)
                 return;
         list_remove(&sink->node);
+        room_leave(sink->room);
         op_free(sink->op);
         free(sink);
 }

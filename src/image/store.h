@@ -46,6 +46,7 @@ struct image {
         json_t *config; /* the whole configuration, for inspect */
         enum image_source source;
         bool pinned;      /* kept from collection and removal */
+        bool lost;        /* its names were, with the index: without a name it is of those alone who may use all */
         bool broken;      /* a blob of it is damaged or missing: whoever needs it has to bring it again */
         uint64_t came_ms; /* of the real clock, when it came; 0: not known */
         uint64_t used_ms; /* when a task was last started from it, or it came */
@@ -59,14 +60,21 @@ struct image_layer_info {
         int64_t unpacked; /* bytes of its files; -1: not known */
         unsigned sharing; /* other images that have it */
 };
+/* For whom it is told: images that he may not see are as good as not there. may: NULL: all are. */
+struct image_audience {
+        bool (*may)(const struct image *image, void *data);
+        void *data;
+};
 /* False after the last. */
-bool image_store_layer_info(struct image_store *s, const struct image *image, size_t i, struct image_layer_info *ret);
+bool image_store_layer_info(struct image_store *s, const struct image *image, size_t i,
+                            const struct image_audience *who, struct image_layer_info *ret);
 
 struct image_bytes {
         uint64_t shared, unique;  /* of blobs, that other images need too, and that none does */
         uint64_t unpacked, freed; /* of layers' files; what of blobs and files comes back when it alone goes */
 };
-int image_store_bytes(struct image_store *s, const struct image *image, struct image_bytes *ret); /* -ENOMEM */
+int image_store_bytes(struct image_store *s, const struct image *image, const struct image_audience *who,
+                      struct image_bytes *ret); /* -ENOMEM */
 
 /* Opens or makes the layout; repairs what a crash left (temporary files, names of missing blobs: logged). Blocks on a
  * few small files; call before the loop serves. `workers` is borrowed. */
@@ -95,8 +103,13 @@ typedef void (*image_loaded_fn)(int r, const char *const *digests, size_t n, con
  * (CMD ENTRYPOINT ENV EXPOSE LABEL STOPSIGNAL USER VOLUME WORKDIR), for IMPORT. */
 int image_sink_open(struct image_store *s, enum image_sink_kind kind, const char *ref, char *const *changes,
                     struct image_sink **ret, struct err *err);
-/* On any thread, one at a time; also after the store was closed, when nothing but a discard may follow. -EFBIG, -ENOSPC */
+/* On any thread, one at a time; also after the store was closed, when nothing but a discard may follow. -EFBIG, -ENOSPC. What
+ * failed may be written once more, as if nothing of it had been. */
 int image_sink_write(struct image_sink *sink, const void *data, size_t len, struct err *err);
+/* On the loop, when a write met a full disk: images are collected (image/prune.h), once for a sink. r 0: write it again; fn comes
+ * once, later, unless the sink is discarded or the store closed. -ENOSPC at once: it was done before, or nothing is ever
+ * collected. */
+int image_sink_make_room(struct image_sink *sink, image_done_fn fn, void *data, struct err *err);
 /* Takes the sink. r: -EBADMSG bad archive, -ENOSPC, … */
 int image_sink_finish(struct image_sink *sink, image_loaded_fn fn, void *data, struct err *err);
 void image_sink_discard(struct image_sink *sink); /* takes; accepts NULL */
@@ -113,7 +126,8 @@ int image_sink_own(struct image_sink *sink, const char *owner, struct err *err);
 bool image_is_builtin(const struct image *image);
 
 /* Removes a name, or by digest the image with all its names; the tree and what no other image needs go with the last
- * name. -ENOENT, -EBUSY while a container uses it or it is pinned, -EPERM: it is part of Mayfly. */
+ * name. What `ref` means is decided now: -ENOENT, also later, where it means another image by then. -EBUSY while a container uses
+ * it or it is pinned, -EPERM: it is part of Mayfly. */
 int image_store_remove(struct image_store *s, const char *ref, image_done_fn fn, void *data, struct err *err);
 
 /* Gives an image one more name, which then means it and no other. -ENOENT, -EINVAL; -EPERM: the name is reserved. */

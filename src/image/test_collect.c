@@ -1,6 +1,8 @@
 /* What stays in the store, and what is done about damage. */
 #include "image/test_store.h"
 
+static const struct image_audience everybody = { .may = NULL };
+
 /* ── names, pins, collection ──────────────────────────────────────────────────────────────────────────────────────── */
 
 static void import_text(struct fixture *f, const char *ref, const char *text)
@@ -208,6 +210,41 @@ static void test_full(void **state)
         assert_non_null(image_store_find(f->store, "b:1", NULL));
 }
 
+/* Who sends an archive gets room once. */
+static void test_room_for_a_sink(void **state)
+{
+        struct fixture *f = *state;
+        struct image_sink *sink = NULL;
+
+        NEEDS_WORKER(f);
+        assert_int_equal(image_sink_open(f->store, IMAGE_LOAD, NULL, NULL, &sink, NULL), 0);
+        assert_int_equal(image_sink_make_room(sink, on_done, f, NULL), -ENOSPC); /* nothing is ever collected */
+        image_sink_discard(sink);
+        f->config.high_water = 99;
+        f->config.low_water = 98;
+        open_again(f);
+        import_text(f, "a:1", "a");
+        assert_int_equal(image_sink_open(f->store, IMAGE_LOAD, NULL, NULL, &sink, NULL), 0);
+        f->told = false;
+        assert_int_equal(image_sink_make_room(sink, on_done, f, NULL), 0);
+        assert_int_equal(wait_told(f), 0);
+        assert_null(image_store_find(f->store, "a:1", NULL));
+        assert_int_equal(image_sink_make_room(sink, on_done, f, NULL), -ENOSPC);
+        image_sink_discard(sink);
+        /* Nobody is told who has gone, or whose store has. */
+        f->told = false;
+        assert_int_equal(image_sink_open(f->store, IMAGE_LOAD, NULL, NULL, &sink, NULL), 0);
+        assert_int_equal(image_sink_make_room(sink, on_done, f, NULL), 0);
+        image_sink_discard(sink);
+        import_text(f, "b:1", "b");
+        assert_int_equal(image_sink_open(f->store, IMAGE_LOAD, NULL, NULL, &sink, NULL), 0);
+        f->told = false;
+        assert_int_equal(image_sink_make_room(sink, on_done, f, NULL), 0);
+        open_again(f);
+        image_sink_discard(sink);
+        assert_false(f->told);
+}
+
 /* What could not be given its name is made again: an image that is there has its tree. */
 static void test_full_at_the_end(void **state)
 {
@@ -243,6 +280,7 @@ static void on_verified(int r, const struct image_verification *v, const struct 
 
         on_done(r, err, f);
         f->n_digests = v->n_faults;
+        f->n_unchecked = v->n_unchecked;
         (void)snprintf(f->text, sizeof(f->text), "%s", v->n_faults > 0 ? v->faults[0].text : "");
         f->result = r < 0 ? r : v->n_faults > 0 && v->faults[v->n_faults - 1].repaired;
 }
@@ -305,6 +343,30 @@ static void test_side_by_side(void **state)
         }
 }
 
+static void on_moved(int r, const struct err *err, void *data)
+{
+        (void)err;
+        *(int *)data = r;
+}
+
+/* What was looked at goes, or nothing: a name that has become another image's keeps that. */
+static void test_removal_of_what_was_meant(void **state)
+{
+        struct fixture *f = *state;
+        char first[IMAGE_DIGEST_MAX];
+        int moved = 1;
+
+        NEEDS_WORKER(f);
+        import_text(f, "a:1", "a");
+        memcpy(first, image_store_find(f->store, "a:1", NULL)->digest, sizeof(first));
+        import_text(f, "b:1", "b");
+        assert_int_equal(image_store_tag(f->store, "b:1", "a:1", on_moved, &moved, NULL), 0);
+        assert_int_equal(remove_image(f, "a:1"), -ENOENT);
+        assert_int_equal(moved, 0);
+        assert_ptr_equal(image_store_find(f->store, "a:1", NULL), image_store_find(f->store, "b:1", NULL));
+        assert_non_null(image_store_by_digest(f->store, first));
+}
+
 static void test_use_outlives(void **state)
 {
         struct fixture *f = *state;
@@ -318,9 +380,9 @@ static void test_use_outlives(void **state)
         assert_true(used > 0);
         open_again(f);
         assert_int_equal(image_store_find(f->store, "a:1", NULL)->used_ms, used);
-        assert_true(image_store_layer_info(f->store, image_store_find(f->store, "a:1", NULL), 0, &layer));
+        assert_true(image_store_layer_info(f->store, image_store_find(f->store, "a:1", NULL), 0, &everybody, &layer));
         assert_int_equal(layer.unpacked, 3);
-        assert_false(image_store_layer_info(f->store, image_store_find(f->store, "a:1", NULL), 1, &layer));
+        assert_false(image_store_layer_info(f->store, image_store_find(f->store, "a:1", NULL), 1, &everybody, &layer));
         /* One that cannot be read costs nothing but what was in it. */
         image_store_close(f->store);
         assert_int_equal(fd_write_file(f->root, "images/usage.json", 0600, "{\"used\":[", 9, NULL), 0);
@@ -333,7 +395,7 @@ static void test_claims(void **state)
 {
         struct fixture *f = *state;
         struct map *none = map_new();
-        struct image_layout l = IMAGE_LAYOUT_NONE, mine;
+        struct image_layout l = IMAGE_LAYOUT_NONE, mine, other;
         char digest[IMAGE_DIGEST_MAX] = "", dir[128];
 
         (void)snprintf(dir, sizeof(dir), "%s/images", f->dir);
@@ -344,7 +406,15 @@ static void test_claims(void **state)
         assert_int_equal(image_layout_put_text(&mine, "abc", 3, digest, NULL), 0);
         assert_int_equal(image_layout_collect(&l, none, none, NULL), 0);
         assert_int_equal(count(f, "images/blobs/sha256"), 1);
+        /* Claimed twice by one, and by another: as long as anybody has it. */
+        other = mine;
+        other.claimant = 8;
+        assert_int_equal(image_layout_claim(&mine, digest), 0);
+        assert_int_equal(image_layout_claim(&other, digest), 0);
         image_layout_release(&mine);
+        assert_int_equal(image_layout_collect(&l, none, none, NULL), 0);
+        assert_int_equal(count(f, "images/blobs/sha256"), 1);
+        image_layout_release(&other);
         assert_int_equal(image_layout_collect(&l, none, none, NULL), 0);
         assert_int_equal(count(f, "images/blobs/sha256"), 0);
         image_layout_close(&l);
@@ -395,7 +465,7 @@ static void test_verify_blob(void **state)
         NEEDS_WORKER(f);
         import_text(f, "a:1", "abc");
         image = image_store_find(f->store, "a:1", NULL);
-        assert_true(image_store_layer_info(f->store, image, 0, &layer));
+        assert_true(image_store_layer_info(f->store, image, 0, &everybody, &layer));
         (void)snprintf(path, sizeof(path), "images/blobs/sha256/%s", layer.digest + 7);
         assert_int_equal(fd_write_file(f->root, path, 0600, "x", 1, NULL), 0);
         assert_int_equal(verify(f, true, &repaired), 1);
@@ -412,6 +482,260 @@ static void test_verify_blob(void **state)
         assert_non_null(image_store_repairs(f->store));
         import_text(f, "a:1", "abc");
         assert_int_equal(sweep(f), 0);
+}
+
+/* The layer of an image, as its files are: damaged. */
+static void damage(struct fixture *f, const char *name)
+{
+        char path[200];
+
+        (void)snprintf(path, sizeof(path), "layers/%s/root/hello", image_store_find(f->store, name, NULL)->layers[0]);
+        assert_int_equal(fchmodat(f->root, path, 0777, 0), 0);
+}
+
+static mode_t mode_in_tree(struct fixture *f, const char *name)
+{
+        char path[200];
+        struct stat st;
+
+        (void)snprintf(path, sizeof(path), "trees/%s/hello", image_store_find(f->store, name, NULL)->tree);
+        assert_int_equal(fstatat(f->root, path, &st, 0), 0);
+        return st.st_mode & 07777;
+}
+
+/* Another image of the same layer, twice, which makes another tree. */
+static void load_twice(struct fixture *f, const char *name, const char *text)
+{
+        auto_str layer = STR_INIT, archive = STR_INIT;
+        struct image_sink *sink = NULL;
+        char diff_id[IMAGE_DIGEST_MAX];
+
+        test_tar_file(&layer, "hello", text);
+        test_tar_end(&layer);
+        digest_of(&layer, diff_id);
+        saved(&archive, &layer, diff_id, name);
+        assert_int_equal(image_sink_open(f->store, IMAGE_LOAD, NULL, NULL, &sink, NULL), 0);
+        assert_int_equal(image_sink_write(sink, archive.data, archive.len, NULL), 0);
+        assert_int_equal(image_sink_finish(sink, on_side_loaded, f, NULL), 0);
+}
+
+static void begin_repair(struct fixture *f)
+{
+        f->told = false;
+        assert_int_equal(image_store_verify(f->store, true, NULL, on_verified, f, NULL), 0);
+}
+
+/* A merge that has linked the files of a layer which is replaced before the tree has its name. */
+static void test_merge_before_repair(void **state)
+{
+        struct fixture *f = *state;
+        bool repaired;
+        mode_t good;
+
+        NEEDS_WORKER(f);
+        import_text(f, "a:1", "abc");
+        good = mode_in_tree(f, "a:1");
+        damage(f, "a:1");
+        sides_told = 0;
+        f->hold = HOLD_MERGE;
+        load_twice(f, "b:1", "abc");
+        while (!f->held)
+                assert_int_equal(loop_turn(f->loop, 1000, NULL), 0);
+        begin_repair(f);
+        while (f->replaced == 0)
+                assert_int_equal(loop_turn(f->loop, 1000, NULL), 0);
+        release(f);
+        assert_int_equal(wait_told(f), 1);
+        assert_int_equal(f->n_digests, 2); /* the layer and its tree: this one was never damaged */
+        while (sides_told < 1)
+                assert_int_equal(loop_turn(f->loop, 1000, NULL), 0);
+        assert_int_equal(mode_in_tree(f, "b:1"), good);
+        assert_int_equal(verify(f, false, &repaired), 0);
+}
+
+/* A tree that got its name before the layer was replaced, of an image that came after the list of what to look at was made. */
+static void test_tree_before_repair(void **state)
+{
+        struct fixture *f = *state;
+        bool repaired;
+        mode_t good;
+
+        NEEDS_WORKER(f);
+        import_text(f, "a:1", "abc");
+        good = mode_in_tree(f, "a:1");
+        damage(f, "a:1");
+        sides_told = 0;
+        f->hold = HOLD_COMPARE;
+        begin_repair(f);
+        while (!f->held)
+                assert_int_equal(loop_turn(f->loop, 1000, NULL), 0);
+        load_twice(f, "b:1", "abc");
+        while (sides_told < 1)
+                assert_int_equal(loop_turn(f->loop, 1000, NULL), 0);
+        assert_int_not_equal(mode_in_tree(f, "b:1"), good);
+        release(f);
+        assert_int_equal(wait_told(f), 1);
+        assert_int_equal(f->n_digests, 3);
+        assert_int_equal(mode_in_tree(f, "b:1"), good);
+        assert_int_equal(verify(f, false, &repaired), 0);
+}
+
+/* A layer for which there is no room is looked at as far as that goes, and so is everything else. */
+static void test_verify_without_room(void **state)
+{
+        struct fixture *f = *state;
+        auto_str plain = STR_INIT, archive = STR_INIT;
+        const struct image *image;
+        auto_fd layers = -EBADF;
+        bool repaired;
+
+        NEEDS_WORKER(f);
+        test_tar_file(&plain, "hello", "packed");
+        test_tar_end(&plain);
+        gzip(&plain, &archive);
+        for (int packed = 0; packed < 2; packed++) {
+                assert_int_equal(take_archive(f, IMAGE_IMPORT, "a:1", NULL, packed ? &archive : &plain), 0);
+                f->full = true;
+                assert_int_equal(verify(f, true, &repaired), 0);
+                assert_int_equal(f->n_unchecked, 1);
+                assert_int_equal(f->dying, 0);
+                assert_int_equal(verify(f, true, &repaired), 0);
+                assert_int_equal(f->n_unchecked, 0);
+        }
+        /* A worker that dies says nothing of the layer. */
+        f->dying = 1;
+        assert_int_equal(verify(f, true, &repaired), 0);
+        assert_int_equal(f->n_unchecked, 1);
+        image = image_store_find(f->store, "a:1", NULL);
+        assert_false(image->broken);
+        layers = openat(f->root, "layers", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        assert_int_equal(path_remove_tree(layers, image->layers[0]), 0);
+        f->full = true;
+        assert_true(verify(f, false, &repaired) >= 1);
+        assert_string_equal(f->text, "it is missing");
+}
+
+/* A worker that dies while the start mends is started once more; that it dies each time breaks the image. */
+static void test_sweep_with_dying_workers(void **state)
+{
+        struct fixture *f = *state;
+
+        NEEDS_WORKER(f);
+        for (int dying = 1; dying <= 2; dying++) {
+                auto_fd trees = openat(f->root, "trees", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+                auto_fd layers = openat(f->root, "layers", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+                const struct image *image;
+
+                import_text(f, "a:1", "abc");
+                image = image_store_find(f->store, "a:1", NULL);
+                assert_int_equal(path_remove_tree(trees, image->tree), 0);
+                assert_int_equal(path_remove_tree(layers, image->layers[0]), 0);
+                f->dying = dying;
+                assert_int_equal(sweep(f), 0);
+                assert_int_equal(f->dying, 0);
+                assert_int_equal(image_store_find(f->store, "a:1", NULL)->broken, dying == 2);
+        }
+}
+
+/* ── a damaged index ──────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static size_t entry_end(const char *text, unsigned n)
+{
+        const char *at = text;
+
+        for (; n > 0; n--)
+                at = strstr(at, "}}") + 2;
+        return (size_t)(at - text);
+}
+
+/* However index.json is damaged, the store opens with all images, keeps the file, and writes a good one. */
+static void test_damaged_index(void **state)
+{
+        static const char *const texts[] = {
+                "",         "{",  "[]", "{}", "null", "{\"manifests\":{}}", "{\"manifests\":[17,\"a\",{\"digest\":7}]}",
+                "\x7f\x45\x4c", "\"", "}}]",
+        };
+        struct fixture *f = *state;
+        char first[IMAGE_DIGEST_MAX], second[IMAGE_DIGEST_MAX];
+        auto_str good = STR_INIT, kept = STR_INIT;
+
+        NEEDS_WORKER(f);
+        import_text(f, "a:1", "a");
+        memcpy(first, f->digest, sizeof(first));
+        import_text(f, "b:1", "b");
+        memcpy(second, f->digest, sizeof(second));
+        assert_int_equal(fd_read_file(f->root, "images/index.json", 100000, &good, NULL), 0);
+        for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
+                image_store_close(f->store);
+                assert_int_equal(fd_write_file(f->root, "images/index.json", 0600, texts[i], strlen(texts[i]), NULL), 0);
+                open_store(f);
+                assert_non_null(image_store_repairs(f->store));
+                assert_null(image_store_find(f->store, "a:1", NULL));
+                assert_true(image_store_by_digest(f->store, first)->lost);
+                assert_non_null(image_store_by_digest(f->store, second));
+                assert_int_equal(sweep(f), 0);
+                assert_int_equal(count(f, "images/blobs/sha256"), 6);
+                /* It is not damaged any more, and what is lost stays so. */
+                open_again(f);
+                assert_null(image_store_repairs(f->store));
+                assert_true(image_store_by_digest(f->store, first)->lost);
+                assert_int_equal(change(f, first, "a:1", 0), 0);
+                assert_non_null(image_store_find(f->store, "a:1", NULL));
+        }
+        assert_int_equal(fd_read_file(f->root, "images/index.json.damaged.9", 100, &kept, NULL), 0);
+        assert_string_equal(kept.data, texts[ARRAY_LEN(texts) - 1]);
+        assert_int_equal(count(f, "layers"), 2);
+}
+
+/* What stands before the damage is as good as ever. */
+static void test_index_that_is_cut(void **state)
+{
+        struct fixture *f = *state;
+        auto_str good = STR_INIT, text = STR_INIT;
+
+        NEEDS_WORKER(f);
+        import_text(f, "a:1", "a");
+        import_text(f, "b:1", "b");
+        assert_int_equal(change(f, "a:1", NULL, true), 0);
+        assert_int_equal(fd_read_file(f->root, "images/index.json", 100000, &good, NULL), 0);
+        for (int i = 0; i < 2; i++) {
+                image_store_close(f->store);
+                str_clear(&text);
+                assert_int_equal(str_add(&text, good.data, entry_end(good.data, 1) + 20), 0);
+                if (i == 1) /* in the middle, not at the end */
+                        assert_int_equal(str_addf(&text, "\x01%s", good.data + entry_end(good.data, 1) + 21), 0);
+                assert_int_equal(fd_write_file(f->root, "images/index.json", 0600, text.data, text.len, NULL), 0);
+                open_store(f);
+                assert_true(image_store_find(f->store, "a:1", NULL)->pinned);
+                assert_false(image_store_find(f->store, "a:1", NULL)->lost);
+                assert_null(image_store_find(f->store, "b:1", NULL));
+                assert_int_equal(count(f, "images/blobs/sha256"), 6);
+        }
+}
+
+static void test_index_that_is_gone(void **state)
+{
+        struct fixture *f = *state;
+
+        NEEDS_WORKER(f);
+        import_text(f, "a:1", "a");
+        image_store_close(f->store);
+        assert_int_equal(unlinkat(f->root, "images/index.json", 0), 0);
+        open_store(f);
+        assert_true(image_store_by_digest(f->store, f->digest)->lost);
+        assert_non_null(image_store_repairs(f->store));
+        image_store_close(f->store);
+        /* One that nothing can be read of, nor written to. */
+        assert_int_equal(unlinkat(f->root, "images/index.json", 0), 0);
+        assert_int_equal(mkdirat(f->root, "images/index.json", 0700), 0);
+        open_store(f);
+        assert_non_null(image_store_by_digest(f->store, f->digest));
+        assert_int_equal(sweep(f), 0);
+        import_text(f, "a:1", "a");
+        assert_non_null(image_store_find(f->store, "a:1", NULL));
+        open_again(f);
+        assert_non_null(image_store_find(f->store, "a:1", NULL));
+        assert_int_equal(count(f, "layers"), 1);
 }
 
 /* That somebody else has died says nothing of images. */
@@ -452,12 +776,21 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_changed_plan, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_recent, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_full, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_room_for_a_sink, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_full_at_the_end, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_side_by_side, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_removal_of_what_was_meant, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_use_outlives, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_claims, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_verify, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_verify_blob, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_merge_before_repair, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_tree_before_repair, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_verify_without_room, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_sweep_with_dying_workers, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_damaged_index, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_index_that_is_cut, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_index_that_is_gone, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_lost_launcher, setup, teardown),
         };
 

@@ -48,6 +48,11 @@ struct fixture {
         uint32_t next_token;
         bool busy;                   /* trees cannot be removed */
         bool full;                   /* the next unpacking finds the disk full */
+        int dying;                   /* so many of the next ones die */
+        enum { HOLD_NONE, HOLD_MERGE, HOLD_COMPARE } hold; /* whose next answer waits for release() */
+        struct answer *held;
+        unsigned replaced;
+        size_t n_unchecked;
         enum image_kind full_commit; /* and so does the next commit of this kind; 0: none */
         unsigned uses;               /* how often it was asked who uses images */
         int lost;                    /* what merging and comparing answer with; 0: they work */
@@ -104,6 +109,26 @@ static int later(struct fixture *f, struct answer a)
         *copy = a;
         assert_int_equal(loop_defer(f->loop, give, copy), 0);
         return 0;
+}
+
+/* What was done is done, and is told by release(). */
+static int hold(struct fixture *f, struct answer a)
+{
+        f->held = malloc(sizeof(*f->held));
+        assert_non_null(f->held);
+        a.f = f;
+        *f->held = a;
+        f->hold = HOLD_NONE;
+        return 0;
+}
+
+static void release(struct fixture *f)
+{
+        struct answer *held = f->held;
+
+        assert_non_null(held);
+        f->held = NULL;
+        assert_int_equal(loop_defer(f->loop, give, held), 0);
 }
 
 /* fds[i] becomes 3 + i. */
@@ -229,6 +254,10 @@ static int do_unpack(void *context, int blob_fd, int report_fd, uint64_t max_byt
                 f->full = false;
                 return later(f, (struct answer){ .r = -ENOSPC, .work = fn, .data = data });
         }
+        if (f->dying > 0) {
+                f->dying--;
+                return later(f, (struct answer){ .r = -EIO, .work = fn, .data = data });
+        }
         (void)snprintf(bytes, sizeof(bytes), "%llu", (unsigned long long)max_bytes);
         (void)snprintf(entries, sizeof(entries), "%llu", (unsigned long long)max_entries);
         return when_ended(
@@ -244,6 +273,7 @@ static int do_merge(void *context, const char (*layers)[65], size_t n_layers, in
         uint32_t token = ++f->next_token;
         auto_fd dir = tmp_dir(f, token);
         int fds[4 + LAYERS_MAX] = { -EBADF, -EBADF, report_fd, dir }, r;
+        bool missing = false;
 
         if (f->lost < 0)
                 return err_set(err, -f->lost, "the launcher has died");
@@ -252,11 +282,13 @@ static int do_merge(void *context, const char (*layers)[65], size_t n_layers, in
         for (size_t i = 0; i < n_layers; i++) {
                 (void)snprintf(name, sizeof(name), "layers/%s", layers[i]);
                 fds[4 + i] = openat(f->root, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-                assert_true(fds[4 + i] >= 0);
+                missing |= fds[4 + i] < 0;
         }
-        r = run_worker(f, argv, fds, 4 + n_layers);
+        r = missing ? -ENOENT : run_worker(f, argv, fds, 4 + n_layers);
         for (size_t i = 0; i < n_layers; i++)
                 fd_close(fds[4 + i]);
+        if (f->hold == HOLD_MERGE)
+                return hold(f, (struct answer){ .r = r, .token = token, .work = fn, .data = data });
         return later(f, (struct answer){ .r = r, .token = token, .work = fn, .data = data });
 }
 
@@ -288,6 +320,7 @@ static int do_replace(void *context, uint32_t token, enum image_kind kind, const
         if (f->busy && kind == IMAGE_TREE)
                 return later(f, (struct answer){ .r = -EBUSY, .done = fn, .data = data });
         (void)path_remove_tree(dir, name);
+        f->replaced++;
         return do_commit(context, token, kind, name, fn, data, err);
 }
 
@@ -298,6 +331,7 @@ static int do_compare(void *context, uint32_t token, enum image_kind kind, const
         struct fixture *f = context;
         char made[64], named[128];
         auto_fd one = -EBADF, other = -EBADF;
+        struct answer a = { .work = fn, .data = data };
 
         if (f->lost < 0)
                 return err_set(err, -f->lost, "the launcher has died");
@@ -306,10 +340,8 @@ static int do_compare(void *context, uint32_t token, enum image_kind kind, const
         one = openat(f->root, made, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         other = openat(f->root, named, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         assert_true(one >= 0 && other >= 0);
-        return later(
-                f, (struct answer){ .r = run_worker(f, argv, (const int[]){ -EBADF, -EBADF, report_fd, one, other }, 5),
-                                    .work = fn,
-                                    .data = data });
+        a.r = run_worker(f, argv, (const int[]){ -EBADF, -EBADF, report_fd, one, other }, 5);
+        return f->hold == HOLD_COMPARE ? hold(f, a) : later(f, a);
 }
 
 static int do_discard(void *context, uint32_t token, struct err *err)

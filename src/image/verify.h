@@ -27,6 +27,10 @@ struct image_verification {
         uint64_t blobs, layers, trees, bytes; /* that were looked at; read or made anew */
         struct image_fault *faults;
         size_t n_faults, cap_faults;
+        /* What could not be made anew, for want of room, or since a worker died: nothing is known to be wrong with it. Of a layer its
+         * blob was unpacked all the same, and hashed, and it is there. */
+        struct image_fault *unchecked;
+        size_t n_unchecked, cap_unchecked;
 };
 
 /* v: a peek, as of now. */
