@@ -102,7 +102,7 @@ static void print_unchecked(const json_t *left)
 
         (void)str_addf(&text, "%s %s was not compared: %s", cli_text(left, "kind"), cli_text(left, "name"),
                        cli_text(left, "detail"));
-        print_line("", text.data ? text.data : "");
+        cli_print_line("", text.data ? text.data : "");
 }
 
 static void print_result(const json_t *o)

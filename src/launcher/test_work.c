@@ -368,6 +368,29 @@ static void test_power_cut(void **state)
         assert_false(is_marked(f, "settled/l" NAME_T));
 }
 
+/* A mark vouches for the directory that it was made for: one whose removal was not on disk yet, for none that came by its name. */
+static void test_mark_of_another(void **state)
+{
+        struct fixture *f = *state;
+        char mark[128] = "";
+
+        NEEDS_WORKER(f);
+        make_tree(f);
+        write_out(f, "settled/t" NAME_T);
+        assert_true(readlinkat(f->store, "settled/l" NAME_A, mark, sizeof(mark) - 1) > 0);
+        assert_int_equal(delete (f, LAUNCH_KIND_TREE, NAME_T), LAUNCH_DONE);
+        assert_int_equal(delete (f, LAUNCH_KIND_LAYER, NAME_A), LAUNCH_DONE);
+        assert_int_equal(delete (f, LAUNCH_KIND_LAYER, NAME_B), LAUNCH_DONE);
+        settle(f);
+        make_tree(f);
+        settle(f);
+        (void)unlinkat(f->store, "settled/l" NAME_A, 0);
+        assert_int_equal(symlinkat(mark, f->store, "settled/l" NAME_A), 0);
+        cut_power(f);
+        assert_int_not_equal(faccessat(f->store, "layers/" NAME_A, F_OK, 0), 0);
+        assert_false(is_marked(f, "settled/l" NAME_A));
+}
+
 /* A store that is older than marks. */
 static void test_no_marks(void **state)
 {
@@ -711,6 +734,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_tree, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_settle, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_mark_of_another, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_power_cut, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_no_marks, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_delete, setup, teardown),

@@ -10,7 +10,7 @@
  * the directories that it is given. It is given nothing else: its root is an empty file system, and the directories come
  * as descriptors of one detached mount (nosuid, nodev, noexec), so that hard links between them work.
  *
- * One thread; nothing blocks but renames, their fsync and the making of processes. */
+ * One thread; nothing blocks but renames and the making of processes. */
 #pragma once
 
 #include "base/err.h"

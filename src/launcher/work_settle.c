@@ -80,12 +80,14 @@ static int sync_made(int mount, struct err *err)
         return fd < 0 || fsync(fd) < 0 ? err_sys(err, "write the store's directory") : 0;
 }
 
-int settle_open(struct settle *s, int mount, int proc_fd, struct err *err)
+int settle_open(struct settle *s, int mount, int layers, int trees, int proc_fd, struct err *err)
 {
         char life[SETTLE_LIFE_MAX], before[SETTLE_LIFE_MAX] = "";
         int r;
 
         *s = (struct settle)SETTLE_NONE;
+        s->layers = layers;
+        s->trees = trees;
         s->made = mkdirat(mount, "settled", 0700) == 0;
         if (!s->made && errno != EEXIST)
                 return err_sys(err, "make 'settled' in the store");
@@ -108,11 +110,42 @@ void settle_close(struct settle *s)
         s->fresh = s->writing = (struct settle_names){ .items = NULL };
 }
 
+/* Where the file system knows no births, an inode that was used again may be taken for the old one. */
+static bool identity(const struct settle *s, const char *mark, char out[SETTLE_ID_MAX])
+{
+        struct statx st;
+
+        if (statx(mark[0] == 'l' ? s->layers : s->trees, mark + 1, AT_SYMLINK_NOFOLLOW, STATX_INO | STATX_BTIME, &st) <
+            0)
+                return false;
+        if (!(st.stx_mask & STATX_BTIME))
+                st.stx_btime = (struct statx_timestamp){ .tv_sec = 0 };
+        (void)snprintf(out, SETTLE_ID_MAX, "%llu %lld.%09u", (unsigned long long)st.stx_ino,
+                       (long long)st.stx_btime.tv_sec, st.stx_btime.tv_nsec);
+        return true;
+}
+
 static bool marked(const struct settle *s, const char *mark)
 {
+        char is[SETTLE_ID_MAX], said[SETTLE_ID_MAX];
+        ssize_t n = readlinkat(s->dir, mark, said, sizeof(said) - 1);
         struct stat st;
 
-        return fstatat(s->dir, mark, &st, AT_SYMLINK_NOFOLLOW) == 0;
+        if (n < 0)
+                return errno == EINVAL && fstatat(s->dir, mark, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode);
+        said[n] = '\0';
+        return identity(s, mark, is) && strcmp(is, said) == 0;
+}
+
+/* One system call, so that there is no mark that says half of it. */
+static void add_mark(const struct settle *s, const char *mark)
+{
+        char id[SETTLE_ID_MAX];
+
+        if (!identity(s, mark, id))
+                return;
+        (void)unlinkat(s->dir, mark, 0);
+        (void)!symlinkat(id, s->dir, mark); /* without it, it is made again after a power cut */
 }
 
 bool settle_known(struct settle *s, enum launch_kind kind, const char *name)
@@ -160,9 +193,7 @@ int settle_opened(struct settle *s, int proc_fd, bool (*there)(enum launch_kind 
 
 static int unmark(struct settle *s, const char *mark)
 {
-        if (unlinkat(s->dir, mark, 0) < 0)
-                return errno == ENOENT ? 0 : -errno;
-        return fsync(s->dir) < 0 ? -errno : 0;
+        return unlinkat(s->dir, mark, 0) < 0 && errno != ENOENT ? -errno : 0;
 }
 
 int settle_add(struct settle *s, enum launch_kind kind, const char *name)
@@ -200,6 +231,6 @@ void settle_end(struct settle *s, bool good)
 {
         /* What could not be written out once never gets a mark: the kernel says so one time only. */
         for (size_t i = 0; good && i < s->writing.len; i++)
-                fd_close(openat(s->dir, s->writing.items[i], O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
+                add_mark(s, s->writing.items[i]);
         s->writing.len = 0;
 }

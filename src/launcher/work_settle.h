@@ -1,11 +1,14 @@
 /* Which layers and trees are known to be on disk. Commits do not wait for it: the file system is written out behind them
- * (syncfs(2), by a process of its own), and then each gets its mark, an empty file of its name in store/settled/.
+ * (syncfs(2), by a process of its own), and then each gets its mark, a symlink of its name in store/settled/ that says which
+ * directory it vouches for: by its inode and its birth. So a mark whose removal a power cut undid vouches for nothing that came by
+ * the same name later, and removing one need not wait for the disk. (An empty file vouches for whatever has the name: those are of
+ * older launchers.)
  *
  *   commit ─▶ FRESH ─▶ settle_begin() ─▶ BEING WRITTEN ─▶ settle_end(): marked, or never
  *
  * After a power cut what has no mark may hold anything, so it is thrown away; mayflyd unpacks it again from its blobs. The file
  * `life` says whose page cache vouches for what has none: the same boot, and the same parent of the launcher, so that a
- * launcher that died alone takes over what it left. Marks go, durably, before what they vouch for. */
+ * launcher that died alone takes over what it left. Marks go before what they vouch for. */
 #pragma once
 
 #include "base/err.h"
@@ -16,6 +19,7 @@
 
 #define SETTLE_NAME_MAX (LAUNCH_HEX + 2) /* 'l' or 't', the name, NUL */
 #define SETTLE_LIFE_MAX 96
+#define SETTLE_ID_MAX 64
 
 struct settle_names {
         char (*items)[SETTLE_NAME_MAX];
@@ -24,6 +28,7 @@ struct settle_names {
 
 struct settle {
         int dir;
+        int layers, trees; /* borrowed */
         bool made; /* just now: what is in the store is older than marks, and was written out when it was committed */
         bool same; /* the file system's cache is the one of whoever wrote `life` */
         struct settle_names fresh, writing;
@@ -31,11 +36,11 @@ struct settle {
 
 #define SETTLE_NONE                                                                                                    \
         {                                                                                                              \
-                .dir = -EBADF                                                                                          \
+                .dir = -EBADF, .layers = -EBADF, .trees = -EBADF                                                       \
         }
 
-/* mount: of the store; proc_fd: /proc. */
-int settle_open(struct settle *s, int mount, int proc_fd, struct err *err);
+/* mount: of the store, layers and trees its directories; proc_fd: /proc. */
+int settle_open(struct settle *s, int mount, int layers, int trees, int proc_fd, struct err *err);
 void settle_close(struct settle *s);
 
 /* Of what lies in the store when it is opened. True: it stays (its mark is there, or will be); false: throw it away. */

@@ -113,7 +113,7 @@ static bool is_there(enum launch_kind kind, const char *name, void *data)
 static int open_settled(struct work_store *s, int proc_fd, struct err *err)
 {
         struct kind_search layers = { s, LAUNCH_KIND_LAYER }, trees = { s, LAUNCH_KIND_TREE };
-        int r = settle_open(&s->settle, s->mount, proc_fd, err);
+        int r = settle_open(&s->settle, s->mount, s->layers, s->trees, proc_fd, err);
 
         if (r < 0)
                 return r;
