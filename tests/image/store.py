@@ -5,6 +5,7 @@
     store.py PATTERN        only groups whose names match
 """
 
+import gzip
 import json
 import os
 import random
@@ -419,7 +420,63 @@ def damage():
             assert mayfly.wait_until(lambda: images(i)[short("two:1")]["broken"], 20), images(i)
             runs(i, "one:1", "one")
             answer = i.client.post({"image": "two:1", "cmd": ["true"], "network": "none"})
-            assert answer.status >= 400 and "damaged" in answer.json()["detail"], answer
+            problem = answer.json()
+            assert (answer.status, problem["type"]) == (500, "urn:mayfly:problem:image_broken"), answer
+            assert "damaged" in problem["detail"]
+            assert i.client.get("/v1/tasks/" + problem["task_id"]).json()["reason"] == "image_broken"
+            done = i.cli("run", "two:1", "true")
+            assert done.returncode == 125 and b"--verify --repair" in done.stderr, done
+
+
+# ── a damaged index ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def index():
+    with mayfly.Instance("mf-store-i", POOL, images__keep_for="0s") as i:
+        i.load(archive("one"), "one:1")
+        i.load(archive("two"), "two:1")
+        path = os.path.join(i.data_dir, "state/images/index.json")
+        digests = {n: about(i, n + ":1")["digest"] for n in ("one", "two")}
+        before = set(os.listdir(blobs(i)))
+
+        def start_with(text):
+            i.stop()
+            with open(path, "wb") as f:
+                f.write(text)
+            i.start()
+            assert mayfly.wait_until(lambda: quiet(i), 30), quiet.why
+            assert set(os.listdir(blobs(i))) >= before, "blobs are lost"
+
+        with report.case("index: empty, no JSON, of another type: the daemon starts with all images, and says so"):
+            for text in (b"", b"{", b"\0" * 4096, b"[]", b'{"manifests": 3}', os.urandom(1000)):
+                start_with(text)
+                told = images(i)
+                assert set(digests.values()) <= set(told), told
+                assert short("one:1") not in told
+                assert any("index.json is damaged" in line for line in verify(i)["repairs"]), verify(i)
+                assert any("index.json" in line for line in i.client.get("/v1/health").json()["store"]["repairs"])
+            task = i.client.run(digests["one"], "cat", "/etc/salt", network="none")
+            assert task["out"] == b"one", task
+        with report.case("index: what came back has its name again when it is loaded or tagged"):
+            i.load(archive("one"), "one:1")
+            ask(i, "tag", ref=digests["two"], name="two:1")
+            runs(i, "one:1", "one")
+            runs(i, "two:1", "two")
+            i.stop()
+            i.start()
+            runs(i, "two:1", "two")
+            assert not any("index.json" in line for line in verify(i)["repairs"]), verify(i)["repairs"]
+        with report.case("index: cut short, what stands before the cut keeps its name"):
+            with open(path, "rb") as f:
+                good = f.read()
+            entries = json.loads(good)["manifests"]
+            kept = [m["annotations"].get("org.opencontainers.image.ref.name") for m in entries]
+            last = entries[-1]
+            start_with(good[:-40])
+            told = images(i)
+            assert {n for n in kept[:-1] if n and "mayfly.internal" not in n} <= set(told), (kept, told)
+            assert kept[-1] not in told and last["digest"] in {image["digest"] for image in told.values()}, (last, told)
+            assert os.path.exists(path + ".damaged")
 
 
 # ── kill -9 ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -500,6 +557,53 @@ def kills():
             runs(i, "pinned:1", "pinned")
 
 
+def workers_of(instance):
+    """Processes that unpack."""
+    launcher, found = instance.pid("mayfly-launcher"), []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as f:
+                parent = int(f.read().rsplit(")", 1)[1].split()[1])
+            if parent == launcher and re.match("mayfly-worker\0(plain|unpack)\0", mayfly.read(f"/proc/{pid}/cmdline")):
+                found.append(int(pid))
+        except OSError:
+            pass
+    return found
+
+
+def dying_workers():
+    big = mayfly.busybox(links=False)
+    big.symlink("bin/cat", "busybox")
+    for n in range(20000):
+        big.file(f"f/{n % 100}/{n}", str(n) * 20)
+    big = big.bytes()
+    with mayfly.Instance("mf-store-w2", POOL, images__keep_for="0s") as i:
+        with report.case("workers: one that is killed is no fault of its archive, and leaves no trace"):
+            for packed in (big, gzip.compress(big, 1)):
+                killed = 0
+                for _ in range(3):
+                    answers = []
+                    thread = threading.Thread(target=lambda: answers.append(i.client.load(packed, "big:1")))
+                    thread.start()
+                    while not answers and not (pids := workers_of(i)):
+                        time.sleep(0.001)
+                    for pid in pids if not answers else []:
+                        os.kill(pid, signal.SIGKILL)
+                        killed += 1
+                    thread.join()
+                    answer = answers[0]
+                    assert answer.status in (201, 500), answer
+                    if answer.status == 500:
+                        assert answer.json()["type"] == "urn:mayfly:problem:internal", answer
+                        break
+                assert answer.status == 500 and killed, (answer, killed)
+                assert mayfly.wait_until(lambda: quiet(i), 20), quiet.why
+                i.load(packed, "big:1")
+                assert i.client.run("big:1", "/bin/cat", "/f/7/7", network="none")["out"] == b"7" * 20
+                # The container may still be on its way out.
+                assert mayfly.wait_until(lambda: i.client.request("DELETE", "/v1/images/big:1").status == 200, 10)
+
+
 def quiet(instance):
     """The start has mended all."""
     try:
@@ -541,6 +645,14 @@ def full():
                 answer = i.client.request("POST", f"/v1/images/{what}?" + "&".join(f"{k}={v}" for k, v in params.items()))
                 assert answer.status in (200, 507), answer
             assert i.client.load(archive("y", MIB), "y:1").status == 507
+        with report.case("full: verification says what it could not compare, and checks the rest"):
+            found = verify(i)
+            assert found["faults"] == [] and not found["ok"] and found["blobs"] > 0, found
+            assert {u["kind"] for u in found["unchecked"]} <= {"layer", "tree"} and found["unchecked"], found
+            layers = [u for u in found["unchecked"] if u["kind"] == "layer"]
+            assert all("its blob is whole" in u["detail"] for u in layers) and layers, layers
+            done = i.cli("images", "--verify")
+            assert done.returncode == 1 and b"not compared" in done.stdout, done
         with report.case("full: kill -9 there, and a start"):
             for _ in range(3):
                 kill(i)
@@ -557,8 +669,8 @@ def full():
 
 
 def consistent_but_for_room(instance):
-    answer = instance.client.request("POST", "/v1/images/verify")
-    assert answer.status == 507 or answer.json()["ok"], answer
+    found = verify(instance)
+    assert found["faults"] == [], found
 
 
 def collection():
@@ -587,6 +699,19 @@ def collection():
             for n in range(12):
                 i.load(archive(f"d{n}", 12 * MIB), f"d{n}:1")
             runs(i, "d11:1", "d11")
+        with report.case("collection: an archive that fills the disk while it comes makes room, once"):
+            ask(i, "prune", dry_run="false", all="true")
+            settled(i)
+            i.load(archive("old", 20 * MIB), "old:1")
+            st = os.statvfs(i.data_dir)
+            with open(filler, "wb") as f:
+                os.posix_fallocate(f.fileno(), 0, st.f_bavail * st.f_frsize - 5 * MIB)
+            i.load(archive("new", 12 * MIB), "new:1")
+            runs(i, "new:1", "new")
+            assert short("old:1") not in images(i), "nothing went for it"
+            os.unlink(filler)
+            assert mayfly.wait_until(lambda: quiet(i), 20), quiet.why
+            assert mayfly.wait_until(lambda: ask(i, "prune", dry_run="false", all="true") and short("new:1") not in images(i), 10)
         with report.case("collection: health tells what cannot be reached, and that it is over"):
             ask(i, "prune", dry_run="false", all="true")
             settled(i)
@@ -671,8 +796,8 @@ def layer_of_blob(instance, name, n):
     return store(instance, "layers", about(instance, name)["blobs"][n]["diff_id"].split(":")[1])
 
 
-GROUPS = {"names": names, "policies": policies, "not_waiting": not_waiting, "damage": damage, "kills": kills, "full": full,
-          "collection": collection, "pulls": pulls}
+GROUPS = {"names": names, "policies": policies, "not_waiting": not_waiting, "damage": damage, "index": index,
+          "dying_workers": dying_workers, "kills": kills, "full": full, "collection": collection, "pulls": pulls}
 
 
 def main():
