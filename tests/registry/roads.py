@@ -152,6 +152,13 @@ def client_certificates(w, report):
         put(w, r.host, "client.cert", stranger[0])
         put(w, r.host, "client.key", stranger[1])
         equal(run(w.client, image).status, 502)
+    with report.case("client certificate: one for the host alone is for its default port"):
+        shutil.rmtree(os.path.join(w.certs, r.host))
+        put(w, r.host, "ca.crt", cert)
+        for name, path in (("client.cert", good[0]), ("client.key", good[1])):
+            put(w, r.host.split(":")[0], name, path)
+        equal(run(w.client, image).status, 502)
+        shutil.rmtree(os.path.join(w.certs, r.host.split(":")[0]))
     with report.case("client certificate: the right one opens it"):
         put(w, r.host, "client.cert", good[0])
         put(w, r.host, "client.key", good[1])
