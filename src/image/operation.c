@@ -2,11 +2,15 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/time.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define REST_NS (2 * NS_PER_S)
+#define REST_MAX_NS (60 * NS_PER_S)
 
 const op_step op_load_steps[] = {
         step_index, step_read_archive, step_names, step_prepare,     step_list_layers, step_list_trees,   step_unpack,
@@ -394,6 +398,44 @@ static void end(struct op *op)
                 op_free(op);
 }
 
+static void rest_done(int r, const struct err *err, void *data)
+{
+        struct image_store *s = data;
+
+        (void)err;
+        if (r == 0)
+                s->rest_ns = 0;
+}
+
+static void rest_collect(struct loop_timer *timer, void *data)
+{
+        struct image_store *s = data;
+        struct op *op = op_new(s, op_clean_steps, false);
+
+        (void)timer;
+        if (!op)
+                return;
+        op->done = rest_done;
+        op->data = s;
+        op_add(op);
+}
+
+/* What a clean-up cannot do, since the launcher died or the disk has no room, is done later. */
+static void leave_rest(struct image_store *s)
+{
+        s->rest_ns = s->rest_ns > 0 ? MIN(2 * s->rest_ns, REST_MAX_NS) : REST_NS;
+        (void)loop_timer_set(s->loop, &s->rest, time_mono_ns() + s->rest_ns, rest_collect, s);
+}
+
+/* Whether all that it is about is done, but for taking away what nobody needs. */
+static bool only_collects(const struct op *op)
+{
+        for (size_t i = 0; !op->cleaning && i < op->at; i++)
+                if (op->steps[i] == step_remove_name)
+                        return true;
+        return op->cleaning || op->steps == op_clean_steps;
+}
+
 /* A failure is told after the clean-up; what the clean-up itself cannot do is left to the next one. An image that could not
  * be taken out of the index gets its tree back. */
 static void fail(struct op *op, int r)
@@ -412,6 +454,16 @@ static void fail(struct op *op, int r)
         op->target = (struct image_descriptor){ .size = 0 };
         op->whole = false;
         op->at = 0;
+}
+
+static void clean_up_failed(struct op *op, int r)
+{
+        struct image_store *s = op->store;
+
+        if (op->steps == op_clean_steps && !op->cleaning)
+                op->result = r;
+        leave_rest(s);
+        end(op);
 }
 
 /* ── a full disk ──────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -449,7 +501,7 @@ static void run(struct op *op)
 {
         while (op->steps[op->at]) {
                 struct err told = op->err;
-                bool cleaning = op->cleaning;
+                bool cleaning = only_collects(op);
                 int r = op->steps[op->at](op);
 
                 if (r == STEP_WAIT || r == STEP_AGAIN) {
@@ -460,7 +512,7 @@ static void run(struct op *op)
                         if (cleaning) {
                                 log_debug("images: clean up: %s", op->err.text);
                                 op->err = told;
-                                end(op);
+                                clean_up_failed(op, r);
                                 return;
                         }
                         if (make_room(op, r))
@@ -486,9 +538,9 @@ bool op_is_late(struct op *op)
 void op_wake(struct op *op, int r, const struct err *err)
 {
         if (r < 0) {
-                if (op->cleaning) {
+                if (only_collects(op)) {
                         log_debug("images: clean up: %s", err ? err->text : strerror(-r));
-                        end(op);
+                        clean_up_failed(op, r);
                         return;
                 }
                 if (err && err != &op->err)

@@ -95,6 +95,8 @@ struct image_store {
         struct list ops, holds, sinks;
         struct list lingering;  /* ended while somebody collected */
         struct loop_timer tick; /* looks which operations may go on */
+        struct loop_timer rest; /* collects what a clean-up had to leave… */
+        uint64_t rest_ns;       /* …after so long; 0: there is nothing */
         uint64_t last_seq;
         unsigned next_queue;
         const struct op *indexing, *collecting; /* who has the index; who collects */

@@ -216,8 +216,9 @@ static void on_collected(int r, const struct err *err, void *data)
 {
         struct prune *p = data;
 
+        /* What has gone has gone; what it alone needed is collected another time. */
         if (p->fn)
-                p->fn(r, &p->gone, err, p->data);
+                p->fn(p->gone.n > 0 ? 0 : r, &p->gone, err, p->data);
         prune_free(p);
 }
 

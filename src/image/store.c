@@ -215,6 +215,7 @@ void image_store_close(struct image_store *s)
         if (!s)
                 return;
         loop_timer_cancel(&s->tick);
+        loop_timer_cancel(&s->rest);
         loop_timer_cancel(&s->usage_timer);
         loop_timer_cancel(&s->pressure.timer);
         /* Whoever is owed a call still needs all of it, and comes back here. */

@@ -535,7 +535,7 @@ def kills():
                  "prune": ["load", "tag", "prune"]}
         for name, acts in mixes.items():
             with report.case(f"kills: kill -9 amid {name}: all that is named is whole, nothing else is there"):
-                for n in range(max(KILLS // len(mixes), 2)):
+                for n in range(max(KILLS // len(mixes), 3)):
                     w = Workload(i, f"{name} {n}")
                     thread = threading.Thread(target=w.run, args=([getattr(w, a) for a in acts],))
                     thread.start()
