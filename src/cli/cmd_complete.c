@@ -19,12 +19,12 @@ struct line {
 
 static const struct cli_option *find(const struct cli_option *options, const char *word)
 {
-        const char *name = word + 2;
-        size_t len = strcspn(name, "=");
+        bool is_long = str_starts(word, "--");
+        const char *name = is_long ? word + 2 : "";
+        size_t len = strcspn(name, "="), all = strlen(word);
 
         for (const struct cli_option *o = options; o && o->name; o++) {
-                if (word[1] == '-' ? strncmp(o->name, name, len) == 0 && !o->name[len]
-                                   : o->letter == word[strlen(word) - 1])
+                if (is_long ? strncmp(o->name, name, len) == 0 && !o->name[len] : all > 1 && o->letter == word[all - 1])
                         return o;
         }
         return NULL;

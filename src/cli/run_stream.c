@@ -377,7 +377,8 @@ int run_stream(const struct cli *cli, const struct run_options *o, const struct 
         r = open_stream(&s, err);
         if (r < 0)
                 return r;
-        s.signals = signals = catch_signals(o->sig_proxy);
+        signals = catch_signals(o->sig_proxy);
+        s.signals = signals;
         r = http_ws_client_send(s.ws, true, request->data, request->len);
         if (r == 0 && !s.stdin_open)
                 r = send_text(&s, wire_frame_stdin_end);

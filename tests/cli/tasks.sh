@@ -8,6 +8,7 @@ spawn() { "$mayfly" run --network none -d "$@"; }
 signalled() {
     local signals=$1 pid signal
     shift
+    rm -f "$dir/signalled" # of the last one: it would be taken for the first line
     "$@" >"$dir/signalled" 2>"$dir/signalled.err" &
     pid=$!
     for _ in $(seq 200); do [ -s "$dir/signalled" ] && break; sleep 0.05; done
