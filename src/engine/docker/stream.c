@@ -178,10 +178,11 @@ static unsigned head_status(const struct str *head)
         return status;
 }
 
-/* Bytes of the body that a refusal announces; 0 where it does not say. */
-static size_t head_length(const struct str *head)
+/* Bytes of the body that a refusal announces, in its head and not in that body; 0 where it does not say. */
+static size_t head_length(const struct str *head, const char *end)
 {
-        const char *at = strcasestr(head->data, "\r\nContent-Length:");
+        auto_free char *text = strndup(head->data, (size_t)(end - head->data));
+        const char *at = text ? strcasestr(text, "\r\nContent-Length:") : NULL;
         auto_free char *digits = NULL;
         uint64_t n = 0;
 
@@ -212,7 +213,7 @@ ssize_t docker_stream_head(struct docker_stream *s, const char *bytes, size_t le
         if (status == 0)
                 return err_set(err, EBADMSG, "attach: no HTTP came back");
         body = s->head.len - (size_t)(end + 4 - s->head.data);
-        if (body < head_length(&s->head))
+        if (body < head_length(&s->head, end))
                 return 0;
         s->refused = status;
         docker_message(end + 4, body, status, s->why, sizeof(s->why));
