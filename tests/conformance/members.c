@@ -150,7 +150,9 @@ static void on_list(int r, const struct str *text, const struct err *err, void *
         (void)err;
         l->done = true;
         l->r = r;
-        for (const char *at = r == 0 ? text->data : NULL; (at = at ? strstr(at, "{\"id\":") : NULL); at++)
+        if (r < 0 || !text->data)
+                return;
+        for (const char *at = text->data; (at = strstr(at, "{\"id\":")); at++)
                 l->tasks++;
 }
 

@@ -299,8 +299,8 @@ static void test_podman_links(void **state)
                           file[] = "X-Docker-Container-Path-Stat: eyJtb2RlIjo0MjAsImxpbmtUYXJnZXQiOiIvZXRjL2YifQ==\r\n";
         struct tar_reader *r = malloc(sizeof(*r));
         auto_str tar = STR_INIT, tree = STR_INIT;
+        struct tar_piece p = { .event = TAR_MORE, .member = { .path = "" } };
         struct world *w = *state;
-        struct tar_piece p;
 
         assert_non_null(r);
         podman_open(w);

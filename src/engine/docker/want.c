@@ -180,8 +180,12 @@ static void on_pulled(int r, const struct engine_image *image, const struct err 
                 pulled(w);
         else
                 reopen(w, image != NULL);
-        if (r < 0 || !w->parsed.digest[0] || may_use(w)) {
-                want_answer(w, r, r == 0 ? image : NULL, err);
+        if (r < 0 || !image) {
+                want_answer(w, r < 0 ? r : -EBADMSG, NULL, err);
+                return;
+        }
+        if (!w->parsed.digest[0] || may_use(w)) {
+                want_answer(w, 0, image, err);
                 return;
         }
         w->image = *image;
