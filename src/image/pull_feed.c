@@ -24,12 +24,15 @@
 #define FEED_BEGIN (UINT64_C(1) << 20)    /* bytes that are there */
 #define FEED_REST_MIN (UINT64_C(2) << 20) /* and that are not */
 #define FEED_AHEAD_S 8                    /* from the end, at the pace at which bytes come */
+#define FEED_LATE_S 16                    /* …and at that of each second since */
 #define FEED_LONGEST_NS (20 * NS_PER_S)
 #define FEED_CROWDED_S 2 /* as FEED_AHEAD_S, when others want the places */
-#define FEED_STALL_NS NS_PER_S
 #define FEED_LOOK_NS (NS_PER_S / 4)
-#define FEED_TRIES 2 /* of one blob */
+#define FEED_LOOK_MS 1000 /* of which it is judged */
+#define FEED_TRIES 2      /* of one blob */
 #define FEEDS_MAX 1
+#define FDS_PLENTY 256
+#define FDS_LEFT 48 /* with fewer, pulls and tasks need them all */
 #define PACE_NS (NS_PER_S / 4)
 #define PACE_LEAST (UINT64_C(128) << 10) /* bytes, before a pace is one */
 #define TURN (UINT64_C(4) << 20)         /* bytes, then others of the queue have theirs */
@@ -50,7 +53,7 @@ struct feed {
         uint64_t at, limit;     /* of the file: read; what may be read in this turn */
         bool busy, full;        /* a work thread has it; so was the pipe */
         int result;             /* of the turn */
-        uint64_t seen, seen_ns; /* bytes of the blob, when more had come */
+        uint64_t seen, seen_ns; /* bytes of the blob, a second ago */
         uint64_t begun_ns;
         struct loop_timer timer;
 };
@@ -77,10 +80,10 @@ bool feed_ends_within(const struct pace *p, uint64_t bytes, uint64_t size, uint6
         return came >= PACE_LEAST && (size - bytes) / came <= UINT64_C(1000000) * seconds / MAX(us, (uint64_t)1);
 }
 
-bool feed_pays(const struct pace *p, uint64_t written, uint64_t bytes, uint64_t size, uint64_t now)
+bool feed_pays(const struct pace *p, uint64_t written, uint64_t bytes, uint64_t size, uint64_t now, bool crowded)
 {
         return size >= FEED_SIZE_MIN && written >= FEED_BEGIN && bytes <= size && size - bytes >= FEED_REST_MIN &&
-               feed_ends_within(p, bytes, size, now, FEED_AHEAD_S);
+               feed_ends_within(p, bytes, size, now, crowded ? FEED_CROWDED_S : FEED_AHEAD_S);
 }
 
 /* ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -238,17 +241,21 @@ static void feed_go(struct feed *f)
 
 /* ── watching ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+/* Second by second: what came at once before it began to drip is no pace. */
 static bool comes_too_slowly(struct feed *f, uint64_t now)
 {
         struct blob *b = f->blob;
-        uint64_t bytes = blob_done(b);
+        uint64_t bytes = blob_done(b), ms = (now - f->seen_ns) / NS_PER_MS;
+        bool late = false;
 
-        if (bytes != f->seen) {
+        if (ms >= FEED_LOOK_MS) {
+                late = bytes < b->size && !b->paused && /* else the disk is what is slow */
+                       (b->size - bytes) / (FEED_LATE_S * 1000) * ms >= bytes - MIN(f->seen, bytes);
                 f->seen = bytes;
                 f->seen_ns = now;
         }
         pace_note(&b->pace, bytes, now);
-        return now - f->seen_ns >= FEED_STALL_NS || now - f->begun_ns >= FEED_LONGEST_NS ||
+        return late || now - f->begun_ns >= FEED_LONGEST_NS ||
                (image_store_crowded(f->pulls->config.store) &&
                 !feed_ends_within(&b->pace, bytes, b->size, now, FEED_CROWDED_S));
 }
@@ -347,14 +354,16 @@ static size_t running(const struct image_pulls *p)
 void feed_look(struct job *job, size_t i)
 {
         struct blob *b = job->layer_blobs[i];
+        const struct image_store *s = job->pulls->config.store;
         uint64_t now;
 
         if (b->state != BLOB_LOADING || b->size < FEED_SIZE_MIN || b->feed || b->feeds >= FEED_TRIES)
                 return;
         now = time_mono_ns();
         pace_note(&b->pace, blob_done(b), now);
-        if (running(job->pulls) < FEEDS_MAX && feed_pays(&b->pace, b->written, blob_done(b), b->size, now) &&
-            is_compressed(b))
+        if (running(job->pulls) < FEEDS_MAX &&
+            feed_pays(&b->pace, b->written, blob_done(b), b->size, now, image_store_crowded(s)) && is_compressed(b) &&
+            fd_left(FDS_PLENTY) >= FDS_LEFT)
                 feed_begin(job, i, now);
 }
 

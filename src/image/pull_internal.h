@@ -49,8 +49,8 @@ struct pace {
 
 /* What is missing of `size` comes within so many seconds, at that pace. */
 bool feed_ends_within(const struct pace *p, uint64_t bytes, uint64_t size, uint64_t now, unsigned seconds);
-/* A feed is worth its places. bytes: that came; written: of these, in the file. */
-bool feed_pays(const struct pace *p, uint64_t written, uint64_t bytes, uint64_t size, uint64_t now);
+/* A feed is worth its places. bytes: that came; written: of these, in the file; crowded: others want the places. */
+bool feed_pays(const struct pace *p, uint64_t written, uint64_t bytes, uint64_t size, uint64_t now, bool crowded);
 
 void feed_look(struct job *job, size_t i); /* begins one of the layer, where it pays */
 void feed_cancel(struct blob *b);          /* its bytes may be others from now on, or go; nothing without a feed */

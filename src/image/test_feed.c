@@ -176,18 +176,21 @@ static void test_pays(void **state)
 
         (void)state;
         /* 2 MiB in 10 ms; the rest of 100 takes half a second. */
-        assert_true(feed_pays(&p, MIB, 2 * MIB, 100 * MIB, 10 * MS));
+        assert_true(feed_pays(&p, MIB, 2 * MIB, 100 * MIB, 10 * MS, false));
         /* Nothing of it is in the file yet; small ones; the rest is little. */
-        assert_false(feed_pays(&p, 0, 2 * MIB, 100 * MIB, 10 * MS));
-        assert_false(feed_pays(&p, MIB, 2 * MIB, 4 * MIB, 10 * MS));
-        assert_false(feed_pays(&p, 99 * MIB, 99 * MIB, 100 * MIB, 10 * MS));
+        assert_false(feed_pays(&p, 0, 2 * MIB, 100 * MIB, 10 * MS, false));
+        assert_false(feed_pays(&p, MIB, 2 * MIB, 4 * MIB, 10 * MS, false));
+        assert_false(feed_pays(&p, 99 * MIB, 99 * MIB, 100 * MIB, 10 * MS, false));
         /* 10 MiB a second: 300 MiB would hold the places for half a minute, the last 50 do not. */
-        assert_false(feed_pays(&p, 4 * MIB, 4 * MIB, 300 * MIB, 400 * MS));
-        assert_true(feed_pays(&later, 54 * MIB, 54 * MIB, 100 * MIB, 400 * MS));
+        assert_false(feed_pays(&p, 4 * MIB, 4 * MIB, 300 * MIB, 400 * MS, false));
+        assert_true(feed_pays(&later, 54 * MIB, 54 * MIB, 100 * MIB, 400 * MS, false));
+        /* Where others want the places only what is about to end has them. */
+        assert_true(feed_pays(&p, MIB, 2 * MIB, 100 * MIB, 10 * MS, true));
+        assert_false(feed_pays(&later, 54 * MIB, 54 * MIB, 100 * MIB, 400 * MS, true));
         /* What drips, and what does not come at all. */
-        assert_false(feed_pays(&later, 50 * MIB, 50 * MIB + 4096, 100 * MIB, 400 * MS));
-        assert_false(feed_pays(&later, 50 * MIB, 50 * MIB, 100 * MIB, 400 * MS));
-        assert_false(feed_pays(&p, UINT64_MAX, UINT64_MAX, 100 * MIB, 400 * MS));
+        assert_false(feed_pays(&later, 50 * MIB, 50 * MIB + 4096, 100 * MIB, 400 * MS, false));
+        assert_false(feed_pays(&later, 50 * MIB, 50 * MIB, 100 * MIB, 400 * MS, false));
+        assert_false(feed_pays(&p, UINT64_MAX, UINT64_MAX, 100 * MIB, 400 * MS, false));
         assert_true(feed_ends_within(&later, 54 * MIB, 100 * MIB, 400 * MS, 6));
         assert_false(feed_ends_within(&later, 54 * MIB, 100 * MIB, 400 * MS, 2));
 }

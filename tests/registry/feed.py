@@ -143,29 +143,41 @@ for name, compress in (("gzip", lambda x: gzip.compress(x, 1)), ("zstd", zstd)):
             w.check(layer)
 
 
-@case("bytes that stop coming hold no places")
-def _(w):
-    release, stopped = threading.Event(), threading.Event()
-    with Layer(w, "stalled") as layer, Layer(w, "beside") as beside, concurrent.futures.ThreadPoolExecutor(1) as pool:
-        def send(handler):
-            layer.head(handler)
-            handler.wfile.write(layer.packed[:SIZE // 2])
-            stopped.set()
-            assert release.wait(120)
-            handler.wfile.write(layer.packed[SIZE // 2:])
-        layer.send = send
-        pulling = pool.submit(w.pull, layer)
-        try:
-            assert stopped.wait(30) and mayfly.wait_until(lambda: w.workers(("plain",)), 10, 0.002), "it was not begun"
-            assert mayfly.wait_until(lambda: not w.workers(), 10), "workers wait for what does not come"
-            equal(w.pull(beside).status, 200)
-            assert not pulling.done()
-        finally:
-            release.set()
-        answer = pulling.result()
-        equal((answer.status, layer.asked), (200, 1), answer)
-        w.check(layer)
-        w.check(beside)
+def drops(handler, data, release):
+    """Never silent for long; what was sent."""
+    at = 0
+    while not release.wait(0.1):
+        handler.wfile.write(data[at:at + 512])
+        at += 512
+    return at
+
+
+for name, drip in (("stop coming", None), ("drip", drops)):
+    @case(f"bytes that {name} hold no places")
+    def _(w, name=name, drip=drip):
+        release, stopped = threading.Event(), threading.Event()
+        with Layer(w, "slow" + name[:1]) as layer, Layer(w, "beside" + name[:1]) as beside, \
+                concurrent.futures.ThreadPoolExecutor(1) as pool:
+            def send(handler):
+                layer.head(handler)
+                handler.wfile.write(layer.packed[:SIZE // 2])
+                stopped.set()
+                sent = drip(handler, layer.packed[SIZE // 2:], release) if drip else 0
+                assert release.wait(120)
+                handler.wfile.write(layer.packed[SIZE // 2 + sent:])
+            layer.send = send
+            pulling = pool.submit(w.pull, layer)
+            try:
+                assert stopped.wait(30) and mayfly.wait_until(lambda: w.workers(("plain",)), 10, 0.002), "it was not begun"
+                assert mayfly.wait_until(lambda: not w.workers(), 10), "workers wait for what does not come"
+                equal(w.pull(beside).status, 200)
+                assert not pulling.done()
+            finally:
+                release.set()
+            answer = pulling.result()
+            equal((answer.status, layer.asked), (200, 1), answer)
+            w.check(layer)
+            w.check(beside)
 
 
 @case("another blob that holds the very layer counts for nothing")
@@ -239,6 +251,26 @@ def _(w):
         w.check(layer)
 
 
+@case("who leaves first leaves it to the other")
+def _(w):
+    with Layer(w, "inherited") as layer, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        state = {}
+
+        def leave():
+            w.instance.client.request("POST", f"/v1/tasks/{state['task']}/cancel")
+        while_it_comes(w, layer, leave)
+        layer.fake.tags["2"] = layer.fake.tags["1"]
+        made = w.instance.client.request("POST", "/v1/tasks", {"image": layer.ref, "cmd": ["true"], "wait": False})
+        equal(made.status, 202, made)
+        state["task"] = made.json()["id"]
+        assert mayfly.wait_until(lambda: layer.asked, 30)
+        other = layer.ref[:-1] + "2"
+        answer = pool.submit(w.instance.client.request, "POST", "/v1/images/pull", {"image": other}, timeout=120).result()
+        equal((answer.status, layer.asked), (200, 1), answer)
+        layer.ref = other
+        w.check(layer)
+
+
 @case("who wants it no more takes the workers along")
 def _(w):
     with Layer(w, "left") as layer:
@@ -269,6 +301,33 @@ def _(w):
         w.check(layer)
 
 
+def stop_amid_it(w):
+    """In order, and the next daemon goes on with what is here."""
+    with Layer(w, "stopped") as layer, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        ended = []
+
+        def send(handler):
+            layer.head(handler)
+            handler.wfile.write(layer.packed[:SIZE // 2])
+            for at in range(SIZE // 2, len(layer.packed), PIECE):
+                if ended:
+                    return
+                handler.wfile.write(layer.packed[at:at + PIECE])
+                time.sleep(0.02)
+        layer.send = send
+        pulling = pool.submit(w.pull, layer)
+        assert mayfly.wait_until(lambda: w.workers(("plain",)), 20, 0.002), "it was not begun"
+        clean = w.instance.stop()
+        ended.append(True)
+        pulling.exception()
+        w.instance.start()
+        assert clean, "not all ended in order"
+        layer.send = None
+        answer = w.pull(layer)
+        equal(answer.status, 200, answer)
+        w.check(layer)
+
+
 def main():
     pattern = re.compile(sys.argv[1] if len(sys.argv) > 1 else "")
     if os.geteuid() != 0:
@@ -283,6 +342,8 @@ def main():
                 with report.case(name):
                     run(w)
         report.check("the daemon is the one that was started", w.instance.pid("mayflyd") == daemon)
+        with report.case("a stop amid it"):
+            stop_amid_it(w)
 
 
 main()
