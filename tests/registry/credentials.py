@@ -394,6 +394,21 @@ def strangers(w, report):
         assert host["one"] in mine and not any(fakes["two"].host in n for n in mine), mine
         assert fakes["two"].host not in client.get("/v1/images/" + digest).body.decode()
         assert fakes["two"].host in w.client.get("/v1/images/" + digest).body.decode()
+    with report.case("images: nor is there an image by such a name for it, whatever else it may do with that image"):
+        deploy = mayfly.NetClient(w.port, w.instance.key("deploy"))
+        equal(deploy.request("POST", "/v1/images/pull", {"image": host["one"], "registry_auth": dict(
+            zip(("username", "password"), auth["one"]))}).status, 200)
+        theirs = host["two"].split("@")[0]
+        for method, path in (("GET", "/v1/images/" + theirs), ("GET", f"/v1/images/{theirs.rsplit(':', 1)[0]}@{digest}"),
+                             ("DELETE", "/v1/images/" + theirs), ("GET", "/v1/images/save?ref=" + theirs),
+                             ("GET", "/v1/images/save?ref=" + theirs.rsplit(":", 1)[0]),
+                             ("POST", f"/v1/images/tag?ref={theirs}&name=mine:1"), ("POST", "/v1/images/pin?ref=" + theirs)):
+            answer = deploy.request(method, path)
+            equal((answer.status, answer.json()["type"]), (404, "urn:mayfly:problem:image_not_found"), (path, answer))
+        equal(w.client.get("/v1/images/" + theirs).status, 200)
+        equal(deploy.request("GET", "/v1/images/" + host["one"]).status, 200)
+        for path in ("/v1/images/prune?all=true", "/v1/images/verify"):
+            assert fakes["two"].host not in deploy.request("POST", path).body.decode(), path
     with report.case("credentials: a repository and a digest name the registry that is asked"):
         client = mayfly.NetClient(w.port, w.instance.key("task"))
         equal(run(client, f"{fakes['one'].host}/own/app@{digest}", auth=auth["one"]).status, 201)
