@@ -98,10 +98,10 @@ static json_t *unchecked_json(struct call *c, const struct image_verification *v
         for (size_t i = 0; list && i < v->n_unchecked; i++) {
                 const struct image_fault *f = &v->unchecked[i];
 
-                if (may_hear(c, f) && json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:o}", "kind",
-                                                                            image_fault_kinds[f->kind], "name", f->name,
-                                                                            "detail", f->text, "images",
-                                                                            images_of(c, f->digests))) < 0)
+                if (may_hear(c, f) &&
+                    json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:o}", "kind", image_fault_kinds[f->kind],
+                                                          "name", f->name, "detail", f->text, "images",
+                                                          images_of(c, f->digests))) < 0)
                         return NULL;
         }
         return TAKE_PTR(list);

@@ -312,7 +312,9 @@ bool sweep_skip(struct op *op, int r)
                 if (have)
                         have->image.broken = true;
                 store_note_repair(op->store, "image %s is broken, and has to be brought again: %s",
-                                  have && have->image.names && have->image.names[0] ? have->image.names[0] : image->image.digest, op->err.text);
+                                  have && have->image.names && have->image.names[0] ? have->image.names[0]
+                                                                                    : image->image.digest,
+                                  op->err.text);
                 op->images.items[i - 1] = op->images.items[--op->images.len];
                 stored_free(image);
                 any = true;

@@ -212,12 +212,15 @@ static void mend(struct reading *x, bool missing)
                 store_note_repair(s, "index.json was missing: %u images came back out of their blobs, without names",
                                   x->found);
         else
-                store_note_repair(s,
-                                  "index.json is damaged (%s)%s%s: %zu images are as it says, %u came back out of their "
-                                  "blobs, without names",
-                                  x->why.text, aside[0] ? ", and kept as " : "", aside, named, x->found);
+                store_note_repair(
+                        s,
+                        "index.json is damaged (%s)%s%s: %zu images are as it says, %u came back out of their "
+                        "blobs, without names",
+                        x->why.text, aside[0] ? ", and kept as " : "", aside, named, x->found);
         if (x->found > 0)
-                store_note_repair(s, "images without a name are for administrators until they are pulled, loaded or tagged again");
+                store_note_repair(
+                        s,
+                        "images without a name are for administrators until they are pulled, loaded or tagged again");
         if (r < 0)
                 store_note_repair(s, "index.json cannot be mended now: %s", err.text);
 }

@@ -47,7 +47,8 @@ struct claim {
 struct image_claims {
         pthread_mutex_t lock;
         VEC(struct claim) all;
-        struct map *held; /* how many claim it, by hex: who collects asks of each file, and an archive may have 100,000 */
+        struct map
+                *held; /* how many claim it, by hex: who collects asks of each file, and an archive may have 100,000 */
 };
 
 static struct image_claims *claims_new(void)

@@ -476,7 +476,7 @@ int image_store_pin(struct image_store *s, const char *ref, bool pinned, image_d
 struct image_sink {
         struct list node;
         struct op *op;
-        uint64_t max; /* a thread writes, and the store may be closed meanwhile */
+        uint64_t max;            /* a thread writes, and the store may be closed meanwhile */
         struct image_room *room; /* that it waits for */
         bool roomed;
         image_done_fn room_fn;

@@ -652,8 +652,16 @@ static size_t entry_end(const char *text, unsigned n)
 static void test_damaged_index(void **state)
 {
         static const char *const texts[] = {
-                "",         "{",  "[]", "{}", "null", "{\"manifests\":{}}", "{\"manifests\":[17,\"a\",{\"digest\":7}]}",
-                "\x7f\x45\x4c", "\"", "}}]",
+                "",
+                "{",
+                "[]",
+                "{}",
+                "null",
+                "{\"manifests\":{}}",
+                "{\"manifests\":[17,\"a\",{\"digest\":7}]}",
+                "\x7f\x45\x4c",
+                "\"",
+                "}}]",
         };
         struct fixture *f = *state;
         char first[IMAGE_DIGEST_MAX], second[IMAGE_DIGEST_MAX];
@@ -667,7 +675,8 @@ static void test_damaged_index(void **state)
         assert_int_equal(fd_read_file(f->root, "images/index.json", 100000, &good, NULL), 0);
         for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
                 image_store_close(f->store);
-                assert_int_equal(fd_write_file(f->root, "images/index.json", 0600, texts[i], strlen(texts[i]), NULL), 0);
+                assert_int_equal(fd_write_file(f->root, "images/index.json", 0600, texts[i], strlen(texts[i]), NULL),
+                                 0);
                 open_store(f);
                 assert_non_null(image_store_repairs(f->store));
                 assert_null(image_store_find(f->store, "a:1", NULL));

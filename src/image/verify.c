@@ -53,8 +53,7 @@ struct verify {
 
 /* ── what is to be looked at ──────────────────────────────────────────────────────────────────────────────────────── */
 
-static int add_item(struct verify *v, enum image_fault_kind kind, const char *name,
-                    const struct image_descriptor *blob)
+static int add_item(struct verify *v, enum image_fault_kind kind, const char *name, const struct image_descriptor *blob)
 {
         struct item item = { .kind = kind };
         auto_free char *key = str_printf("%d %s", (int)kind, name);
