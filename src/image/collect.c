@@ -500,9 +500,13 @@ int step_remove_name(struct op *op)
 /* A tree that a container still uses is left for the next collection. */
 static void on_deleted(int r, const struct err *err, void *data)
 {
-        if (r < 0 && r != -EBUSY && r != -ENOENT)
+        struct op *op = data;
+
+        if (r < 0 && r != -EBUSY && r != -ENOENT) {
                 log_debug("images: collect: %s", err ? err->text : strerror(-r));
-        op_wake(data, 0, NULL);
+                op->rests = true;
+        }
+        op_wake(op, 0, NULL);
 }
 
 static int delete_next(struct op *op, enum image_kind kind, struct map *present,
@@ -525,6 +529,7 @@ static int delete_next(struct op *op, enum image_kind kind, struct map *present,
                         op->dropped[kind == IMAGE_TREE]++;
                         return STEP_AGAIN;
                 }
+                op->rests = true;
         }
         return STEP_NEXT;
 }

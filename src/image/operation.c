@@ -383,21 +383,6 @@ static void give_up(struct op *op)
         }
 }
 
-static void end(struct op *op)
-{
-        struct image_store *s = op->store;
-
-        list_remove(&op->node);
-        give_up(op);
-        if (kick(s) < 0)
-                log_warn("images: out of memory: what waits begins later");
-        tell(op);
-        if (s->collecting && op->result == 0)
-                list_append(&s->lingering, &op->node);
-        else
-                op_free(op);
-}
-
 static void rest_done(int r, const struct err *err, void *data)
 {
         struct image_store *s = data;
@@ -425,6 +410,23 @@ static void leave_rest(struct image_store *s)
 {
         s->rest_ns = s->rest_ns > 0 ? MIN(2 * s->rest_ns, REST_MAX_NS) : REST_NS;
         (void)loop_timer_set(s->loop, &s->rest, time_mono_ns() + s->rest_ns, rest_collect, s);
+}
+
+static void end(struct op *op)
+{
+        struct image_store *s = op->store;
+
+        list_remove(&op->node);
+        give_up(op);
+        if (kick(s) < 0)
+                log_warn("images: out of memory: what waits begins later");
+        tell(op);
+        if (op->rests)
+                leave_rest(s);
+        if (s->collecting && op->result == 0)
+                list_append(&s->lingering, &op->node);
+        else
+                op_free(op);
 }
 
 /* Whether all that it is about is done, but for taking away what nobody needs. */
@@ -458,11 +460,9 @@ static void fail(struct op *op, int r)
 
 static void clean_up_failed(struct op *op, int r)
 {
-        struct image_store *s = op->store;
-
         if (op->steps == op_clean_steps && !op->cleaning)
                 op->result = r;
-        leave_rest(s);
+        op->rests = true;
         end(op);
 }
 

@@ -182,6 +182,7 @@ struct op {
         int result;
         struct err err; /* of the failure that is told */
         bool cleaning;
+        bool rests; /* something could not be taken away */
         enum image_kind verify_kind; /* VERIFY: of op->name */
         char **broken;               /* BREAK: digests of images */
         bool roomed;                 /* the disk was full, and room was made once */

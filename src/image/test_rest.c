@@ -10,12 +10,22 @@ static int list(void *context, enum image_kind kind, image_names_fn fn, void *da
         return away ? err_set(err, ENOTCONN, "the launcher cannot be reached") : do_list(context, kind, fn, data, err);
 }
 
+static bool keeps; /* no layer can be removed */
+
+static int no_removal(void *context, enum image_kind kind, const char *name, image_done_fn fn, void *data,
+                      struct err *err)
+{
+        return keeps && kind == IMAGE_LAYER ? err_set(err, ENOTCONN, "the launcher cannot be reached")
+                                            : do_remove(context, kind, name, fn, data, err);
+}
+
 static void with_launcher(struct fixture *f)
 {
-        away = false;
+        away = keeps = false;
         asked = 0;
         image_store_close(f->store);
         f->workers.list = list;
+        f->workers.remove = no_removal;
         open_store(f);
 }
 
@@ -52,6 +62,23 @@ static void test_removal(void **state)
         assert_null(image_store_find(f->store, "a:1", NULL));
         assert_int_equal(asked, 1);
         back_again(f);
+}
+
+/* It died when it had told what is there. */
+static void test_layers(void **state)
+{
+        struct fixture *f = *state;
+
+        NEEDS_WORKER(f);
+        with_launcher(f);
+        import(f, "a:1");
+        keeps = true;
+        assert_int_equal(remove_image(f, "a:1"), 0);
+        assert_int_equal(count(f, "layers"), 1);
+        keeps = false;
+        for (unsigned i = 0; i < 1000 && count(f, "layers") > 0; i++)
+                assert_int_equal(loop_turn(f->loop, 100, NULL), 0);
+        assert_no_trace(f);
 }
 
 static void on_pruned(int r, const struct image_prune_result *result, const struct err *err, void *data)
@@ -103,6 +130,7 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_removal, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_layers, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_prune, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_import, setup, teardown),
         };
