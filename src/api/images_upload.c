@@ -189,7 +189,9 @@ static void on_room(int r, const struct err *err, void *data)
 
         (void)err; /* what failed first tells more */
         u->waits = false;
-        if (r == 0) {
+        if (!c->http || u->over) {
+                upload_free(u);
+        } else if (r == 0) {
                 write_begin(u);
         } else {
                 u->over = true;
