@@ -87,3 +87,6 @@ class Disk:
                 os.unlink(path)
         if os.path.isdir(self.point):
             os.rmdir(self.point)
+        # An instance that was closed before could not remove its own directory.
+        if not os.listdir(os.path.dirname(self.point)):
+            os.rmdir(os.path.dirname(self.point))
