@@ -408,6 +408,9 @@ static void rest_collect(struct loop_timer *timer, void *data)
 /* What a clean-up cannot do, since the launcher died or the disk has no room, is done later. */
 static void leave_rest(struct image_store *s)
 {
+        /* Several at once are one failure. */
+        if (s->rest.heap_index > 0)
+                return;
         s->rest_ns = s->rest_ns > 0 ? MIN(2 * s->rest_ns, REST_MAX_NS) : REST_NS;
         (void)loop_timer_set(s->loop, &s->rest, time_mono_ns() + s->rest_ns, rest_collect, s);
 }
