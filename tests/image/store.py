@@ -432,7 +432,9 @@ def damage():
 
 
 def index():
-    with mayfly.Instance("mf-store-i", POOL, images__keep_for="0s") as i:
+    port = mayfly.free_port()
+    with mayfly.Instance("mf-store-i", POOL, images__keep_for="0s", listen=f"tcp://127.0.0.1:{port}") as i:
+        keys = {role: i.key(role) for role in ("deploy", "task")}
         i.load(archive("one"), "one:1")
         i.load(archive("two"), "two:1")
         path = os.path.join(i.data_dir, "state/images/index.json")
@@ -457,9 +459,20 @@ def index():
                 assert any("index.json" in line for line in i.client.get("/v1/health").json()["store"]["repairs"])
             task = i.client.run(digests["one"], "cat", "/etc/salt", network="none")
             assert task["out"] == b"one", task
+        with report.case("index: whose images they are is not known, so they are for administrators until they have names"):
+            deploy, task = (mayfly.NetClient(port, keys[role]) for role in ("deploy", "task"))
+            for key in (deploy, task):
+                assert not {image["digest"] for image in key.get("/v1/images").json()["images"]} & set(digests.values())
+                assert key.get("/v1/images/" + digests["one"]).status == 404
+            answer = task.post({"image": digests["one"], "cmd": ["true"], "network": "none"})
+            assert (answer.status, answer.json()["type"]) == (404, "urn:mayfly:problem:image_not_found"), answer
+            for what in ("prune?dry_run=false&all=true", "verify?repair=true"):
+                assert digests["one"] not in deploy.request("POST", "/v1/images/" + what).body.decode()
+            assert digests["one"] in images(i)
         with report.case("index: what came back has its name again when it is loaded or tagged"):
             i.load(archive("one"), "one:1")
             ask(i, "tag", ref=digests["two"], name="two:1")
+            assert deploy.get("/v1/images/" + digests["two"]).status == 200
             runs(i, "one:1", "one")
             runs(i, "two:1", "two")
             i.stop()
