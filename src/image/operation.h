@@ -182,12 +182,12 @@ struct op {
         int result;
         struct err err; /* of the failure that is told */
         bool cleaning;
-        bool rests; /* something could not be taken away */
+        bool rests;                  /* something could not be taken away */
         enum image_kind verify_kind; /* VERIFY: of op->name */
         char **broken;               /* BREAK: digests of images */
         bool roomed;                 /* the disk was full, and room was made once */
         char again[65];              /* SWEEP: whose worker died once, and is started once more */
-        bool stale;                  /* a layer of the tree that it merges was replaced meanwhile: it merges once more */
+        bool stale; /* a layer of the tree that it merges was replaced meanwhile: it merges once more */
 
         image_loaded_fn loaded; /* one of the two */
         image_done_fn done;
@@ -214,13 +214,13 @@ struct op {
         struct layer_flow *flow;               /* of `layer`, under way; NULL: none */
         bool *came;                            /* FEED: all of `layer` went into the pipe, and is right; NULL: a file */
         uint32_t token;
-        struct str text;                /* of a file that is being written */
-        char name[65];                  /* of the layer or tree in hand */
+        struct str text;                  /* of a file that is being written */
+        char name[65];                    /* of the layer or tree in hand */
         char looked_at[IMAGE_DIGEST_MAX]; /* REMOVE: the image that was meant when it was asked for */
-        struct image_descriptor target; /* REMOVE: manifest */
-        bool whole;                     /* REMOVE: the image, not only a name */
-        bool more;                      /* of names in a listing */
-        unsigned made[2], dropped[2];   /* SWEEP: layers, trees */
+        struct image_descriptor target;   /* REMOVE: manifest */
+        bool whole;                       /* REMOVE: the image, not only a name */
+        bool more;                        /* of names in a listing */
+        unsigned made[2], dropped[2];     /* SWEEP: layers, trees */
         int work_result;
         struct err work_err;
         struct image_hold *hold; /* of a pull; borrowed */

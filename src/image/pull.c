@@ -973,8 +973,8 @@ static int decide(struct image_pulls *p, const struct image_pull_request *q, str
                  q->policy != IMAGE_PULL_NEVER;
         /* Whose it is was lost with its names: a pull tells. */
         lost = image && image->lost && !q->all && (!image->names || !image->names[0]);
-        if (remote &&
-            (!image || lost || image->broken || q->policy == IMAGE_PULL_ALWAYS || (!ref.digest[0] && top_is_old(p, name))))
+        if (remote && (!image || lost || image->broken || q->policy == IMAGE_PULL_ALWAYS ||
+                       (!ref.digest[0] && top_is_old(p, name))))
                 return pull_get(p, q, &remotely, ret_pull, err);
         if (!image || lost || (image->broken && !is_known_to(p, q, image)))
                 return absent(q, named ? &ref : NULL, err);

@@ -80,8 +80,9 @@ static void test_closed(void **state)
 /* One registry, however it is written; another port is another one. Also in a file that was written otherwise. */
 static void test_spellings(void **state)
 {
-        static const char text[] = "{\"closed\": [\"registry.example:443/private/tool\"], \"proofs\": ["
-                                   "{\"owner\": \"key:a\", \"repository\": \"REGISTRY.example/private/tool\", \"at\": 5000}]}";
+        static const char text[] =
+                "{\"closed\": [\"registry.example:443/private/tool\"], \"proofs\": ["
+                "{\"owner\": \"key:a\", \"repository\": \"REGISTRY.example/private/tool\", \"at\": 5000}]}";
         struct fixture *f = *state;
         struct image_ref spelled, other;
 

@@ -242,8 +242,8 @@ enum launch_work {
         LAUNCH_WORK_INDEX = 1, /* fds: archive (read), plain copy (write, used if compressed), report (write) */
         LAUNCH_WORK_UNPACK,    /* fds: blob or pipe (read), report (write); makes a layer */
         LAUNCH_WORK_MERGE,     /* fds: report (write); layers, lowest first; makes a tree */
-        LAUNCH_WORK_PLAIN,     /* fds: blob or pipe (read), plain copy or pipe (write, used if compressed), report (write) */
-        LAUNCH_WORK_COMPARE,   /* fds: report (write); one name: what a token made beside what has that name */
+        LAUNCH_WORK_PLAIN, /* fds: blob or pipe (read), plain copy or pipe (write, used if compressed), report (write) */
+        LAUNCH_WORK_COMPARE, /* fds: report (write); one name: what a token made beside what has that name */
 };
 
 struct launch_work_start {

@@ -613,9 +613,10 @@ static int start_stalled(struct fixture *f, uint32_t work)
 
 static void start_good(struct fixture *f)
 {
-        const struct launch_work_start m = {
-                .h = { .op = LAUNCH_WORK, .seq = 5 }, .work = LAUNCH_WORK_UNPACK, .max_bytes = 1 << 20, .max_entries = 10
-        };
+        const struct launch_work_start m = { .h = { .op = LAUNCH_WORK, .seq = 5 },
+                                             .work = LAUNCH_WORK_UNPACK,
+                                             .max_bytes = 1 << 20,
+                                             .max_entries = 10 };
         auto_str blob = STR_INIT;
         int fds[2];
 

@@ -173,9 +173,8 @@ static void watch_disk(const struct work *w, struct place *p, const struct job *
 
 static bool over_disk(const struct work *w, const struct place *p)
 {
-        return p->max_written > 0 &&
-               (watch_written(w->config.proc_fd, p->pid) > p->max_written ||
-                used_inodes(w) > p->inodes_before + p->max_inodes);
+        return p->max_written > 0 && (watch_written(w->config.proc_fd, p->pid) > p->max_written ||
+                                      used_inodes(w) > p->inodes_before + p->max_inodes);
 }
 
 static bool is_pipe(int fd)

@@ -21,7 +21,7 @@ struct stream;
 struct stream_options {
         uint64_t max_bytes; /* that come out */
         int copy_fd;        /* gets them if the input is compressed; -EBADF: nobody */
-        int hash; /* whether stream_finish() gives a digest; without it an uncompressed input can be skipped */
+        int hash;   /* whether stream_finish() gives a digest; without it an uncompressed input can be skipped */
         int packed; /* whether what comes by a pipe may be compressed */
 };
 
