@@ -145,13 +145,18 @@ struct strangers {
         const char *node; /* of one that says it; a peek */
 };
 
+/* Both by name. Those that older daemons made say of no node whose they are: a record of ours tells. */
+struct listed {
+        struct map *ours, *unsaid;
+};
+
 static const char *node_of(const json_t *item)
 {
         return json_string_value(json_object_get(json_object_get(item, "Labels"), DOCKER_LABEL_NODE));
 }
 
 /* By name, those that are ours; whatever else wears our label is left alone. */
-static int by_name(const struct docker *d, const json_t *all, struct map *ret, struct strangers *others)
+static int by_name(const struct docker *d, const json_t *all, const struct listed *ret, struct strangers *others)
 {
         size_t len = strlen(d->name);
 
@@ -159,35 +164,39 @@ static int by_name(const struct docker *d, const json_t *all, struct map *ret, s
                 json_t *item = json_array_get(all, i);
                 const char *name = name_of(item), *node = node_of(item);
 
-                if (!str_eq(node, d->node)) {
+                if (node && !str_eq(node, d->node)) {
                         others->n++;
                         if (docker_node_valid(node))
                                 others->node = node;
                         continue;
                 }
                 if (!name || strncmp(name, d->name, len) != 0 || name[len] != '-' || strlen(name) >= DOCKER_NAME_MAX ||
-                    name[strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-")])
+                    name[strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-")]) {
+                        others->n += !node;
                         continue;
-                if (map_set(ret, name, item) < 0)
+                }
+                if (map_set(node ? ret->ours : ret->unsaid, name, item) < 0)
                         return -ENOMEM;
         }
         return 0;
 }
 
 /* One that was created only has never run, and its output was not attached. */
-static bool adopt_one(struct docker *d, struct map *ours, const char *id)
+static bool adopt_one(struct docker *d, const struct listed *l, const char *id)
 {
         struct record q = { .text = STR_INIT };
         struct err err = ERR_INIT;
         const json_t *item;
+        struct map *from;
         bool adopted = false;
 
         if (record_read(d, id, &q, &err) == 0) {
-                item = map_find(ours, q.name);
+                from = map_find(l->ours, q.name) ? l->ours : l->unsaid;
+                item = map_find(from, q.name);
                 if (item && !str_eq(json_string_value(json_object_get(item, "State")), "created")) {
                         adopted = adopt(d, id, &q, &err) == 0;
                         if (adopted)
-                                (void)map_remove(ours, q.name);
+                                (void)map_remove(from, q.name);
                 }
         }
         if (err.num)
@@ -196,7 +205,7 @@ static bool adopt_one(struct docker *d, struct map *ours, const char *id)
         return adopted;
 }
 
-static int adopt_all(struct docker *d, struct map *ours)
+static int adopt_all(struct docker *d, const struct listed *l)
 {
         int fd = openat(d->records, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         DIR *dir = fd < 0 ? NULL : fdopendir(fd);
@@ -207,7 +216,7 @@ static int adopt_all(struct docker *d, struct map *ours)
                 return -errno;
         }
         while ((entry = readdir(dir)))
-                if (entry->d_name[0] != '.' && !adopt_one(d, ours, entry->d_name))
+                if (entry->d_name[0] != '.' && !adopt_one(d, l, entry->d_name))
                         docker_record_remove(d, entry->d_name);
         (void)closedir(dir);
         return 0;
@@ -231,7 +240,8 @@ static void on_containers(struct docker_call *call, int r, const struct err *err
         struct strangers others = { .n = 0 };
         struct err fault = ERR_INIT;
         auto_json all = NULL;
-        struct map *ours;
+        struct listed l;
+        bool taken;
 
         d->listing = false;
         if (r < 0 || call->status != 200 ||
@@ -239,17 +249,20 @@ static void on_containers(struct docker_call *call, int r, const struct err *err
                 log_warn("Docker's containers: %s; again later", r < 0 ? err->text : "no list came");
                 return;
         }
-        ours = map_new();
-        if (!ours || by_name(d, all, ours, &others) < 0 || adopt_all(d, ours) < 0) {
-                map_free(ours);
+        l = (struct listed){ map_new(), map_new() };
+        taken = l.ours && l.unsaid && by_name(d, all, &l, &others) == 0 && adopt_all(d, &l) == 0;
+        others.n += taken ? (unsigned)map_len(l.unsaid) : 0;
+        map_free(l.unsaid);
+        if (!taken) {
+                map_free(l.ours);
                 log_error("Docker's containers: they cannot be taken over; again later");
                 return;
         }
         d->listed = true;
         if (others.n > 0)
                 docker_find_strangers(d, others.n, others.node);
-        sweep(d, ours);
-        map_free(ours);
+        sweep(d, l.ours);
+        map_free(l.ours);
         d->list_done(0, &fault, d->list_data);
         if (loop_defer(d->loop, follow, d) < 0)
                 log_error("out of memory");

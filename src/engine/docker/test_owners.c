@@ -67,6 +67,31 @@ static void test_strangers(void **state)
         assert_true(found(w, "under this one's name"));
 }
 
+/* Those of a daemon that wrote no node on them are its own by their records, and by nothing else. */
+static void test_older(void **state)
+{
+        struct world *w = *state;
+        auto_fd dir = open(w->records, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+        assert_int_equal(fd_write_file(dir, "old", 0600, "test-anything 5 100\nrecord", 26, NULL), 0);
+        assert_int_equal(fd_write_file(dir, "else", 0600, "test-else 5 100\nrecord", 22, NULL), 0);
+        expect(w, "GET /v1.41/containers/json", -1, 200,
+               "[{\"Names\":[\"/test-anything\"],\"State\":\"running\",\"Labels\":{}},"
+               "{\"Names\":[\"/test-else\"],\"State\":\"running\",\"Labels\":{\"dev.mayfly.node\":\"" OTHER
+               "\"}},{\"Names\":[\"/test-older\"],\"State\":\"exited\",\"Labels\":{}}]");
+        expect(w, "/containers/test-anything/logs?", -1, 200, "");
+        world_open(w, 0);
+        assert_non_null(w->found);
+        engine_container_watch(w->found, &events, w);
+        finish(w);
+        turns(w, 20);
+        assert_int_equal(asked(w, "DELETE"), 0);
+        assert_int_equal(faccessat(dir, "old", F_OK, 0), 0);
+        assert_int_equal(faccessat(dir, "else", F_OK, 0), -1);
+        assert_non_null(strstr(w->engine->ops->notice(w->engine), "(2 now)"));
+        w->engine->ops->remove(w->found);
+}
+
 /* A node's number is made once, stays, and is on each container. */
 static void test_node(void **state)
 {
@@ -354,6 +379,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_adoption, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_strangers, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_older, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_node, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_body, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_users_link, setup, teardown),
