@@ -649,6 +649,34 @@ static void test_stall(void **state)
         settle(f);
 }
 
+/* Messages that come all the time do not put off the look at those that stall. */
+static void test_stall_among_messages(void **state)
+{
+        const struct launch_list list = { .h = { .op = LAUNCH_LIST, .seq = 7 }, .kind = LAUNCH_KIND_TREE };
+        struct fixture *f = *state;
+        int ends[WORK_RUNNING_MAX];
+
+        NEEDS_WORKER(f);
+        be_impatient(f);
+        for (int i = 0; i < WORK_RUNNING_MAX; i++)
+                ends[i] = start_stalled(f, LAUNCH_WORK_UNPACK);
+        start_good(f);
+        for (bool done = false; !done;) {
+                struct pollfd timer = { .fd = work_timer_fd(f->work), .events = POLLIN };
+                siginfo_t info = { .si_pid = 0 };
+
+                assert_int_equal(work_handle(f->work, &list.h, sizeof(list), NULL, 0), 0);
+                if (poll(&timer, 1, 5) > 0)
+                        work_timer(f->work);
+                if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG) == 0 && info.si_pid != 0)
+                        assert_true(work_reaped(f->work, info.si_pid, &info));
+                done = f->answer.h.seq == 5;
+        }
+        for (int i = 0; i < WORK_RUNNING_MAX; i++)
+                fd_close(ends[i]);
+        settle(f);
+}
+
 /* One that writes into a pipe is not to blame while its reader is among those who wait. */
 static void test_stall_without_a_reader(void **state)
 {
@@ -746,6 +774,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_peer_lost, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_cleanup, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_stall, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_stall_among_messages, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_stall_without_a_reader, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_malformed, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_index, setup, teardown),

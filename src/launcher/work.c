@@ -80,6 +80,7 @@ struct work {
         uint32_t next_token;
         bool trash_left;
         uint64_t settle_ns, settle_latest_ns; /* when; 0: nothing is to settle */
+        uint64_t watch_ns;                    /* the next look at what runs; 0: none is to come */
 };
 
 static void pump(struct work *w);
@@ -135,16 +136,23 @@ static struct token *find_token(struct work *w, uint32_t token)
 static void set_timer(struct work *w)
 {
         struct itimerspec t = { .it_value = { .tv_sec = 0 } };
-        uint64_t first = TIME_NEVER, next = time_mono_ns() + WATCH_NS;
+        uint64_t first = TIME_NEVER;
+        bool watched = false;
 
         for (size_t i = 0; i < PLACES; i++) {
                 const struct place *p = &w->places[i];
 
                 if (p->pid > 0)
                         first = MIN(first, p->deadline_ns);
-                if (p->pid > 0 && (p->max_written > 0 || (p->moves && w->queued > 0)))
-                        first = MIN(first, next);
+                watched |= p->pid > 0 && (p->max_written > 0 || (p->moves && w->queued > 0));
         }
+        /* Whatever else goes on does not put it off. */
+        if (!watched)
+                w->watch_ns = 0;
+        else if (w->watch_ns == 0)
+                w->watch_ns = time_mono_ns() + WATCH_NS;
+        if (watched)
+                first = MIN(first, w->watch_ns);
         if (w->settle_ns > 0 && w->places[SETTLE_PLACE].pid == 0)
                 first = MIN(first, MIN(w->settle_ns, w->settle_latest_ns));
         if (first != TIME_NEVER) {
@@ -885,11 +893,15 @@ void work_timer(struct work *w)
         uint64_t now = time_mono_ns(), ticks;
 
         (void)!read(w->timer, &ticks, sizeof(ticks));
+        w->watch_ns = 0;
         for (size_t i = 0; i < PLACES; i++) {
                 struct place *p = &w->places[i];
 
-                if (p->pid > 0 && (p->deadline_ns <= now || over_disk(w, p) || stalls(w, p, now)))
-                        kill_place(p);
+                if (p->pid <= 0 || (p->deadline_ns > now && !over_disk(w, p) && !stalls(w, p, now)))
+                        continue;
+                kill_place(p);
+                /* It may wait for a disk, and die later. */
+                p->deadline_ns = MAX(p->deadline_ns, now + WATCH_NS);
         }
         look_at_settling(w, now);
         set_timer(w);
