@@ -28,6 +28,7 @@ struct pull {
         char reference[IMAGE_DIGEST_MAX + 80];
         struct credentials credentials;
         bool all, lenient; /* the owner may use all; the image that is here will do if need be */
+        bool hidden;       /* PROVE: the name is not what was asked for, nor the owner's to know before it is proven */
         enum pull_state state;
         struct registry_call *call;
         struct image_ref trusted_as; /* the name under which the policy is to take it */
@@ -240,6 +241,18 @@ static void pull_move(struct pull *pull, enum pull_state to)
         pulls_kick(pull->pulls);
 }
 
+/* What failed without telling where. */
+static void hide_name(struct pull *pull, int r)
+{
+        bool refused = r == -EACCES || r == -ENOENT;
+
+        (void)snprintf(pull->name, sizeof(pull->name), "%s", pull->answer.digest);
+        (void)snprintf(pull->answer.ref, sizeof(pull->answer.ref), "%s", pull->answer.digest);
+        (void)err_set(&pull->err, -r, "%s",
+                      refused ? "it is in a private repository, to which no access is shown"
+                              : "access to its repository cannot be shown now");
+}
+
 static void pull_end(struct pull *pull, int r, const struct err *err)
 {
         if (pull->state == PULL_ENDED)
@@ -248,6 +261,8 @@ static void pull_end(struct pull *pull, int r, const struct err *err)
         if (r < 0) {
                 if (err != &pull->err)
                         pull->err = *err;
+                if (pull->hidden)
+                        hide_name(pull, r);
                 (void)err_wrap(&pull->err, "image %s", pull->name);
         }
         pull_move(pull, PULL_ENDED);
@@ -424,6 +439,8 @@ static void proven(struct pull *pull, int r, const struct err *err)
         } else if (access_look(p->access, pull->owner, &pull->ref, time_real_ms()) != ACCESS_NONE) {
                 r = 0;
         }
+        if (r == 0)
+                pull->hidden = false;
         if (r == 0 && !image_store_by_digest(p->config.store, pull->answer.digest)) {
                 (void)err_set(&pull->err, ENOENT, "it was removed meanwhile");
                 pull_end(pull, -ENOENT, &pull->err);
@@ -756,6 +773,7 @@ struct beginning {
         enum pull_state state;
         const struct image_ref *ref, *trusted_as;
         const char *name;
+        bool hidden; /* the name is not what was asked for */
         const struct image *image;
 };
 
@@ -782,6 +800,7 @@ static void pull_begin(struct pull *pull, const struct beginning *b)
 
         (void)snprintf(pull->answer.digest, sizeof(pull->answer.digest), "%s", digest);
         pull->trusted_as = *b->trusted_as;
+        pull->hidden = b->hidden;
         pull->state = b->state == PULL_RESOLVE && local_image(pull) ? PULL_LOOK : b->state;
         if (b->image)
                 top_of(pull->pulls, b->trusted_as, digest, pull->top);
@@ -802,10 +821,10 @@ static int pull_get_with(struct image_pulls *p, const struct image_pull_request 
         int r;
 
         image_ref_format(b->trusted_as, as);
-        key = str_printf("%s\n%s\n%s\n%s\n%s\n%d\n%d", q->owner ? q->owner : "", b->image ? b->image->digest : "",
+        key = str_printf("%s\n%s\n%s\n%s\n%s\n%d\n%d\n%d", q->owner ? q->owner : "", b->image ? b->image->digest : "",
                          b->name, as, credentials->key,
                          q->policy == IMAGE_PULL_MISSING && image_store_find(p->config.store, b->name, NULL),
-                         (int)b->state);
+                         (int)b->state, b->hidden);
         if (!key)
                 return err_oom(err);
         pull = pull_find(p, key);
@@ -858,15 +877,21 @@ static int absent(const struct image_pull_request *q, const struct image_ref *re
         return err_set(err, ENOENT, "there is no image '%s' here", str_show(q->ref, shown));
 }
 
-/* What the answer calls it: the name that was asked for, or one that it has. */
-static void name_it(const struct image *image, const char *name, const char *asked, struct image_pull_result *ret)
+/* What the answer calls it: the name that was asked for, else one that it has and that is his to know, else what was asked. */
+static void name_it(const struct image_pulls *p, const struct image_pull_request *q, const struct image *image,
+                    const char *name, struct image_pull_result *ret)
 {
-        const char *called = image->names && image->names[0] ? image->names[0] : asked;
+        const char *called = NULL;
 
-        for (char **n = image->names; name && n && *n; n++)
-                if (str_eq(*n, name))
+        for (char **n = image->names; n && *n; n++) {
+                if (str_eq(*n, name)) {
                         called = *n;
-        (void)snprintf(ret->ref, sizeof(ret->ref), "%s", called);
+                        break;
+                }
+                if (!called && (q->all || image_pulls_may_know(p, q->owner, *n)))
+                        called = *n;
+        }
+        (void)snprintf(ret->ref, sizeof(ret->ref), "%s", called ? called : q->ref);
         (void)snprintf(ret->digest, sizeof(ret->digest), "%s", image->digest);
 }
 
@@ -887,6 +912,14 @@ static bool is_of(const struct image *image, const struct image_ref *repository)
                     str_eq(ref.path, repository->path))
                         return true;
         return false;
+}
+
+/* What a name in a closed repository means is told to who has shown access there, whatever else the image is called. */
+static bool is_asked_closed(const struct image_pulls *p, const char *owner, const struct image *image,
+                            const struct image_ref *asked)
+{
+        return asked && is_of(image, asked) && access_is_closed(p->access, asked) &&
+               access_look(p->access, owner, asked, time_real_ms()) == ACCESS_NONE;
 }
 
 /* Where access to an image is proven that was asked for by a name of its own: there, and not under another that it has. */
@@ -922,7 +955,7 @@ static int decide_here(struct image_pulls *p, const struct image_pull_request *q
         int r;
 
         r = glance(p, image, asked, &as, &why);
-        if (q->all || may_use(p, q->owner, image, &proof, &closed)) {
+        if (q->all || (may_use(p, q->owner, image, &proof, &closed) && !is_asked_closed(p, q->owner, image, asked))) {
                 if (r < 0)
                         return err_set(err, why.num, "image %s: %s", w->answer.ref, why.text);
                 b.name = w->answer.ref;
@@ -938,6 +971,7 @@ static int decide_here(struct image_pulls *p, const struct image_pull_request *q
         b.state = PULL_PROVE;
         b.ref = &closed;
         b.name = name;
+        b.hidden = !asked || !is_of(image, asked);
         return pull_here(p, q, asked, &b, ret_pull, err);
 }
 
@@ -978,7 +1012,7 @@ static int decide(struct image_pulls *p, const struct image_pull_request *q, str
                 return pull_get(p, q, &remotely, ret_pull, err);
         if (!image || lost || (image->broken && !is_known_to(p, q, image)))
                 return absent(q, named ? &ref : NULL, err);
-        name_it(image, name, q->ref, &w->answer);
+        name_it(p, q, image, name, &w->answer);
         if (image->broken)
                 return err_set(err, EUCLEAN, "image %s is damaged, and has to be brought again", w->answer.ref);
         r = decide_here(p, q, image, named && (ref.digest[0] || has_name(image, name)) ? &ref : NULL, w, ret_pull, err);
