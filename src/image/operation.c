@@ -418,14 +418,17 @@ static void leave_rest(struct image_store *s)
 static void end(struct op *op)
 {
         struct image_store *s = op->store;
+        uint64_t rest_ns = s->rest_ns;
 
         list_remove(&op->node);
         give_up(op);
         if (kick(s) < 0)
                 log_warn("images: out of memory: what waits begins later");
         tell(op);
-        if (op->rests)
+        if (op->rests) {
+                s->rest_ns = rest_ns; /* it ended well, but left something: that has not gone better (rest_done()) */
                 leave_rest(s);
+        }
         if (s->collecting && op->result == 0)
                 list_append(&s->lingering, &op->node);
         else

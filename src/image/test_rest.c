@@ -11,18 +11,21 @@ static int list(void *context, enum image_kind kind, image_names_fn fn, void *da
         return away ? err_set(err, ENOTCONN, "the launcher cannot be reached") : do_list(context, kind, fn, data, err);
 }
 
-static bool keeps; /* no layer can be removed */
+static bool keeps;   /* no layer can be removed */
+static bool refuses; /* the same, as it says later */
 
 static int no_removal(void *context, enum image_kind kind, const char *name, image_done_fn fn, void *data,
                       struct err *err)
 {
+        if (refuses && kind == IMAGE_LAYER)
+                return later(context, (struct answer){ .r = -EROFS, .done = fn, .data = data });
         return keeps && kind == IMAGE_LAYER ? err_set(err, ENOTCONN, "the launcher cannot be reached")
                                             : do_remove(context, kind, name, fn, data, err);
 }
 
 static void with_launcher(struct fixture *f)
 {
-        away = keeps = false;
+        away = keeps = refuses = false;
         asked = 0;
         image_store_close(f->store);
         f->workers.list = list;
@@ -82,6 +85,27 @@ static void test_layers(void **state)
         assert_no_trace(f);
 }
 
+/* What never goes is asked for ever more seldom. */
+static void test_layers_that_stay(void **state)
+{
+        struct fixture *f = *state;
+
+        NEEDS_WORKER(f);
+        with_launcher(f);
+        import(f, "a:1");
+        refuses = true;
+        assert_int_equal(remove_image(f, "a:1"), 0);
+        assert_int_equal(f->store->rest_ns, 2 * NS_PER_S);
+        for (unsigned i = 0; i < 1000 && f->store->rest_ns <= 2 * NS_PER_S; i++)
+                assert_int_equal(loop_turn(f->loop, 100, NULL), 0);
+        assert_int_equal(f->store->rest_ns, 4 * NS_PER_S);
+        assert_int_equal(count(f, "layers"), 1);
+        refuses = false;
+        for (unsigned i = 0; i < 1000 && f->store->rest_ns > 0; i++)
+                assert_int_equal(loop_turn(f->loop, 100, NULL), 0);
+        assert_no_trace(f);
+}
+
 static void on_pruned(int r, const struct image_prune_result *result, const struct err *err, void *data)
 {
         struct fixture *f = data;
@@ -136,6 +160,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_removal, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_layers, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_layers_that_stay, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_prune, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_import, setup, teardown),
         };
