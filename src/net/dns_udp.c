@@ -56,7 +56,7 @@ static int open_upstream(struct dns *d, struct query *q, const union resolv_addr
 {
         int r;
 
-        if (q->upstream.fd >= 0 && memcmp(server, &q->server, sizeof(*server)) == 0)
+        if (q->upstream.fd >= 0 && resolv_address_eq(server, &q->server))
                 return 0; /* an answer to the first attempt is welcome, too */
         fd_replace(&q->upstream.fd, dns_connect(server, SOCK_DGRAM));
         if (q->upstream.fd < 0)
@@ -94,7 +94,7 @@ static bool is_server(const struct dns *d, const union resolv_address *address)
         const struct resolv_conf *conf = resolv_get(d->resolv);
 
         for (size_t i = 0; i < conf->n_asked; i++) {
-                if (memcmp(&conf->asked[i], address, sizeof(*address)) == 0)
+                if (resolv_address_eq(&conf->asked[i], address))
                         return true;
         }
         return false;
@@ -119,7 +119,7 @@ static bool try_another(const struct dns *d, const struct query *q, unsigned rco
         const union resolv_address *next = dns_server(d, q->attempt + 1);
 
         return (rcode == DNS_SERVFAIL || rcode == DNS_NOTIMP || rcode == DNS_REFUSED) && next &&
-               q->attempt + 1 < resolv_get(d->resolv)->n_asked && memcmp(next, &q->server, sizeof(*next)) != 0;
+               q->attempt + 1 < resolv_get(d->resolv)->n_asked && !resolv_address_eq(next, &q->server);
 }
 
 void dns_udp_on_upstream(struct dns *d, struct dns_source *s)

@@ -54,6 +54,24 @@ static bool word_plain(const char *word, size_t len, const char *extra)
         return len > 0 && len < TOKEN_MAX;
 }
 
+bool resolv_address_eq(const union resolv_address *a, const union resolv_address *b)
+{
+        if (a->sa.sa_family != b->sa.sa_family)
+                return false;
+        if (a->sa.sa_family == AF_INET6)
+                return a->in6.sin6_port == b->in6.sin6_port && a->in6.sin6_scope_id == b->in6.sin6_scope_id &&
+                       IN6_ARE_ADDR_EQUAL(&a->in6.sin6_addr, &b->in6.sin6_addr);
+        return a->in.sin_port == b->in.sin_port && a->in.sin_addr.s_addr == b->in.sin_addr.s_addr;
+}
+
+static bool same_asked(const struct resolv_conf *a, const struct resolv_conf *b)
+{
+        for (size_t i = 0; i < MIN(a->n_asked, b->n_asked); i++)
+                if (!resolv_address_eq(&a->asked[i], &b->asked[i]))
+                        return false;
+        return a->n_asked == b->n_asked;
+}
+
 static bool has(const struct resolv_conf *c, uint32_t server)
 {
         for (size_t i = 0; i < c->n; i++) {
@@ -183,7 +201,7 @@ void resolv_parse(const char *data, size_t len, uint32_t forwarder, struct resol
         struct list_line search = { .len = 0 }, options = { .len = 0 };
         const char *at = data, *end = data + len;
 
-        memset(ret, 0, sizeof(*ret)); /* addresses are compared as bytes */
+        memset(ret, 0, sizeof(*ret));
         while (at < end) {
                 const char *eol = memchr(at, '\n', (size_t)(end - at));
 
@@ -266,7 +284,7 @@ bool resolv_update(struct resolv *r)
                         now = upstream;
         }
         changed = now.n != r->conf.n || now.len != r->conf.len || memcmp(now.text, r->conf.text, now.len) != 0 ||
-                  memcmp(now.asked, r->conf.asked, sizeof(now.asked)) != 0;
+                  !same_asked(&now, &r->conf);
         r->conf = now;
         return changed;
 }

@@ -19,6 +19,9 @@ union resolv_address {
         struct sockaddr_in6 in6;
 };
 
+/* The same server, and the same way to it. */
+bool resolv_address_eq(const union resolv_address *a, const union resolv_address *b);
+
 struct resolv_conf {
         uint32_t servers[RESOLV_SERVERS_MAX]; /* host byte order */
         size_t n;
