@@ -184,7 +184,7 @@ static bool read_wish(struct call *c, json_t *value, bool login, struct wish *w,
                         read_credentials(&o, w);
                 json_obj_done(&o);
         }
-        good = faults.len == 0;
+        good = faults.len == 0 && (!login || (w->username && w->password));
         if (!good)
                 call_problem_of(c, 400, "bad_request", "the body is not valid", NULL, &faults);
         json_faults_done(&faults);

@@ -119,7 +119,7 @@ static const struct param image_verify_params[] = {
 /* ── answers ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 #define ANSWER(name, code, of, text)                                                                                   \
-        static const struct answer name[] = { { .status = code, .media = JSON, .schema = of, .help = text },           \
+        static const struct answer name[] = { { .status = (code), .media = JSON, .schema = (of), .help = (text) },     \
                                               LAST_ANSWER }
 
 ANSWER(healthz_answers, 200, "Ping", "the daemon serves");

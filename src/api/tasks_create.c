@@ -20,7 +20,6 @@ int outcome_status(enum wire_status status, enum wire_reason reason)
         case WIRE_REASON_IMAGE_NOT_FOUND:
                 return 404;
         case WIRE_REASON_IMAGE_UNAUTHORIZED:
-                return 403;
         case WIRE_REASON_IMAGE_UNTRUSTED:
                 return 403;
         case WIRE_REASON_IMAGE_UNSUPPORTED:

@@ -316,13 +316,13 @@ int image_user_resolve(struct image_store *s, const struct image *i, const char 
 
 const char *const image_sources[] = { "unknown", "pull", "load", "import", NULL };
 
-bool image_store_layer_info(struct image_store *s, const struct image *i, size_t n, const struct image_audience *who,
+bool image_store_layer_info(struct image_store *s, const struct image *of, size_t n, const struct image_audience *who,
                             struct image_layer_info *ret)
 {
         (void)s;
         (void)who;
         *ret = (struct image_layer_info){ .digest = "sha256:cd", .diff_id = "sha256:ab", .size = 7, .unpacked = -1 };
-        return n < i->n_layers;
+        return n < of->n_layers;
 }
 
 int image_store_bytes(struct image_store *s, const struct image *i, const struct image_audience *who,

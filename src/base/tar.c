@@ -594,7 +594,7 @@ static void fill_header(char header[TAR_BLOCK], const char *name, const struct t
         if (type == '1' || type == '2')
                 memcpy(header + 157, m->target, strnlen(m->target, 100));
         memcpy(header + MAGIC, "ustar", 6);
-        memcpy(header + MAGIC + 6, "00", 2);
+        memset(header + MAGIC + 6, '0', 2);
         memset(header + 148, ' ', 8);
         for (size_t i = 0; i < TAR_BLOCK; i++)
                 sum += (uint8_t)header[i];

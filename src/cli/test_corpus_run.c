@@ -305,6 +305,10 @@ static void run_case(const json_t *c)
 
         for (size_t i = 0; i < json_array_size(in); i++)
                 assert_int_equal(strv_add(&words, json_string_value(json_array_get(in, i))), 0);
+        if (!words) {
+                fail_msg("a case without a word");
+                return;
+        }
         reason = why_left_out(words);
         r = parse_words(words, &o, &err);
         if (r == 0 && (reason || !out))
@@ -414,8 +418,10 @@ static void test_every_table(void **state)
         size_t seen = 0;
 
         (void)state;
-        if (!dir)
+        if (!dir) {
                 skip_because("no corpora (MAYFLY_CORPORA)");
+                return;
+        }
         while ((e = readdir(dir))) {
                 auto_free char *name = strndup(e->d_name, strcspn(e->d_name, "."));
                 bool known = false;

@@ -132,8 +132,9 @@ static void test_helper_signals(void **state)
         static const char program[] = "#!/bin/sh\n"
                                       "kill -PIPE $$\n"
                                       "echo '{\"Username\":\"a\",\"Secret\":\"b\"}'\n";
+        const char *now = getenv("PATH");
         auto_free char *path = str_printf("%s/docker-credential-piped", dir);
-        auto_free char *search = str_printf("%s:/usr/bin:/bin", dir), *before = strdup(getenv("PATH"));
+        auto_free char *search = str_printf("%s:/usr/bin:/bin", dir), *before = strdup(now ? now : "");
         struct docker_login l;
 
         (void)state;

@@ -40,14 +40,14 @@ void times_add(struct times *t, uint64_t end, uint64_t ms)
 {
         struct times_mark *last = t->n > 0 ? &t->marks[t->n - 1] : NULL;
 
-        if (end <= (last ? last->end : 0))
+        if (end <= (t->n > 0 ? last->end : 0))
                 return;
-        if (last && ms <= last->ms) {
+        if (t->n > 0 && ms <= last->ms) {
                 last->end = end;
                 return;
         }
         /* Whatever its start, it has the time of its end. */
-        if (last && t->n > 1 && ms - t->marks[t->n - 2].ms < t->step_ms) {
+        if (t->n > 1 && ms - t->marks[t->n - 2].ms < t->step_ms) {
                 *last = (struct times_mark){ end, ms };
                 return;
         }

@@ -53,7 +53,8 @@ static void sha1_short(const char *text, uint8_t out[SHA1_LEN])
         uint8_t blocks[128] = { 0 };
         size_t len = MIN(strlen(text), (size_t)119), n = len < 56 ? 1 : 2;
 
-        memcpy(blocks, text, len);
+        for (size_t i = 0; i < len; i++)
+                blocks[i] = (uint8_t)text[i];
         blocks[len] = 0x80;
         blocks[64 * n - 2] = (uint8_t)(len * 8 >> 8);
         blocks[64 * n - 1] = (uint8_t)(len * 8);

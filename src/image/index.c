@@ -132,13 +132,14 @@ static json_t *parse_entries(const char *text, size_t len)
 
 static json_t *parse(struct reading *x, const struct str *text)
 {
+        const char *data = text->data ? text->data : "";
         json_t *o = NULL;
-        int r = json_read(text->data ? text->data : "", text->len, &o, &x->why);
+        int r = json_read(data, text->len, &o, &x->why);
 
         if (r == -ENOMEM)
                 x->fault = x->why;
         else if (r < 0 && text->len > 0)
-                o = parse_entries(text->data, text->len);
+                o = parse_entries(data, text->len);
         if (r == 0 && !json_is_array(json_object_get(o, "manifests")))
                 (void)err_set(&x->why, EINVAL, "it has no list of manifests");
         return o;

@@ -728,7 +728,7 @@ static void begin_some(struct image_pulls *p)
         struct blob *b;
 
         LIST_FOREACH(b, &p->blobs, node) {
-                if (b->state != BLOB_QUEUED)
+                if (b->state != BLOB_QUEUED || b->users == 0)
                         continue;
                 if (!b->source && !take_source(b)) {
                         blob_move(b, BLOB_FAILED);

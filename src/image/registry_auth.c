@@ -389,11 +389,9 @@ void registry_challenged(struct registry_call *c)
         bool fresh = c->fresh && c->authorization;
 
         registry_grant_drop(c);
-        if (fresh)
-                unauthorized(c);
-        else if (c->challenge.bearer && c->challenge.realm[0])
+        if (!fresh && c->challenge.bearer && c->challenge.realm[0])
                 ask_for_token(c);
-        else if (c->challenge.basic)
+        else if (!fresh && c->challenge.basic)
                 use_basic(c);
         else
                 unauthorized(c);

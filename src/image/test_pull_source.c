@@ -160,14 +160,15 @@ static void test_a_drip_is_taken_over(void **state)
 static void test_one_that_hangs_is_left_again(void **state)
 {
         struct source *a = join("a.example", "key:1"), *b = join("b.example", "key:2");
+        struct source *to = b;
         unsigned turns = 0;
 
         (void)state;
         begin(a);
         assert_ptr_equal(bring(2000, 10), b);
         /* Each time it is waited for a little longer, since it may need that; some times. */
-        for (struct source *to = b; to; turns += to == b)
-                to = bring(to == b ? 0 : 2000, 100);
+        while ((to = bring(to == b ? 0 : 2000, 100)))
+                turns += to == b;
         assert_int_equal(b->turns, SOURCE_TURNS_MAX);
         assert_int_equal(turns, SOURCE_TURNS_MAX - 1);
         assert_ptr_equal(s.now, a);

@@ -285,8 +285,9 @@ static void test_wrong_payloads(void **state)
                 "[]",
                 "{}",
                 "{\"critical\":5}",
-                "{\"critical\":{\"type\":\"atomic container signature\",\"image\":{\"docker-manifest-digest\":\"" DIGEST
-                "\"},\"identity\":{\"docker-reference\":\"acme/x\"}}}",
+                ("{\"critical\":{\"type\":\"atomic container signature\","
+                 "\"image\":{\"docker-manifest-digest\":\"" DIGEST
+                 "\"},\"identity\":{\"docker-reference\":\"acme/x\"}}}"),
                 "{\"critical\":{\"type\":\"cosign container image signature\"},\"critical\":{}}",
         };
         const struct image_ref ref = ref_of("acme/x:1");

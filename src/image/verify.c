@@ -127,7 +127,7 @@ static struct stored *image_of(const struct verify *v, const struct item *item)
         const struct op *o;
 
         for (size_t i = 0; i < l->len; i++)
-                if (l->items[i] != v->store->leaving && concerns(l->items[i], item))
+                if (l->items[i] && l->items[i] != v->store->leaving && concerns(l->items[i], item))
                         return l->items[i];
         LIST_FOREACH(o, &v->store->ops, node) {
                 for (size_t i = 0; item->kind == IMAGE_FAULT_TREE && i < o->images.len; i++)

@@ -243,7 +243,7 @@ static int search(const struct child *c)
         char name[SEARCH_MAX];
         int report = ENOENT;
 
-        if (c->argv[0][0] == '\0')
+        if (!c->argv[0] || c->argv[0][0] == '\0')
                 return -ENOENT;
         if (search_has_slash(c->argv[0])) {
                 (void)execve(c->argv[0], c->argv, c->envp);

@@ -62,6 +62,9 @@ static void *copy_tls(uint8_t area[TLS_SIZE])
 {
         size_t align, size = tls_size(&align);
         uint8_t *from, *to;
+#if defined(__x86_64__)
+        uintptr_t self;
+#endif
 
         size = (size + align - 1) / align * align;
         if (align > TLS_ALIGN || size > TLS_SIZE - TCB_SIZE - TLS_ALIGN)
@@ -71,8 +74,9 @@ static void *copy_tls(uint8_t area[TLS_SIZE])
         __asm__("mov %%fs:0, %0" : "=r"(from));
         to = area + TLS_SIZE - TCB_SIZE;
         memcpy(to - size, from - size, size + TCB_SIZE);
-        memcpy(to, &to, sizeof(to));
-        memcpy(to + 2 * sizeof(void *), &to, sizeof(to));
+        self = (uintptr_t)to;
+        memcpy(to, &self, sizeof(self));
+        memcpy(to + 2 * sizeof(self), &self, sizeof(self));
 #elif defined(__aarch64__)
         /* Variant I: the block begins two words behind the thread pointer, at its own alignment. */
         __asm__("mrs %0, tpidr_el0" : "=r"(from));

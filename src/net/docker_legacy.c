@@ -66,13 +66,14 @@ static bool is_standard(const struct ipt_entry *e)
 
 static void make_own(const char *prefix, int kind, struct own_entry *ret)
 {
-        char *name = kind & 2 ? ret->entry.ip.outiface : ret->entry.ip.iniface;
-        unsigned char *mask = kind & 2 ? ret->entry.ip.outiface_mask : ret->entry.ip.iniface_mask;
         size_t n = strlen(prefix);
+        unsigned char *mask;
+        char *name;
 
         memset(ret, 0, sizeof(*ret));
-        memcpy(name, prefix, n);
-        name[n] = kind & 1 ? 'i' : 'n';
+        name = kind & 2 ? ret->entry.ip.outiface : ret->entry.ip.iniface;
+        mask = kind & 2 ? ret->entry.ip.outiface_mask : ret->entry.ip.iniface_mask;
+        (void)snprintf(name, IFNAMSIZ, "%s%c", prefix, kind & 1 ? 'i' : 'n');
         memset(mask, 0xff, n + 1);
         ret->entry.target_offset = sizeof(ret->entry);
         ret->entry.next_offset = sizeof(*ret);
@@ -288,7 +289,7 @@ static int add_counters(int fd, const struct docker_legacy *new, const struct xt
 /* -EAGAIN when the table has another number of entries by now. */
 static int write_table(int fd, const struct docker_legacy *new, unsigned hooks, unsigned n_old)
 {
-        auto_free struct xt_counters *counters = calloc(n_old, sizeof(*counters));
+        auto_free struct xt_counters *counters = calloc(MAX(n_old, 1U), sizeof(*counters));
         auto_free struct ipt_replace *replace = calloc(1, sizeof(*replace) + new->size);
 
         if (!counters || !replace)
@@ -315,10 +316,11 @@ static int edit_once(int fd, const char *prefix, bool insert, bool apply)
         unsigned hooks = 0;
         int r = read_table(fd, &old, &hooks);
 
-        if (r == 0)
+        if (r == 0) {
                 r = docker_legacy_edit(&old, prefix, insert, &new);
-        if (r > 0 && apply)
-                r = write_table(fd, &new, hooks, old.n);
+                if (r > 0 && apply)
+                        r = write_table(fd, &new, hooks, old.n);
+        }
         free(old.entries);
         free(new.entries);
         free(new.from);

@@ -69,9 +69,8 @@ static const struct chain {
                   "meta nfproto != ipv4 drop",
                   "ct direction reply ct state established,related accept",
                   /* The forwarder reads all questions from one socket, which has room for some 250. */
-                  "ip daddr $dns udp dport 53 update @asking { ip saddr limit rate over 1000/second burst 128 packets "
-                  "} "
-                  "drop",
+                  ("ip daddr $dns udp dport 53 "
+                   "update @asking { ip saddr limit rate over 1000/second burst 128 packets } drop"),
                   "ip daddr @resolvers meta l4proto { tcp, udp } th dport 53 accept",
                   "drop",
           } },

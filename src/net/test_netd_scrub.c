@@ -242,7 +242,7 @@ static void says_when_the_pool_is_empty(void **state)
 {
         struct netns held[260];
         size_t n = 0;
-        struct net_msg m;
+        struct net_msg m = { .seq = 0 };
         int fd;
 
         (void)state;

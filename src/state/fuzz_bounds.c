@@ -30,6 +30,15 @@ static bool read_bounds(json_t *value, struct key *ret)
         return good;
 }
 
+static bool same(const struct key_maxima *a, const struct key_maxima *b)
+{
+        return a->memory == b->memory && a->disk == b->disk && a->shm == b->shm && a->output == b->output &&
+               a->cpu_milli == b->cpu_milli && a->pids == b->pids && a->timeout_ns == b->timeout_ns &&
+               a->queue_timeout_ns == b->queue_timeout_ns && a->cpu_time_ns == b->cpu_time_ns &&
+               a->max_running == b->max_running && a->max_queued == b->max_queued &&
+               a->max_connections == b->max_connections && a->rate == b->rate && a->burst == b->burst;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
         auto_json value = NULL;
@@ -40,7 +49,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                 return 0;
         if (read_bounds(value, &one)) {
                 if (key_bounds_write(&one, written) < 0 || !read_bounds(written, &two) ||
-                    memcmp(&one.maxima, &two.maxima, sizeof(one.maxima)) != 0)
+                    !same(&one.maxima, &two.maxima))
                         abort();
                 drop(&two);
         }

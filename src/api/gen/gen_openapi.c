@@ -278,7 +278,7 @@ static json_t *paths(void)
                                 path[n++] = *p;
                 }
                 path[n] = '\0';
-                for (n = 0; routes[i].method[n] && n < sizeof(method) - 1; n++)
+                for (n = 0; n < sizeof(method) - 1 && routes[i].method[n]; n++)
                         method[n] = (char)tolower((unsigned char)routes[i].method[n]);
                 method[n] = '\0';
                 item = json_object_get(all, path);

@@ -158,7 +158,10 @@ static unsigned spare_now(const struct native_net *net)
 
 static void drop_first(struct native *n, struct list *list)
 {
-        netns_drop(n, LIST_FIRST(list, struct netns, node));
+        struct netns *ns = LIST_FIRST(list, struct netns, node);
+
+        if (ns)
+                netns_drop(n, ns);
 }
 
 void native_net_shrink(struct native *n)
