@@ -355,8 +355,9 @@ void jobs_tick(struct image_pulls *p)
 
         LIST_FOREACH(job, &p->jobs, node) {
                 if (job->users == 0) {
-                        /* What the store has begun it ends. */
-                        leave_blobs(job);
+                        /* What the store has begun it ends, and nobody writes to what it gives names to. */
+                        if (job->state != JOB_INSTALL)
+                                leave_blobs(job);
                         if (job->ops_open == 0)
                                 job_free(job);
                         else if (job->state == JOB_CONFIG || job->state == JOB_LAYERS)

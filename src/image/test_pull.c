@@ -1,8 +1,7 @@
-/* Names in closed repositories: who asks for an image that is here is told none but what is his to know. */
+/* Pulls that need no registry: names in closed repositories, and a job that nobody waits for any more. */
 #include "image/test_store.h"
 
-#include "image/access.h"
-#include "image/pull.h"
+#include "image/pull_internal.h"
 
 #define CLOSED "127.0.0.1:1/private/app:1"
 #define DAY_MS (UINT64_C(24) * 3600 * 1000)
@@ -137,11 +136,91 @@ static void test_unproven(void **state)
         registries_free(registries);
 }
 
+/* As an earlier pull left it. */
+static void part(struct fixture *f, const struct str *text, char digest[IMAGE_DIGEST_MAX])
+{
+        char path[128];
+
+        digest_of(text, digest);
+        (void)snprintf(path, sizeof(path), "images/partial/%s", digest + 7);
+        assert_int_equal(fd_write_file(f->root, path, 0600, text->data, text->len, NULL), 0);
+}
+
+static void manifest_of(struct fixture *f, struct str *out)
+{
+        auto_str layer = STR_INIT, packed = STR_INIT, config = STR_INIT;
+        char diff_id[IMAGE_DIGEST_MAX], blob[IMAGE_DIGEST_MAX], config_digest[IMAGE_DIGEST_MAX], quoted[100];
+
+        root_fs(&layer);
+        gzip(&layer, &packed);
+        digest_of(&layer, diff_id);
+        (void)snprintf(quoted, sizeof(quoted), "\"%s\"", diff_id);
+        config_of(&config, quoted, "");
+        part(f, &packed, blob);
+        part(f, &config, config_digest);
+        test_tar_check(str_addf(out,
+                                "{\"schemaVersion\":2,\"mediaType\":\"" MEDIA_OCI_MANIFEST
+                                "\",\"config\":{\"mediaType\":\"" MEDIA_OCI_CONFIG
+                                "\",\"digest\":\"%s\",\"size\":%zu},\"layers\":[{\"mediaType\":\"" MEDIA_OCI_LAYER
+                                "+gzip\",\"digest\":\"%s\",\"size\":%zu}]}",
+                                config_digest, config.len, blob, packed.len));
+}
+
+static size_t blobs_of(const struct image_pulls *p)
+{
+        const struct blob *b;
+        size_t n = 0;
+
+        LIST_FOREACH(b, &p->blobs, node)
+                n++;
+        return n;
+}
+
+/* What an image is made of stays in hand until it is one, so that nobody begins to write there; then it goes. */
+static void test_left_while_installed(void **state)
+{
+        struct fixture *f = *state;
+        const struct credentials none = { .username = NULL };
+        struct job_source source = { .name = "docker.io/library/app:1",
+                                     .owner = "key:a",
+                                     .credentials = &none,
+                                     .media_type = MEDIA_OCI_MANIFEST };
+        auto_str manifest = STR_INIT;
+        char digest[IMAGE_DIGEST_MAX];
+        struct image_pulls *p;
+        struct image_ref ref;
+        struct job *job;
+
+        NEEDS_WORKER(f);
+        p = begin(f, NULL);
+        manifest_of(f, &manifest);
+        digest_of(&manifest, digest);
+        assert_int_equal(image_ref_parse_docker(source.name, &ref, NULL), 0);
+        source.ref = &ref;
+        source.manifest = manifest.data;
+        source.len = manifest.len;
+        source.digest = digest;
+        assert_int_equal(job_get(p, &source, &job, NULL), 0);
+        while (job->state < JOB_INSTALL)
+                assert_int_equal(loop_turn(f->loop, 1000, NULL), 0);
+        assert_int_equal(job->state, JOB_INSTALL);
+        job_leave(job);
+        while (!image_store_by_digest(f->store, digest)) {
+                assert_int_equal(blobs_of(p), 2);
+                assert_int_equal(loop_turn(f->loop, 1000, NULL), 0);
+        }
+        while (!list_empty(&p->jobs) || !list_empty(&p->blobs))
+                assert_int_equal(loop_turn(f->loop, 1000, NULL), 0);
+        assert_int_equal(count(f, "images/partial"), 0);
+        image_pulls_free(p);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_names, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_unproven, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_left_while_installed, setup, teardown),
         };
 
         return cmocka_run_group_tests_name("image/pull", tests, NULL, NULL);
