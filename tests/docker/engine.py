@@ -4,6 +4,7 @@ against the specifications of the Engine API.
 
     tests/docker/engine.py [--only TEXT]"""
 
+import errno
 import json
 import os
 import sys
@@ -22,6 +23,18 @@ OTHER_NODE = "00112233445566778899aabbccddeeff"
 
 
 # ── what is asked of the engine ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def exec_in_box(drive, *cmd):
+    """Its name and how it ended. Docker may show a container before the driver has heard that it runs."""
+    for n in range(600):
+        name = f"exec-{os.path.basename(cmd[0])}-{n}"
+        drive.say("exec", **{"in": "box"}, id=name, cmd=list(cmd))
+        e = drive.end(name)
+        if e.get("r") != -errno.ESRCH:
+            return name, e
+        time.sleep(0.05)
+    raise AssertionError(e)
 
 
 def lives(report, drive, docker):
@@ -61,12 +74,10 @@ def lives(report, drive, docker):
     with report.case("exec: output, exit code, no such program"):
         drive.run("box", "/bin/sh", "-c", "echo up; read x </dev/zero; sleep 600", keep=True)
         assert mayfly.wait_until(lambda: docker.runs(f"{drive.name}-box"), 30)
-        drive.say("exec", **{"in": "box"}, id="exec1", cmd=["/bin/sh", "-c", "echo within; echo bad >&2; exit 7"])
-        e = drive.end("exec1")
+        ran, e = exec_in_box(drive, "/bin/sh", "-c", "echo within; echo bad >&2; exit 7")
         assert (e["end"], e["code"]) == ("exited", 7), e
-        assert (drive.stdout("exec1"), drive.stderr("exec1")) == (b"within\n", b"bad\n"), drive.stdout("exec1")
-        drive.say("exec", **{"in": "box"}, id="exec2", cmd=["/bin/nothing"])
-        e = drive.end("exec2")
+        assert (drive.stdout(ran), drive.stderr(ran)) == (b"within\n", b"bad\n"), drive.stdout(ran)
+        _, e = exec_in_box(drive, "/bin/nothing")
         assert e["end"] == "not_found", e
     with report.case("archives in and out"):
         path = os.path.join(drive.dir, "in.tar")
