@@ -352,7 +352,7 @@ static void write_next(struct blob *b)
                 b->writing = b->filling;
                 b->filling = swap;
                 r = blob_work(b, write_run, write_done);
-                if (b->paused && b->call) {
+                if (r == 0 && b->paused && b->call) {
                         b->paused = false;
                         registry_resume(b->call);
                 }
