@@ -37,7 +37,7 @@ expect "--on-output-limit kill" 137 '^1 2 $' 'more than its limit' -- run --outp
 # ── signals ──
 trapping='for s in INT TERM HUP USR1; do trap "echo got $s; exit 7" $s; done; echo ready; while :; do sleep 0.1; done'
 for signal in TERM HUP USR1; do
-    signalled $signal env --default-signal=HUP "$mayfly" run --network none busybox:demo sh -c "$trapping"
+    signalled $signal env --default-signal=HUP,INT,QUIT "$mayfly" run --network none busybox:demo sh -c "$trapping"
     check "SIG$signal goes on to the task" bash -c "[ $? = 7 ] && grep -q 'got $signal' '$dir/signalled'"
 done
 signalled "TERM TERM TERM" "$mayfly" run --network none busybox:demo sh -c 'echo ready; sleep 60'

@@ -28,8 +28,10 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.abspath(os.environ.get("MAYFLY_BUILD", os.path.join(ROOT, "build")))
 SLOW = float(os.environ.get("MAYFLY_SLOW", "1"))
-# Whoever runs this by nohup has it ignored, children inherit that, and the supervisor then keeps to it.
+# Who runs this by nohup or in the background of a script has them ignored, children inherit that, and ours keep to it.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 PROGRAMS = ("mayfly-supervisor", "mayflyd", "mayfly-launcher", "mayfly-netd", "mayfly-dns", "mayfly-worker", "mayfly-init")
 
 
