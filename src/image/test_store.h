@@ -51,6 +51,7 @@ struct fixture {
         int dying;                                         /* so many of the next ones die */
         enum { HOLD_NONE, HOLD_MERGE, HOLD_COMPARE } hold; /* whose next answer waits for release() */
         struct answer *held;
+        unsigned owed; /* answers that are on their way */
         unsigned replaced;
         size_t n_unchecked;
         enum image_kind full_commit; /* and so does the next commit of this kind; 0: none */
@@ -88,6 +89,7 @@ static void give(void *data)
         struct answer *a = data;
         struct err err = ERR_INIT;
 
+        a->f->owed--;
         if (a->r < 0)
                 (void)err_set(&err, -a->r, "%s", strerror(-a->r));
         if (a->work)
@@ -107,6 +109,7 @@ static int later(struct fixture *f, struct answer a)
         assert_non_null(copy);
         a.f = f;
         *copy = a;
+        f->owed++;
         assert_int_equal(loop_defer(f->loop, give, copy), 0);
         return 0;
 }
@@ -128,6 +131,7 @@ static void release(struct fixture *f)
 
         assert_non_null(held);
         f->held = NULL;
+        f->owed++;
         assert_int_equal(loop_defer(f->loop, give, held), 0);
 }
 
@@ -189,6 +193,7 @@ static int when_ended(struct fixture *f, struct answer a)
 
         assert_non_null(copy);
         a.f = f;
+        f->owed++;
         *copy = a;
         assert_int_equal(loop_timer_set(f->loop, &copy->timer, 0, look, copy), 0);
         return 0;
@@ -438,6 +443,8 @@ static int teardown(void **state)
         auto_fd tmp = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
         if (f->usable) {
+                for (unsigned i = 0; i < 1000 && f->owed > 0; i++)
+                        assert_int_equal(loop_turn(f->loop, 100, NULL), 0);
                 image_store_close(f->store);
                 loop_free(f->loop);
                 fd_close(f->root);
