@@ -55,23 +55,31 @@ await test("fetch with a body that is a stream (chunked)", async () => {
 });
 
 await test("fetch that is aborted cancels its task", async () => {
-    const label = `node-${Date.now()}`;
-    const control = new AbortController();
-    const asked = run(["sleep", "60"], { labels: { test: label } }, { signal: control.signal }).catch((e) => e.name);
-    const find = async () => (await (await fetch(`${url}/v1/tasks?label=test=${label}`, { headers })).json()).tasks[0];
-    const wait = async (status) => {
+    const find = async (label) => (await (await fetch(`${url}/v1/tasks?label=test=${label}`, { headers })).json()).tasks[0];
+    const wait = async (label, status) => {
         for (let n = 0; n < 600; n++) {
-            const task = await find();
+            const task = await find(label);
             if (task?.status === status)
                 return task;
             await new Promise((r) => setTimeout(r, 50));
         }
         throw new Error(`it never is ${status}`);
     };
-    await wait("running");
-    control.abort();
-    equal(await asked, "AbortError");
-    equal((await wait("killed")).reason, "cancelled");
+    // Node 18 forgets a signal when its memory is collected meanwhile (nodejs/undici, issue 3644): then another one is asked for.
+    for (let n = 0; n < 5; n++) {
+        const label = `node-${Date.now()}`;
+        const control = new AbortController();
+        const asked = run(["sleep", "60"], { labels: { test: label } }, { signal: control.signal }).catch((e) => e.name);
+        await wait(label, "running");
+        control.abort();
+        const ended = await Promise.race([asked, new Promise((r) => setTimeout(() => r(null), 5000))]);
+        if (!ended)
+            continue;
+        equal(ended, "AbortError");
+        equal((await wait(label, "killed")).reason, "cancelled");
+        return;
+    }
+    throw new Error("no abort was heard of");
 });
 
 await test("fetch reads server-sent events as they come", async () => {
