@@ -65,6 +65,18 @@ int step_layer(struct op *op)
         return r < 0 ? r : STEP_WAIT;
 }
 
+static void layer_begin(struct op *op, struct image_hold *hold, int from, const struct image_descriptor *blob,
+                        const char *diff_id, image_done_fn fn, void *data)
+{
+        op->archive = from;
+        op->layer = *blob;
+        op->hold = hold;
+        (void)snprintf(op->name, sizeof(op->name), "%s", diff_id);
+        op->done = fn;
+        op->data = data;
+        op_add(op);
+}
+
 int image_store_layer(struct image_store *s, struct image_hold *hold, int blob_fd, const struct image_descriptor *blob,
                       const char *diff_id, image_done_fn fn, void *data, struct err *err)
 {
@@ -74,13 +86,7 @@ int image_store_layer(struct image_store *s, struct image_hold *hold, int blob_f
                 fd_close(blob_fd);
                 return err_oom(err);
         }
-        op->archive = blob_fd;
-        op->layer = *blob;
-        op->hold = hold;
-        (void)snprintf(op->name, sizeof(op->name), "%s", diff_id);
-        op->done = fn;
-        op->data = data;
-        op_add(op);
+        layer_begin(op, hold, blob_fd, blob, diff_id, fn, data);
         return 0;
 }
 
@@ -109,14 +115,8 @@ int image_store_feed(struct image_store *s, struct image_hold *hold, int pipe, c
                 return err_oom(err);
         }
         op->queue = IMAGE_HEAVY_QUEUE + s->next_queue++ % IMAGE_HEAVY_QUEUES;
-        op->archive = pipe;
-        op->layer = *blob;
-        op->hold = hold;
-        (void)snprintf(op->name, sizeof(op->name), "%s", diff_id);
-        op->done = fn;
-        op->data = data;
         *ret_came = op->came;
-        op_add(op);
+        layer_begin(op, hold, pipe, blob, diff_id, fn, data);
         return 0;
 }
 
