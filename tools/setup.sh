@@ -14,7 +14,7 @@ declare -A packages=(
     [test]="busybox-static curl dnsmasq-base unbound iptables docker.io python3 iproute2 procps util-linux clang libclang-rt-14-dev clang-format
         clang-tidy cppcheck gcovr umoci skopeo podman buildah docker-registry apache2-utils zstd slowhttptest strace openssl zsh fish mandoc openssh-server openssh-client
         haproxy nginx-light tinyproxy-bin golang-go nodejs node-ws python3-requests python3-websocket python3-jsonschema
-        libcurl4-openssl-dev catatonit runc python3-yaml socat e2fsprogs"
+        libcurl4-openssl-dev catatonit runc python3-yaml socat e2fsprogs chromium"
     [release]="debootstrap qemu-system-x86 cpio gcc-aarch64-linux-gnu qemu-user"
     [bench]="bubblewrap runc crun podman docker.io busybox-static python3 skopeo umoci docker-registry zstd"
 )
