@@ -54,7 +54,9 @@ void cli_print_line(const char *before, const char *text);
 bool cli_draws(int fd);               /* a terminal on which lines can be written over: not TERM=dumb */
 bool cli_colored(int fd);             /* one of these, and not NO_COLOR */
 size_t cli_columns(int fd);           /* of a terminal; 0: it is none */
-size_t cli_text_width(const char *s); /* in characters */
+size_t cli_text_width(const char *s); /* in columns of a terminal */
+/* How many bytes of s, which is UTF-8, fit into so many columns, and how many of these they take. */
+size_t cli_text_fit(const char *s, size_t max, size_t *ret_width);
 
 /* Answers 0, or -errno with err: a full disk is no success. */
 int cli_flush(struct err *err);
@@ -64,17 +66,20 @@ int cli_print_json_as(const json_t *v, size_t flags, struct err *err); /* of jan
 /* ── tables: table.c ─────────────────────────────────────────────────────────────────────────────────────────────── */
 
 #define CLI_COLUMNS_MAX 8
+#define CLI_COLUMN(i) (1U << (i))
+#define CLI_COLUMNS_ALL (~0U)
 
 /* Rows of cells, each as wide as its column's widest; the first row is the header. */
 struct cli_table {
         size_t columns;
+        unsigned whole; /* CLI_COLUMN() of those that are never cut: names that a command takes */
         char **cells;
         size_t len, cap;
         bool failed; /* out of memory */
 };
 /* The next cell, copied and escaped; NULL is "-". */
 void cli_table_add(struct cli_table *t, const char *text);
-/* On a terminal that is too narrow the widest cells are cut; elsewhere none is. -ENOMEM. */
+/* On a terminal that is too narrow the widest cells are cut, but for t->whole; elsewhere none is. -ENOMEM. */
 int cli_table_print(const struct cli_table *t, struct err *err);
 void cli_table_done(struct cli_table *t);
 #define auto_table __attribute__((cleanup(cli_table_done))) struct cli_table
@@ -104,7 +109,8 @@ int cli_explain(const struct cli *cli, int r, struct err *err);
 int cli_problem(const struct http_answer *answer, struct err *err);
 
 /* Blocks. Sends to cli->host; errors of the transport say what to do. An answer of 400 and more is an error too, with the
- * problem's text (RFC 9457), all faults listed; *ret is set even then, if there was an answer. */
+ * problem's text (RFC 9457), all faults listed; *ret is set even then, if there was an answer. -ENOENT is a 404, and nothing
+ * else. */
 int cli_request(const struct cli *cli, const struct http_client_request *request, struct http_answer *ret,
                 struct err *err);
 int cli_get_json(const struct cli *cli, const char *path, json_t **ret, struct err *err); /* the caller owns *ret */

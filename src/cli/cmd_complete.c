@@ -260,6 +260,7 @@ static void offer_kind(const struct line *l, const struct cursor *c, enum cli_co
                 return;
         case CLI_COMPLETE_LIVE:
                 offer_tasks(l, c, "/v1/tasks?limit=100&status=running");
+                offer_tasks(l, c, "/v1/tasks?limit=100&status=pulling");
                 offer_tasks(l, c, "/v1/tasks?limit=100&status=queued");
                 return;
         case CLI_COMPLETE_KEY:

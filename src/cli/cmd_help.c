@@ -21,6 +21,9 @@ int cmd_help(struct cli *cli, const struct cli_command *command, int argc, char 
                 (void)err_set(&err, EINVAL, "there is no command '%s' (mayfly help lists all)", argv[argc - 1]);
                 return cli_fail(command, &err);
         }
+        /* Its keys are another program's. */
+        if (str_eq(about->name, "serve"))
+                return cmd_serve(cli, about, 1, (char *[]){ (char[]){ "--help" }, NULL });
         cli_print_help(about);
         return CLI_OK;
 }

@@ -51,7 +51,7 @@ static int print_table(const json_t *image, bool whole, struct err *err)
         static const char *const header[] = { "IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT" };
         const json_t *history = json_object_get(json_object_get(image, "config"), "history");
         const json_t *blobs = json_object_get(image, "blobs"), *entry;
-        auto_table table = { .columns = ARRAY_LEN(header) };
+        auto_table table = { .columns = ARRAY_LEN(header), .whole = whole ? CLI_COLUMNS_ALL : CLI_COLUMN(0) };
         size_t left = json_array_size(blobs), i;
         const char *id = cli_text(image, "digest");
 

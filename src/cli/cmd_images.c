@@ -125,7 +125,7 @@ static void add_row(struct cli_table *table, const json_t *image, const char *na
 static int print_table(const json_t *images, bool whole, struct err *err)
 {
         static const char *const header[] = { "REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE", "LAST USED", "" };
-        auto_table table = { .columns = ARRAY_LEN(header) };
+        auto_table table = { .columns = ARRAY_LEN(header), .whole = whole ? CLI_COLUMNS_ALL : CLI_COLUMN(2) };
         json_t *image, *name;
         size_t i, j;
 
@@ -170,19 +170,21 @@ static int list(const struct cli *cli, const struct filter *filter, bool quiet, 
 
 int cmd_images(struct cli *cli, const struct cli_command *command, int argc, char **argv)
 {
-        bool quiet = false, whole = false, verify = false, repair = false;
+        bool quiet = false, whole = false, verify = false, repair = false, all; /* all are listed anyway */
         struct filter filter = { .unused_ns = -1 };
         const struct cli_binding options[] = {
                 { "quiet", cli_set_true, &quiet },   { "no-trunc", cli_set_true, &whole },
                 { "filter", set_filter, &filter },   { "verify", cli_set_true, &verify },
-                { "repair", cli_set_true, &repair },
+                { "repair", cli_set_true, &repair }, { "all", cli_set_true, &all },
         };
         struct err err = ERR_INIT;
         int r;
 
         r = cli_parse(cli, command, options, ARRAY_LEN(options), &argc, argv, &err);
         if (r == 0 && argc > 0)
-                r = err_set(&err, EINVAL, "images takes no argument; mayfly inspect %s shows one", argv[0]);
+                r = err_set(&err, EINVAL,
+                            "images takes no argument; --filter reference=%s chooses, mayfly inspect %s shows one",
+                            argv[0], argv[0]);
         if (r == 0 && repair && !verify)
                 r = err_set(&err, EINVAL, "--repair needs --verify");
         if (r != 0)

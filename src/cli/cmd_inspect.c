@@ -44,6 +44,8 @@ static int inspect(const struct cli *cli, enum type type, const char *name, json
         }
         if (r < 0)
                 r = get(cli, "/v1/images/", name, &found, err);
+        if (r == -ENOENT && type == TYPE_ANY)
+                return err_set(err, ENOENT, "there is neither a task nor an image '%s'", name);
         if (r < 0)
                 return r;
         return json_array_append_new(array, found) < 0 ? err_oom(err) : 0;

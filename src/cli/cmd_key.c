@@ -232,7 +232,7 @@ static void add_expiry(struct cli_table *table, const json_t *key)
 static int print_keys(const json_t *keys, bool all, struct err *err)
 {
         static const char *const header[] = { "KEY ID", "NAME", "ROLE", "CREATED", "USED", "EXPIRES" };
-        auto_table table = { .columns = ARRAY_LEN(header) };
+        auto_table table = { .columns = ARRAY_LEN(header), .whole = CLI_COLUMN(0) };
         json_t *key;
         size_t i;
 

@@ -32,7 +32,7 @@ static int make_path(const struct wish *w, struct str *out, struct err *err)
 static int print_images(const json_t *images, struct err *err)
 {
         static const char *const header[] = { "REPOSITORY", "TAG", "IMAGE ID", "LAST USED", "FREES" };
-        auto_table table = { .columns = ARRAY_LEN(header) };
+        auto_table table = { .columns = ARRAY_LEN(header), .whole = CLI_COLUMN(2) };
         const json_t *image;
         size_t i;
 

@@ -13,7 +13,7 @@
 #define PAGE_MAX 1000 /* of the API */
 
 struct ps {
-        bool all, quiet;
+        bool all, quiet, whole;
         int64_t limit;
         char **statuses;  /* any of them */
         struct str query; /* the other filters, each begun by '&' */
@@ -64,7 +64,7 @@ static int set_filter(const char *value, void *data, struct err *err)
 static int set_format(const char *value, void *data, struct err *err)
 {
         if (!str_eq(value, "json") && !str_eq(value, "table"))
-                return err_set(err, EINVAL, "'%s' is neither table nor json", value);
+                return err_set(err, EINVAL, "'%s' is neither table nor json; take what you need out of json", value);
         *(bool *)data = str_eq(value, "json");
         return 0;
 }
@@ -198,10 +198,10 @@ static void add_run_time(struct cli_table *table, const json_t *task)
         cli_table_add(table, text);
 }
 
-static int print_table(const json_t *tasks, struct err *err)
+static int print_table(const json_t *tasks, bool whole, struct err *err)
 {
         static const char *const header[] = { "TASK ID", "IMAGE", "CREATED", "STATUS", "RAN", "LABELS" };
-        auto_table table = { .columns = ARRAY_LEN(header) };
+        auto_table table = { .columns = ARRAY_LEN(header), .whole = whole ? CLI_COLUMNS_ALL : CLI_COLUMN(0) };
         json_t *task;
         size_t i;
 
@@ -230,7 +230,7 @@ static int print(const struct cli *cli, const struct ps *ps, json_t *tasks, stru
         int r = 0;
 
         if (!cli->json && !ps->quiet)
-                return print_table(tasks, err);
+                return print_table(tasks, ps->whole, err);
         json_array_foreach(tasks, i, task) {
                 if (r < 0)
                         break;
@@ -248,7 +248,7 @@ int cmd_ps(struct cli *cli, const struct cli_command *command, int argc, char **
         const struct cli_binding options[] = {
                 { "all", cli_set_true, &ps.all },     { "quiet", cli_set_true, &ps.quiet },
                 { "filter", set_filter, &ps },        { "limit", cli_set_number, &ps.limit },
-                { "format", set_format, &cli->json }, { "no-trunc", cli_set_nothing, NULL },
+                { "format", set_format, &cli->json }, { "no-trunc", cli_set_true, &ps.whole },
         };
         auto_json tasks = NULL;
         struct err err = ERR_INIT;

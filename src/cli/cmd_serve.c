@@ -18,7 +18,7 @@ int cmd_serve(struct cli *cli, const struct cli_command *command, int argc, char
         if (strv_add(&args, path) < 0)
                 return cli_fail(command, (err_oom(&err), &err));
         for (int i = 0; i < argc; i++)
-                if (strv_add(&args, argv[i]) < 0)
+                if (strv_add(&args, str_eq(argv[i], "-h") ? "--help" : argv[i]) < 0)
                         return cli_fail(command, (err_oom(&err), &err));
         (void)execv(path, args);
         (void)err_sys(&err, "execute %s", path);

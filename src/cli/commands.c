@@ -25,6 +25,8 @@
 #define END { NULL, 0, NULL, NULL, CLI_COMPLETE_NONE, NULL, NULL }
 /* clang-format on */
 
+#define NO_TEMPLATE "there are no templates here: take what you need out of --json"
+
 #define SIGNALS "HUP INT QUIT KILL USR1 USR2 TERM CONT STOP"
 
 const struct cli_option cli_common_options[] = {
@@ -57,7 +59,7 @@ static const struct cli_option ps_options[] = {
                  "since= until="),
         VALUE("limit", 'n', "NUMBER", "at most so many, the newest (default: 100; 0: all)"),
         OF_WORDS("format", 0, "WORD", "table or json", "table json"),
-        FLAG("no-trunc", 0, NULL),
+        FLAG("no-trunc", 0, "cut nothing, however narrow the terminal is"),
         END,
 };
 
@@ -90,23 +92,27 @@ static const struct cli_option kill_options[] = {
 
 static const struct cli_option inspect_options[] = {
         OF_WORDS("type", 0, "WORD", "task or image, where the name could be both", "task image"),
+        REFUSED("format", 'f', "TEMPLATE", NO_TEMPLATE),
         END,
 };
 
 static const struct cli_option images_options[] = {
+        FLAG("all", 'a', NULL),
         FLAG("quiet", 'q', "digests only"),
-        FLAG("no-trunc", 0, "whole digests"),
+        FLAG("no-trunc", 0, "whole digests, and nothing cut, however narrow the terminal is"),
         OF_WORDS("filter", 'f', "NAME=VALUE",
                  "only those: dangling=, pinned=, broken= (true or false), reference=PATTERN, source=, unused-for=7d",
                  "dangling=true dangling=false pinned=true pinned=false broken=true reference= source=pull source=load "
                  "source=import unused-for="),
         FLAG("verify", 0, "read all of the store, and check every blob, layer and tree"),
         FLAG("repair", 0, "with --verify: unpack again what is damaged, mark what cannot be"),
+        REFUSED("format", 0, "TEMPLATE", NO_TEMPLATE),
         END,
 };
 
 static const struct cli_option history_options[] = {
         FLAG("no-trunc", 0, "whole digests and commands"),
+        REFUSED("format", 0, "TEMPLATE", NO_TEMPLATE),
         END,
 };
 
@@ -624,6 +630,40 @@ const struct cli_command cli_commands[] = {
                 .hidden = true,
         },
         { .name = NULL },
+};
+
+#define OF_TASKS "mayfly run, ps, logs, wait, stop, kill and inspect are for tasks"
+#define GONE "what a task wrote is gone with it: mayfly run --output PATH:HOST brings results out"
+#define ONCE "a task runs once, from the moment at which mayfly run asks for it; with -d it is left running"
+#define USED "mayfly inspect TASK shows what a task used, once it has ended"
+
+const struct cli_elsewhere cli_elsewhere[] = {
+        { "attach", "mayfly logs -f TASK follows the output; stdin goes to a task from its start, by mayfly run -i" },
+        { "build", "build with another tool, and bring the image by mayfly load, import or pull" },
+        { "commit", GONE },
+        { "compose", "a task is one container: mayfly run" },
+        { "container", OF_TASKS },
+        { "cp", "files go in by mayfly run --copy HOST:PATH, and come out by --output PATH:HOST" },
+        { "create", ONCE },
+        { "diff", GONE },
+        { "events", "mayfly wait TASK tells of an end, mayfly logs -f TASK of output" },
+        { "exec", "only the command of a task runs in it: let that one start the others, or run another task" },
+        { "export", GONE },
+        { "image", "mayfly images, pull, import, load, save, history, tag, rmi and prune are for images" },
+        { "info", "mayfly version and mayfly engines tell of the server" },
+        { "network", "mayfly run --network none, nat or internet" },
+        { "port", "a task has no ports that anybody could reach" },
+        { "push", "mayfly save IMAGE writes an archive, which skopeo and docker load take on to a registry" },
+        { "rename", "a task has an id, not a name: mayfly run --label, and mayfly ps --filter label=" },
+        { "restart", ONCE },
+        { "rm", "a container is gone with its task, what is known of the task by and by; mayfly rmi removes images" },
+        { "start", ONCE },
+        { "stats", USED },
+        { "system", "mayfly prune removes images, mayfly version and mayfly engines tell of the server" },
+        { "top", USED },
+        { "update", "limits are given to mayfly run, and stay" },
+        { "volume", "files go in by mayfly run --copy HOST:PATH, and come out by --output PATH:HOST" },
+        { NULL, NULL },
 };
 
 const char *const cli_about[] = {

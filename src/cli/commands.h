@@ -57,6 +57,12 @@ extern const struct cli_option cli_common_options[]; /* of every command; ends w
 extern const struct cli_option cli_run_options[];    /* of run: commands_run.c */
 extern const char *const cli_about[];                /* paragraphs on the whole, NULL-terminated */
 
+/* Commands of docker(1) that have no counterpart by their name: what to do instead. */
+struct cli_elsewhere {
+        const char *word, *instead;
+};
+extern const struct cli_elsewhere cli_elsewhere[]; /* ends with a NULL word */
+
 struct cli_variable {
         const char *name, *meaning;
 };

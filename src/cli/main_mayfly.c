@@ -85,6 +85,12 @@ static int unknown(char *const *argv, int argc)
                 cli_print_group(argv[0], !asked);
                 return asked ? CLI_OK : CLI_USAGE;
         }
+        for (const struct cli_elsewhere *e = cli_elsewhere; e->word; e++) {
+                if (str_eq(e->word, argv[0])) {
+                        cli_error("there is no mayfly %s: %s", e->word, e->instead);
+                        return CLI_USAGE;
+                }
+        }
         similar = cli_suggest(argv[0]);
         if (similar)
                 cli_error("%s: unknown command; did you mean %s? (mayfly help lists all)", argv[0], similar);

@@ -115,14 +115,6 @@ int cli_set_number(const char *value, void *data, struct err *err)
         return 0;
 }
 
-int cli_set_nothing(const char *value, void *data, struct err *err)
-{
-        (void)value;
-        (void)data;
-        (void)err;
-        return 0;
-}
-
 /* ── parsing ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 #define COMMON_BINDINGS 6

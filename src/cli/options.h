@@ -24,5 +24,4 @@ int cli_set_duration(const char *value, void *data, struct err *err); /* int64_t
 int cli_set_span(const char *value, void *data, struct err *err);     /* the same, days (7d), weeks and years too */
 int cli_parse_span(const char *value, int64_t *ret_ns);               /* -EINVAL, -ERANGE */
 int cli_set_number(const char *value, void *data, struct err *err);   /* int64_t, not negative; Go's base prefixes */
-int cli_set_nothing(const char *value, void *data, struct err *err);  /* accepted, means nothing here */
 int cli_parse_bool(const char *value, bool *ret);                     /* -EINVAL */

@@ -2,11 +2,13 @@
 #include "cli/cli.h"
 
 #include <errno.h>
+#include <locale.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
+#include <wchar.h>
 
 #define COLUMNS_USUAL 80
 
@@ -121,14 +123,47 @@ int cli_fail(const struct cli_command *command, const struct err *err)
         return command->failed;
 }
 
-/* Good enough for names and digests. */
+/* Which characters are wide, or join the one before, the C library knows of each locale, and of this one everywhere. */
+static size_t char_width(const char *s, size_t len)
+{
+        static locale_t utf8;
+        mbstate_t state = { 0 };
+        wchar_t c = 0;
+        locale_t old;
+        int width;
+
+        if (!utf8)
+                utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0);
+        if (len == 1 || !utf8)
+                return 1;
+        old = uselocale(utf8);
+        width = mbrtowc(&c, s, len, &state) == len ? wcwidth(c) : 1;
+        (void)uselocale(old);
+        return width < 0 ? 1 : (size_t)width;
+}
+
+size_t cli_text_fit(const char *s, size_t max, size_t *ret_width)
+{
+        size_t at = 0, width = 0;
+
+        while (s[at]) {
+                size_t len = MAX(utf8_len(s + at), (size_t)1), wide = char_width(s + at, len);
+
+                if (wide > max - width)
+                        break;
+                width += wide;
+                at += len;
+        }
+        *ret_width = width;
+        return at;
+}
+
 size_t cli_text_width(const char *s)
 {
-        size_t n = 0;
+        size_t width;
 
-        for (; *s; s++)
-                n += ((unsigned char)*s & 0xc0) != 0x80;
-        return n;
+        (void)cli_text_fit(s, SIZE_MAX, &width);
+        return width;
 }
 
 int cli_flush(struct err *err)

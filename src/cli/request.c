@@ -35,22 +35,36 @@ void cli_catch_signals(void)
         }
 }
 
+/* -ENOENT is for what the server says is not there (`rmi -f` takes it for done), not for a program or a file of ours. */
+static int err_otherwise(struct err *err, int num, const char *what)
+{
+        (void)err_wrap(err, "%s", what);
+        if (err)
+                err->num = num;
+        return -num;
+}
+
 int cli_explain(const struct cli *cli, int r, struct err *err)
 {
         const char *host = cli->host;
 
+        /* Of a connection; of stdout it means that nobody reads. */
+        if (r == -EPIPE)
+                r = -ECONNRESET;
+        if (r == -ECONNRESET && err)
+                err->num = ECONNRESET;
         switch (-r) {
         case ENOENT:
         case ECONNREFUSED:
                 if (str_starts(host, "ssh://"))
-                        return err_wrap(err, "%s", host);
+                        return err_otherwise(err, ECONNREFUSED, host);
                 if (str_starts(host, "http"))
                         return err_set(err, ECONNREFUSED,
                                        "nothing answers at %s: does Mayfly listen there? (--host or "
                                        "MAYFLY_HOST says where)",
                                        host);
                 return err_set(err, ECONNREFUSED,
-                               "nothing answers at %s: start Mayfly by `sudo systemctl start mayfly` or `sudo mayfly "
+                               "nothing answers at %s: start Mayfly by `sudo systemctl start mayflyd` or `sudo mayfly "
                                "serve` (--host or MAYFLY_HOST says where it listens)",
                                host);
         case EACCES:
@@ -107,7 +121,7 @@ static int read_key_file(const char *path, struct str *ret, struct err *err)
         struct stat st;
 
         if (fd_read_file(AT_FDCWD, path, KEY_FILE_MAX, ret, err) < 0)
-                return err_wrap(err, "key file");
+                return err_otherwise(err, EINVAL, "key file");
         while (ret->len > 0 && strchr(" \t\r\n", ret->data[ret->len - 1]))
                 ret->data[--ret->len] = '\0';
         if (ret->len == 0 || strlen(ret->data) != ret->len || strpbrk(ret->data, " \t\r\n"))

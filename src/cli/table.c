@@ -35,34 +35,21 @@ void cli_table_done(struct cli_table *t)
         t->len = t->cap = 0;
 }
 
-/* Takes from the widest until all fit, or nothing is left to take. */
-static void squeeze(size_t *widths, size_t columns, size_t room)
+/* Takes from the widest that may be cut until all fit, or nothing is left to take. */
+static void squeeze(size_t *widths, size_t columns, unsigned whole, size_t room)
 {
         for (;;) {
-                size_t sum = (columns - 1) * GAP, widest = 0;
+                size_t sum = (columns - 1) * GAP, none = 0, *widest = &none;
 
                 for (size_t i = 0; i < columns; i++) {
                         sum += widths[i];
-                        if (widths[i] > widths[widest])
-                                widest = i;
+                        if (!(whole & CLI_COLUMN(i)) && widths[i] > *widest)
+                                widest = &widths[i];
                 }
-                if (sum <= room || widths[widest] <= CELL_MIN)
+                if (sum <= room || *widest <= CELL_MIN)
                         return;
-                widths[widest]--;
+                (*widest)--;
         }
-}
-
-/* Bytes of the first n characters. */
-static size_t prefix(const char *s, size_t n)
-{
-        size_t i = 0;
-
-        while (s[i] && (n > 0 || ((unsigned char)s[i] & 0xc0) == 0x80)) {
-                if (((unsigned char)s[i] & 0xc0) != 0x80)
-                        n--;
-                i++;
-        }
-        return i;
 }
 
 /* The blanks before a cell are its own, so that no line ends with any. */
@@ -74,11 +61,15 @@ static void print_cell(const char *cell, size_t width, size_t *gap)
                 printf("%*s", (int)*gap, "");
                 *gap = 0;
         }
-        if (needs > width)
-                printf("%.*s…", (int)prefix(cell, width - 1), cell);
-        else
+        if (needs > width) {
+                size_t bytes = cli_text_fit(cell, width - 1, &needs);
+
+                printf("%.*s…", (int)bytes, cell);
+                needs++;
+        } else {
                 printf("%s", cell);
-        *gap += width - MIN(needs, width) + GAP;
+        }
+        *gap += width - needs + GAP;
 }
 
 int cli_table_print(const struct cli_table *t, struct err *err)
@@ -92,7 +83,7 @@ int cli_table_print(const struct cli_table *t, struct err *err)
         for (size_t i = 0; i < t->len; i++)
                 widths[i % t->columns] = MAX(widths[i % t->columns], cli_text_width(t->cells[i]));
         if (room)
-                squeeze(widths, t->columns, room);
+                squeeze(widths, t->columns, t->whole, room);
         for (size_t i = 0; i < t->len; i++) {
                 size_t column = i % t->columns;
                 bool last = column == t->columns - 1;

@@ -85,15 +85,51 @@ static void test_times(void **state)
 static void test_escape(void **state)
 {
         auto_str out = STR_INIT;
+        size_t width;
 
         (void)state;
         assert_int_equal(cli_escape(&out, "a\033[31m\xc2\x9b\xff\u00e9\n\t\x7f"), 0);
         assert_string_equal(out.data, "a\\x1b[31m\\xc2\\x9b\\xff\u00e9\n\\x09\\x7f");
-        assert_int_equal(cli_text_width("\u00e9\u4e2da"), 3);
+        assert_int_equal(cli_text_width("\u00e9\u4e2da"), 4); /* wide */
+        assert_int_equal(cli_text_width("e\u0301a"), 2);      /* an accent that joins the letter before */
+        assert_int_equal(cli_text_fit("a\u4e2d\u4e2d", 4, &width), 4);
+        assert_int_equal(width, 3);
         /* Turned around, one word is read as another. */
         str_clear(&out);
         assert_int_equal(cli_escape(&out, "a\u202eb\u2066c\u2028d\u200fe \u2013\u2026"), 0);
         assert_string_equal(out.data, "a\\xe2\\x80\\xaeb\\xe2\\x81\\xa6c\\xe2\\x80\\xa8d\\xe2\\x80\\x8fe \u2013\u2026");
+}
+
+/* What a command takes for an answer of the server, or for a reader that has gone, is no failure of the connection. */
+static void test_explain(void **state)
+{
+        struct cli here = { .host = "unix:///run/x.sock" }, far = { .host = "ssh://machine" };
+        struct err err = ERR_INIT;
+
+        (void)state;
+        (void)err_set(&err, EPIPE, "Broken pipe");
+        assert_int_equal(cli_explain(&here, -EPIPE, &err), -ECONNRESET);
+        assert_int_equal(err.num, ECONNRESET);
+        (void)err_set(&err, ENOENT, "run ssh: No such file or directory");
+        assert_int_equal(cli_explain(&far, -ENOENT, &err), -ECONNREFUSED);
+        assert_string_equal(err.text, "ssh://machine: run ssh: No such file or directory");
+        assert_int_equal(cli_explain(&here, -ENOENT, &err), -ECONNREFUSED);
+        here.key_file = "/nonexistent";
+        assert_int_equal(cli_get_json(&here, "/", &(json_t *){ NULL }, &err), -EINVAL);
+}
+
+/* What Docker's users type is answered before anything is guessed. */
+static void test_elsewhere(void **state)
+{
+        int words = 0;
+
+        (void)state;
+        for (const struct cli_elsewhere *e = cli_elsewhere; e->word; e++) {
+                if (cli_find_command(1, (char *[]){ (char *)(uintptr_t)e->word }, &words))
+                        fail_msg("%s: it is a command", e->word);
+                if (e > cli_elsewhere && strcmp(e[-1].word, e->word) >= 0)
+                        fail_msg("%s: not in order", e->word);
+        }
 }
 
 /* ── events ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -148,6 +184,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_descriptions), cmocka_unit_test(test_find_and_suggest),
                 cmocka_unit_test(test_times),        cmocka_unit_test(test_escape),
+                cmocka_unit_test(test_explain),      cmocka_unit_test(test_elsewhere),
                 cmocka_unit_test(test_events),       cmocka_unit_test(test_event_refused),
         };
 

@@ -10,7 +10,7 @@
 #include <cmocka.h>
 
 struct seen {
-        bool a, b;
+        bool a, b, rm;
         const char *text;
         char **list;
         int64_t size, time, count;
@@ -53,7 +53,7 @@ static int parse(const struct cli_command *command, struct cli *cli, struct seen
                 { "all", cli_set_true, &seen->a },         { "big", cli_set_true, &seen->b },
                 { "text", cli_set_text, &seen->text },     { "list", cli_set_list, &seen->list },
                 { "size", cli_set_bytes, &seen->size },    { "time", cli_set_duration, &seen->time },
-                { "count", cli_set_number, &seen->count }, { "rm", cli_set_nothing, NULL },
+                { "count", cli_set_number, &seen->count }, { "rm", cli_set_true, &seen->rm },
         };
 
         *argc = (int)strv_len(argv);

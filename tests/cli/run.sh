@@ -18,6 +18,12 @@ expect "run -e -w -u" 0 '^v /w 65534 $' '' -- run -e A=v -w /w -u nobody busybox
 expect "run --entrypoint" 0 '^a b $' '' -- run --entrypoint echo busybox:demo a b
 expect "run --timeout says why it ended" 137 '' 'timeout' -- run --timeout 200ms busybox:demo sleep 5
 expect "a command that is nearly one" 125 '' 'did you mean images' -- "$mayfly" imagse
+expect "docker's commands that are none here" 125 '' 'no mayfly rm: .*mayfly rmi removes images' -- "$mayfly" rm busybox:demo
+expect "are not guessed at" 125 '' '^mayfly: there is no mayfly top: ' -- "$mayfly" top
+expect "nor are its templates" 1 '' 'mayfly: -f means nothing here: .*--json' -- "$mayfly" inspect -f '{{.Id}}' busybox:demo
+expect "images -a, as docker has it" 0 'busybox +demo' '' -- "$mayfly" images -a
+expect "images of a name" 1 '' 'reference=busybox' -- "$mayfly" images busybox
+for words in "serve -h" "serve --help" "help serve"; do expect "$words lists the keys" 0 '--tasks.max_running' '' -- "$mayfly" $words; done
 expect "help of a command" 0 'Usage: mayfly ps' '' -- "$mayfly" help ps
 expect "help of none" 1 '' 'no command .nope' -- "$mayfly" help nope
 expect "a group lists its commands" 125 '' 'key create.*key list.*key revoke' -- "$mayfly" key
@@ -39,6 +45,10 @@ for command in serve run ps logs wait stop kill inspect images import load save 
 done
 expect "an unknown command is named" 125 '' 'frobnicate' -- "$mayfly" frobnicate
 expect "no daemon: what to do" 125 '' 'mayfly serve' -- env MAYFLY_HOST=unix://"$dir/none.sock" "$mayfly" run busybox:demo true
+unit=$(MAYFLY_HOST=unix://$dir/none.sock "$mayfly" ps 2>&1 | grep -o 'systemctl start [a-z-]*' | cut -d' ' -f3)
+[ ! -d contrib/systemd ] || check "by a unit that there is" test -f "contrib/systemd/$unit.service"
+expect "a key file that is not there is no image that is not there" 1 '' '^mayfly: key file: ' -- "$mayfly" --key-file "$dir/none" rmi -f no.such/image:x
+expect "nor is a program" 1 '' '^mayfly: ssh://x: run ssh: ' -- env PATH="$dir" "$mayfly" --host ssh://x rmi -f no.such/image:x
 cp "$mayfly" "$dir/mayfly"
 expect "no permission: what to do" 1 '' 'group mayfly.*usermod' -- setpriv --reuid 65534 --regid 65534 --clear-groups "$dir/mayfly" ps
 expect "import from a pipe, with changes" 0 '' '' -- bash -c "tools/busybox-image.sh | '$mayfly' import --change 'CMD [\"echo\", \"changed\"]' --change 'ENV X=1' - cli:import >/dev/null 2>&1"

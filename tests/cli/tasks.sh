@@ -88,6 +88,19 @@ check "inspect is an array" bash -c "'$mayfly' inspect $id | python3 -c 'import 
 check "no line ends with blanks" bash -c "! '$mayfly' ps -a | grep ' $'"
 check "no colour in a pipe" bash -c "! '$mayfly' ps -a | grep -P '\\033'"
 check "a narrow terminal cuts" bash -c "script -qec 'stty cols 90; \"$mayfly\" ps -a -n 3' /dev/null </dev/null | tr -d '\r' | sed 's/\\x1b\\[[0-9]*m//g' | python3 -c 'import sys; assert all(len(l.rstrip(chr(10))) <= 90 for l in sys.stdin), 1'"
+# narrow COLUMNS COMMAND…    what it writes to a terminal of so many columns
+narrow() { script -qec "stty cols $1; \"$mayfly\" ${*:2}" /dev/null </dev/null | tr -d '\r' | sed 's/\x1b\[[0-9]*m//g'; }
+narrow 50 ps -a -n 3 >"$dir/narrow"
+check "but never an id, which commands take" bash -c "grep -qE '^[0-9a-z]{26} ' '$dir/narrow' && grep -q … '$dir/narrow'"
+narrow 50 ps -a -n 3 --no-trunc >"$dir/narrow"
+check "nor anything with --no-trunc" bash -c "! grep … '$dir/narrow'"
+narrow 50 images --no-trunc >"$dir/narrow"
+check "whole digests, too" grep -qE 'sha256:[0-9a-f]{64} ' "$dir/narrow"
+run --json --label "w=漢字漢字漢字漢字漢字漢字漢字漢字漢字漢字漢字" busybox:demo true >/dev/null
+narrow 100 ps -a -n 1 >"$dir/narrow"
+check "letters of two columns are counted as two" python3 -c 'import sys, unicodedata
+lines = [sum(1 + (unicodedata.east_asian_width(c) == "W") for c in line.rstrip("\n")) for line in open(sys.argv[1], encoding="utf-8")]
+assert len(lines) == 2 and max(lines) in (99, 100), lines' "$dir/narrow"
 expect "run --json" 3 '"exit_code":3' '' -- run --json busybox:demo sh -c 'exit 3'
 expect "run -d --json" 0 '"status":"(queued|pulling|running)' '' -- spawn --json busybox:demo true
 expect "run --wait that is enough" 5 '^w $' '' -- run --wait 30s busybox:demo sh -c 'echo w; exit 5'

@@ -131,18 +131,19 @@ static bool has_shown(const struct cli_option *options)
         return false;
 }
 
-static void refused_list(FILE *to, const struct cli_option *options)
+static void refused_list(FILE *to, const struct cli_command *c)
 {
         bool any = false;
 
-        for (const struct cli_option *o = options; o->name; o++) {
+        for (const struct cli_option *o = c->options; o->name; o++) {
                 if (!o->refused)
                         continue;
                 if (!any)
-                        fputs(".Sh FLAGS OF DOCKER RUN THAT MEAN NOTHING HERE\n"
-                              "They are refused, with exit code 125, and with what to use instead.\n"
-                              ".Bl -tag -width Ds\n",
-                              to);
+                        fprintf(to,
+                                ".Sh FLAGS OF DOCKER THAT MEAN NOTHING HERE\n"
+                                "They are refused, with exit code %d, and with what to use instead.\n"
+                                ".Bl -tag -width Ds\n",
+                                c->failed);
                 any = true;
                 option_item(to, o);
                 paragraphs(to, o->refused);
@@ -199,7 +200,7 @@ static void command_page(FILE *to, const struct cli_command *c)
                 fputs(".Pp\nThose of every command:\n", to);
                 options_list(to, cli_common_options);
         }
-        refused_list(to, c->options);
+        refused_list(to, c);
         fputs(".Sh EXIT STATUS\n.Bl -tag -width Ds\n", to);
         for (const struct cli_exit_code *e = c->exits; e->code; e++) {
                 fprintf(to, ".It %s\n", e->code);
