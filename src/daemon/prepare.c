@@ -23,7 +23,7 @@ static int user_missing(const char *key, const char *name, struct err *err)
         return err_set(err, ENOENT,
                        "%s: there is no user '%s': make it with\n"
                        "  useradd --system --user-group --no-create-home --shell /usr/sbin/nologin %s\n"
-                       "or run tools/setup.sh",
+                       "or run tools/setup.sh run",
                        key, name, name);
 }
 
@@ -54,7 +54,7 @@ static int group_find(const char *name, gid_t *ret, struct err *err)
         if (!found)
                 return err_set(err, r ? r : ENOENT,
                                "group: there is no group '%s': make it with\n  groupadd --system %s\nor run "
-                               "tools/setup.sh",
+                               "tools/setup.sh run",
                                name, name);
         *ret = found->gr_gid;
         return 0;
