@@ -86,7 +86,8 @@ static int drop_privileges(const struct child_spec *spec)
 
 static void set_limits(void)
 {
-        struct rlimit core = { 0, 0 }, files;
+        /* No core files; but 0 could not be raised to what the launcher gives to tasks (sys_limit_core()). */
+        struct rlimit core = { 1, 1 }, files;
 
         (void)setrlimit(RLIMIT_CORE, &core);
         files = (struct rlimit){ NOFILE_WANTED, NOFILE_WANTED };

@@ -22,6 +22,7 @@
 #define KILL_SECONDS 20
 #define KNOB_MAX 4096
 #define MOVE_ROUNDS 100 /* who forks meanwhile is met in the next one */
+#define PIDS_CONTROLLER 3 /* of v1_controllers */
 
 /* Version 1 has a file `tasks` in each directory. */
 static const char *const group_names_v1[CGROUP_GROUPS] = { "containers", "workers" };
@@ -279,6 +280,35 @@ static int make_ours_v1(struct cgroup *cg, struct err *err)
         return r;
 }
 
+static uint64_t read_number(const char *path)
+{
+        char text[KNOB_MAX] = "";
+        uint64_t n = 0;
+
+        if (read_knob(AT_FDCWD, path, text, sizeof(text)) < 0)
+                return UINT64_MAX;
+        text[strcspn(text, "\n")] = '\0';
+        return parse_u64(text, &n) < 0 ? UINT64_MAX : n;
+}
+
+/* All tasks together leave a quarter of the machine's processes to the host, however many each of them may have: where none is
+ * left, not even root can start one. */
+static int bound_processes(const struct cgroup *cg, struct err *err)
+{
+        uint64_t pids = read_number("/proc/sys/kernel/pid_max"), threads = read_number("/proc/sys/kernel/threads-max");
+        uint64_t most = MIN(pids, threads);
+        char text[32];
+        int r = 0;
+
+        if (most == UINT64_MAX)
+                return 0;
+        (void)snprintf(text, sizeof(text), "%llu", (unsigned long long)(most - most / 4));
+        for (unsigned i = 0; r == 0 && i < cg->n; i++)
+                if (cg->kind == LAUNCH_CGROUP_V2 || (cg->controllers[i] & (1u << PIDS_CONTROLLER)))
+                        r = fd_write_knob(cg->groups[CGROUP_TASKS][i], "pids.max", text, err);
+        return r;
+}
+
 static void close_all(struct cgroup *cg)
 {
         for (unsigned i = 0; i < CGROUP_HIERARCHIES; i++) {
@@ -332,6 +362,8 @@ int cgroup_open(struct cgroup *cg, const char *name, enum ceiling_cgroup where, 
                 r = claim(cg, err);
         if (r == 0)
                 r = cgroup_kill_all(cg, err);
+        if (r == 0)
+                r = bound_processes(cg, err);
         if (r < 0)
                 close_all(cg);
         return r;

@@ -50,6 +50,16 @@ static uint64_t cpu_quota(uint32_t milli)
         return MAX((uint64_t)milli * (CPU_PERIOD_US / 1000), (uint64_t)CPU_QUOTA_MIN_US);
 }
 
+/* What lies in the buffers of sockets counts beside all other memory, and only where it has a limit of its own
+ * (cgroup-v1/memory.rst, 2.7.2): without one a task could take all that net.ipv4.tcp_mem and udp_mem leave to the host. What
+ * an earlier container left behind keeps the limit that it had. */
+static int limit_sockets_v1(int dir, uint64_t memory)
+{
+        int r = write_number(dir, "memory.kmem.tcp.limit_in_bytes", memory);
+
+        return r == -ENOENT || r == -EBUSY ? 0 : r;
+}
+
 /* Memory plus swap may never be below memory (cgroup-v1/memory.rst, 2.4), so the order depends on the direction. A kernel
  * that does not account swap has no such file. */
 static int limit_memory_v1(int dir, uint64_t now, uint64_t memory)
@@ -63,6 +73,8 @@ static int limit_memory_v1(int dir, uint64_t now, uint64_t memory)
                 r = write_number(dir, "memory.limit_in_bytes", memory);
                 swap = write_number(dir, "memory.memsw.limit_in_bytes", memory);
         }
+        if (r == 0)
+                r = limit_sockets_v1(dir, memory);
         return r < 0 ? r : swap == -ENOENT ? 0 : swap;
 }
 

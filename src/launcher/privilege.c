@@ -1,6 +1,7 @@
 #include "launcher/privilege.h"
 
 #include "base/str.h"
+#include "launcher/sys.h"
 #include "seccomp_program.h"
 
 #include <errno.h>
@@ -42,15 +43,16 @@ int privilege_join(int userns)
 
 int privilege_rlimits(void)
 {
-        struct rlimit nofile, core = { 0, 0 };
+        struct rlimit nofile;
 
         if (getrlimit(RLIMIT_NOFILE, &nofile) < 0)
                 return -errno;
         nofile.rlim_max = MIN(nofile.rlim_max, (rlim_t)NOFILE_HARD);
         nofile.rlim_cur = MIN(nofile.rlim_max, (rlim_t)NOFILE_SOFT);
-        if (setrlimit(RLIMIT_NOFILE, &nofile) < 0 || setrlimit(RLIMIT_CORE, &core) < 0)
+        if (setrlimit(RLIMIT_NOFILE, &nofile) < 0)
                 return -errno;
-        return 0;
+        /* The seccomp program keeps it. */
+        return sys_limit_core();
 }
 
 static int drop_bounding(uint64_t keep)

@@ -115,6 +115,18 @@ static inline int sys_execveat(int fd, const char *path, char *const *argv, char
         return sys_result(syscall(SYS_execveat, fd, path, argv, envp, flags));
 }
 
+/* No core files: where core_pattern is a pipe, the kernel runs that program of the host, as root, at each crash, whatever the
+ * limit is, but where it is 1 (coredump_pipe() of the kernel). Where it is a file, 1 byte is too little for any. Who started us
+ * may have left us nothing but 0. */
+static inline int sys_limit_core(void)
+{
+        const struct rlimit one = { 1, 1 }, none = { 0, 0 };
+
+        if (setrlimit(RLIMIT_CORE, &one) == 0)
+                return 0;
+        return sys_result(errno == EPERM ? setrlimit(RLIMIT_CORE, &none) : -1);
+}
+
 /* waitid(2) as the kernel has it: with the resources of what ended. */
 static inline int sys_waitid(int which, pid_t pid, siginfo_t *info, int options, struct rusage *usage)
 {

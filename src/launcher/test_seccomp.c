@@ -10,6 +10,7 @@
 #include <sched.h>
 #include <stdbool.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
@@ -205,6 +206,35 @@ static void test_personality(void **state)
         assert_int_equal(call(SYS_personality, 0x40000 /* ADDR_NO_RANDOMIZE */, 0, 0), REFUSED(EPERM));
 }
 
+/* Nobody switches the limit of core files; who does is told that he did. */
+static void test_core_limit(void **state)
+{
+        const uint64_t high = UINT64_C(1) << 32;
+        struct seccomp_data data = { .nr = SYS_prlimit64, .arch = NATIVE, .args = { 0, RLIMIT_CORE, 0, 1 } };
+
+        (void)state;
+        assert_int_equal(run(&data), SECCOMP_RET_ALLOW); /* to read it */
+        data.args[3] = 0;
+        for (unsigned i = 0; i < 3; i++) {
+                const uint64_t pointers[] = { 1, high, high | 1 };
+
+                data.args[2] = pointers[i];
+                data.args[3] = 0;
+                assert_int_equal(run(&data), REFUSED(0));
+                for (unsigned k = 0; k < 3; k++) {
+                        data.args[3] = pointers[k];
+                        assert_int_equal(run(&data), REFUSED(EPERM));
+                }
+        }
+        data.args[1] = high | RLIMIT_CORE; /* the kernel reads an int */
+        assert_int_equal(run(&data), REFUSED(EPERM));
+        data.args[1] = RLIMIT_NOFILE;
+        assert_int_equal(run(&data), SECCOMP_RET_ALLOW);
+        assert_int_equal(call(SYS_setrlimit, RLIMIT_CORE, 1, 0), REFUSED(0));
+        assert_int_equal(call(SYS_setrlimit, RLIMIT_NOFILE, 1, 0), SECCOMP_RET_ALLOW);
+        assert_int_equal(call(SYS_io_setup, 1, 1, 0), REFUSED(ENOSYS));
+}
+
 static void test_foreign(void **state)
 {
         struct seccomp_data data = { .nr = SYS_read, .arch = FOREIGN };
@@ -218,7 +248,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_allowed), cmocka_unit_test(test_refused), cmocka_unit_test(test_count),
                 cmocka_unit_test(test_clone),   cmocka_unit_test(test_sockets), cmocka_unit_test(test_personality),
-                cmocka_unit_test(test_foreign),
+                cmocka_unit_test(test_foreign), cmocka_unit_test(test_core_limit),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -101,7 +101,6 @@ static int set_rlimits(uint64_t max_file)
                 __rlimit_resource_t resource;
                 rlim_t value;
         } limits[] = {
-                { RLIMIT_CORE, 0 },
                 { RLIMIT_NOFILE, NOFILE_MAX },
                 { RLIMIT_CPU, CPU_SECONDS_MAX },
                 { RLIMIT_STACK, STACK_MAX },
@@ -116,7 +115,7 @@ static int set_rlimits(uint64_t max_file)
                 if (setrlimit(limits[i].resource, &l) < 0)
                         return -errno;
         }
-        return 0;
+        return sys_limit_core();
 }
 
 static int set_caps(uint64_t caps)

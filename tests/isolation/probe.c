@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -246,13 +247,78 @@ static int command_cwd(void)
         return bad;
 }
 
+static void crash(int way)
+{
+        const struct rlimit none = { 0, 0 };
+        struct rlimit old;
+        const char *name = option("name");
+
+        prctl(PR_SET_NAME, name ? name : "mfcrash", 0, 0, 0);
+        if (way == 1 && setrlimit(RLIMIT_CORE, &none) < 0)
+                _exit(1);
+        if (way == 2)
+                (void)prlimit(0, RLIMIT_CORE, &none, &old);
+        __builtin_trap();
+        _exit(2);
+}
+
+/* Crashes, with the limit of core files as it is, and after having set it to 0 in two ways. Prints how many dumped. */
+static int command_crash(void)
+{
+        int dumped = 0;
+
+        for (int way = 0; way < 3; way++) {
+                pid_t pid = fork();
+                int status = 0;
+
+                if (pid == 0)
+                        crash(way);
+                if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFSIGNALED(status))
+                        return 2;
+                dumped += WCOREDUMP(status) != 0;
+        }
+        printf("dumped %d\n", dumped);
+        return 0;
+}
+
+/* Fills the buffers of connections to itself, from which nobody reads. Prints the MiB that they took. */
+static int command_sockets(void)
+{
+        struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+        int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        static char piece[1 << 16];
+        socklen_t len = sizeof(a);
+        uint64_t sent = 0;
+
+        if (listener < 0 || bind(listener, (struct sockaddr *)&a, sizeof(a)) < 0 || listen(listener, 8) < 0 ||
+            getsockname(listener, (struct sockaddr *)&a, &len) < 0)
+                return 2;
+        for (uint64_t i = 0; i < option_number("n", 100); i++) {
+                int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+                if (fd < 0 || connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0 || accept(listener, NULL, NULL) < 0)
+                        break;
+                for (int idle = 0; idle < 3;) {
+                        ssize_t n = send(fd, piece, sizeof(piece), MSG_DONTWAIT | MSG_NOSIGNAL);
+
+                        sent += n > 0 ? (uint64_t)n : 0;
+                        idle = n > 0 ? 0 : idle + 1;
+                        if (n < 0)
+                                usleep(1000);
+                }
+        }
+        printf("%llu\n", (unsigned long long)(sent >> 20));
+        return 0;
+}
+
 static const struct {
         const char *name;
         int (*run)(void);
 } commands[] = {
-        { "ids", command_ids }, { "overwrite", command_overwrite },
-        { "cwd", command_cwd }, { "listen", command_listen },
-        { "hog", command_hog }, { "linger", command_linger },
+        { "ids", command_ids },     { "overwrite", command_overwrite },
+        { "cwd", command_cwd },     { "listen", command_listen },
+        { "hog", command_hog },     { "linger", command_linger },
+        { "crash", command_crash }, { "sockets", command_sockets },
 };
 
 static const struct {

@@ -334,6 +334,13 @@ static int try_io_uring(void)
         return syscall(SYS_io_uring_setup, 1, params) >= 0 ? 0 : 1;
 }
 
+static int try_aio(void)
+{
+        unsigned long context = 0;
+
+        return syscall(SYS_io_setup, 1, &context) == 0 ? 0 : 1;
+}
+
 static int try_keyring(void)
 {
         return syscall(SYS_keyctl, 0 /* GET_KEYRING_ID */, -3 /* session */, 0) > 0 ? 0 : 1;
@@ -414,6 +421,7 @@ static void attempts(void)
                 { "clone a user namespace", try_clone_user },
                 { "setns to pid 1", try_setns },
                 { "io_uring", try_io_uring },
+                { "what fs.aio-max-nr counts for the whole host", try_aio },
                 { "the session keyring", try_keyring },
                 { "a raw socket", try_raw },
                 { "set the clock", try_settime },

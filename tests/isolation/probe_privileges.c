@@ -119,7 +119,7 @@ static void limits(void)
         struct rlimit more = { .rlim_cur = 1024, .rlim_max = (hard < 65536 ? 65536 : hard) + 65536 };
 
         limit("ulimit: nofile", RLIMIT_NOFILE, hard < 1024 ? hard : 1024, hard < 65536 ? hard : 65536);
-        limit("ulimit: core", RLIMIT_CORE, 0, 0);
+        limit("ulimit: core", RLIMIT_CORE, 1, 1);
         check(TRY(setrlimit(RLIMIT_NOFILE, &more)) == EPERM, "ulimit: the hard limit holds", "it could be raised");
         errno = 0;
         check(nice(-5) == -1 && errno == EPERM, "no higher priority", "nice: %s", strerror(errno));

@@ -3,7 +3,8 @@
  * numbers with the same answer, which loads several times faster than a comparison per call: the kernel runs a new filter
  * once for every number (seccomp_cache_prepare()). Answers stand once, at the end: each instruction is compiled per task.
  *
- * What is allowed is what Docker's default profile allows with its default capabilities, and no more (hardening.md). */
+ * What is allowed is what Docker's default profile allows with its default capabilities, and no more (hardening.md); less where
+ * one task could use up what is the host's. */
 #include <errno.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
@@ -15,13 +16,14 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #define NUMBERS 512 /* more than the kernel has */
 #define NEWEST 466  /* what is newer than this list is unknown to it: ENOSYS, so that programs fall back */
 #define PROGRAM_MAX 1024
 
-enum answer { DENY, ALLOW, UNKNOWN, CLONE, SOCKET, SOCKETPAIR, PERSONALITY };
+enum answer { DENY, ALLOW, UNKNOWN, CLONE, SOCKET, SOCKETPAIR, PERSONALITY, SETRLIMIT, PRLIMIT };
 
 static const char *const allowed[] = {
         "accept",
@@ -129,7 +131,6 @@ static const char *const allowed[] = {
         "io_pgetevents",
         "ioprio_get",
         "ioprio_set",
-        "io_setup",
         "io_submit",
         "kill",
         "landlock_add_rule",
@@ -196,7 +197,6 @@ static const char *const allowed[] = {
         "pread64",
         "preadv",
         "preadv2",
-        "prlimit64",
         "process_mrelease",
         "process_vm_readv",
         "process_vm_writev",
@@ -262,7 +262,6 @@ static const char *const allowed[] = {
         "setresgid",
         "setresuid",
         "setreuid",
-        "setrlimit",
         "set_robust_list",
         "setsid",
         "setsockopt",
@@ -340,9 +339,16 @@ struct special {
         enum answer answer;
 };
 
+/* io_setup(2) takes of fs.aio-max-nr, which is the whole host's: one task could use it up. */
 static const struct special specials[] = {
-        { "clone", CLONE },           { "clone3", UNKNOWN },          { "socket", SOCKET },
-        { "socketpair", SOCKETPAIR }, { "personality", PERSONALITY },
+        { "clone", CLONE },
+        { "clone3", UNKNOWN },
+        { "io_setup", UNKNOWN },
+        { "personality", PERSONALITY },
+        { "prlimit64", PRLIMIT },
+        { "setrlimit", SETRLIMIT },
+        { "socket", SOCKET },
+        { "socketpair", SOCKETPAIR },
 };
 
 struct arch {
@@ -404,10 +410,16 @@ static void answer_allow(struct program *p)
         add(p, BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW);
 }
 
-/* Arguments are little-endian 64-bit words; those compared here are ints, of which the kernel reads the low half. */
+/* Arguments are little-endian 64-bit words; those compared here are ints, of which the kernel reads the low half, but for
+ * pointers. */
 static void load_arg(struct program *p, unsigned n)
 {
         load(p, offsetof(struct seccomp_data, args) + 8 * n);
+}
+
+static void load_arg_high(struct program *p, unsigned n)
+{
+        load(p, offsetof(struct seccomp_data, args) + 8 * n + 4);
 }
 
 /* Allowed if the accumulator is one of the values, else the error. */
@@ -440,6 +452,34 @@ static void answer_socket(struct program *p)
         one_of(p, families, LEN(families), EAFNOSUPPORT);
 }
 
+/* The limit of core files stays as the launcher has set it (privilege_rlimits()); who wants another one is told that he has it,
+ * since programs that switch core files off end where they cannot. */
+static void answer_setrlimit(struct program *p)
+{
+        load_arg(p, 0);
+        add(p, BPF_JMP | BPF_JEQ | BPF_K, 0, 1, RLIMIT_CORE);
+        answer_errno(p, 0);
+        answer_allow(p);
+}
+
+/* Likewise, but to read it is allowed; both at once would leave what is read unset. */
+static void answer_prlimit(struct program *p)
+{
+        load_arg(p, 1);
+        add(p, BPF_JMP | BPF_JEQ | BPF_K, 0, 10, RLIMIT_CORE);
+        load_arg(p, 2);
+        add(p, BPF_JMP | BPF_JEQ | BPF_K, 0, 2, 0);
+        load_arg_high(p, 2);
+        add(p, BPF_JMP | BPF_JEQ | BPF_K, 6, 0, 0);
+        load_arg(p, 3);
+        add(p, BPF_JMP | BPF_JEQ | BPF_K, 0, 3, 0);
+        load_arg_high(p, 3);
+        add(p, BPF_JMP | BPF_JEQ | BPF_K, 0, 1, 0);
+        answer_errno(p, 0);
+        answer_errno(p, EPERM);
+        answer_allow(p);
+}
+
 static void answer_range(struct program *p, enum answer answer)
 {
         static const uint32_t personalities[] = { 0, 0x8, 0x20000, 0x20008, 0xffffffff };
@@ -468,6 +508,12 @@ static void answer_range(struct program *p, enum answer answer)
         case PERSONALITY:
                 load_arg(p, 0);
                 one_of(p, personalities, LEN(personalities), EPERM);
+                break;
+        case SETRLIMIT:
+                answer_setrlimit(p);
+                break;
+        case PRLIMIT:
+                answer_prlimit(p);
                 break;
         }
 }
