@@ -176,8 +176,7 @@ static void recover_found(struct task *t, struct wire_task_request *request)
         if (t->rec.retries > 0 && request->image && !t->request.image) {
                 t->request = *request;
                 memset(request, 0, sizeof(*request));
-                t->held = wire_task_request_size(&t->request);
-                t->ts->held += t->held;
+                task_count_request(t);
         }
 }
 

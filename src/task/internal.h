@@ -26,6 +26,7 @@ struct owner {
         size_t tasks;
         uint32_t queued, running;
         uint32_t max_running, max_queued; /* 0: no bound */
+        uint64_t held;                    /* bytes of requests */
 };
 
 struct stored_call {
@@ -173,6 +174,7 @@ bool task_settle(struct task *t);
 void task_free(struct task *t);
 void task_remove_container(struct task *t);
 void task_drop_request(struct task *t);
+void task_count_request(struct task *t); /* it has one now */
 
 /* admit.c: the queue, and what a task's end leaves room for. */
 int meminfo_read(uint64_t *ret_total, uint64_t *ret_available);

@@ -73,7 +73,16 @@ void task_drop_request(struct task *t)
         wire_task_request_done(&t->request);
         if (t->ts)
                 t->ts->held -= t->held;
+        if (t->owner)
+                t->owner->held -= t->held;
         t->held = 0;
+}
+
+void task_count_request(struct task *t)
+{
+        t->held = wire_task_request_size(&t->request);
+        t->ts->held += t->held;
+        t->owner->held += t->held;
 }
 
 static void forget_key(struct task *t)
@@ -291,6 +300,14 @@ uint64_t task_cost(const struct wire_limits *l)
                MIN(2 * (uint64_t)l->output, TASK_OUTPUT_PROMISED);
 }
 
+/* The last quarter is for others than who has the rest. */
+static bool holds_too_much(const struct tasks *ts, const struct owner *o, uint64_t more)
+{
+        const uint64_t max = ts->config.max_held;
+
+        return (ts->held > 0 && ts->held + more > max) || (o && o->held > 0 && o->held + more > max - max / 4);
+}
+
 static int check_room(struct tasks *ts, const struct wire_task_request *request, const struct task_submit *how,
                       struct err *err)
 {
@@ -308,7 +325,7 @@ static int check_room(struct tasks *ts, const struct wire_task_request *request,
                 return err_set(err, EAGAIN, "%u tasks are waiting already", ts->queued);
         if (most > 0 && o && o->queued >= most)
                 return err_set(err, EAGAIN, "%u tasks of this owner are waiting already", o->queued);
-        if (ts->held > 0 && ts->held + wire_task_request_size(request) > ts->config.max_held)
+        if (holds_too_much(ts, o, wire_task_request_size(request)))
                 return err_set(err, EAGAIN, "the tasks that wait hold too much memory already");
         if (how->stored && !ts->config.seal)
                 return err_set(err, ENOTSUP, "this node has no place for requests");
@@ -349,8 +366,7 @@ static void take_request(struct task *t, struct wire_task_request *request)
 {
         t->request = *request;
         memset(request, 0, sizeof(*request));
-        t->held = wire_task_request_size(&t->request);
-        t->ts->held += t->held;
+        task_count_request(t);
 }
 
 static enum engine_network network_of(const struct tasks *ts, enum wire_network network)

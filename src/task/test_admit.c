@@ -133,6 +133,28 @@ static void test_held_bytes(void **state)
         assert_int_equal(submit_as(f, "alice", NULL, request(), NULL), 0);
 }
 
+/* One owner's requests leave room for another's. */
+static void test_held_bytes_of_one(void **state)
+{
+        struct fixture *f = *state;
+        int taken = 0, r = 0;
+
+        f->config.max_held = 40000;
+        restart_with(f, 1);
+        assert_int_equal(submit_as(f, "alice", NULL, request(), NULL), 0);
+        (void)running(f, 1);
+        for (; r == 0 && taken < 100; taken += r == 0) {
+                struct wire_task_request q = request();
+
+                q.stdin_data = calloc(1, 4000);
+                q.stdin_len = 4000;
+                r = submit_as(f, "alice", NULL, q, NULL);
+        }
+        assert_int_equal(r, -EAGAIN);
+        assert_true(taken >= 4 && taken <= 7);
+        assert_int_equal(submit_as(f, "bob", NULL, request(), NULL), 0);
+}
+
 static int check(struct fixture *f, const struct task_maxima *m, struct wire_task_request q, const char *pointer)
 {
         struct json_faults faults = { .items = NULL };
@@ -335,6 +357,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_output_counts_when_it_is_there, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_max_queued, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_held_bytes, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_held_bytes_of_one, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_limits, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_images_networks_engines, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_what_the_engine_lacks, setup, teardown),
