@@ -29,6 +29,6 @@ int image_store_feed(struct image_store *s, struct image_hold *hold, int pipe, c
 bool image_store_crowded(const struct image_store *s);
 
 /* Makes an image of a manifest, whose configuration and layers are partials, or blobs, and gives it names: normalised
- * references. The partials stay. */
+ * references. The partials stay. hold: of its layers; NULL: the image was there, so that all are blobs, r -ENOENT: not any more. */
 int image_store_install(struct image_store *s, struct image_hold *hold, const void *manifest, size_t len,
                         const char *media_type, char *const *names, image_done_fn fn, void *data, struct err *err);

@@ -132,14 +132,21 @@ bool image_store_crowded(const struct image_store *s)
 
 /* ── the image ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+/* Without a hold nothing was downloaded: what lies among the partials is somebody else's, and not all of it may be there. */
+static int take_blob(const struct op *op, const struct image_descriptor *d, struct err *err)
+{
+        return op->hold ? image_layout_partial_commit(&op->layout, d->digest, d->size, err)
+                        : image_layout_hold_blob(&op->layout, d->digest, err);
+}
+
 static int work_pull_manifest(struct op *op, struct err *err)
 {
         const struct image_layout *l = &op->layout;
         char digest[IMAGE_DIGEST_MAX];
-        int r = 0;
+        int r = take_blob(op, &op->parts.config, err);
 
-        for (char **partial = op->partials; r == 0 && partial && *partial; partial++)
-                r = image_layout_partial_commit(l, *partial, err);
+        for (size_t i = 0; r == 0 && i < op->parts.n_layers; i++)
+                r = take_blob(op, &op->parts.layers[i], err);
         if (r == 0)
                 r = image_layout_put_text(l, op->text.data, op->text.len, digest, err);
         if (r == 0)
@@ -152,19 +159,6 @@ int step_pull_manifest(struct op *op)
         int r = op_work(op, work_pull_manifest);
 
         return r < 0 ? r : STEP_WAIT;
-}
-
-static int find_partials(struct op *op, struct err *err)
-{
-        auto_manifest m = { .layers = NULL };
-        int r = image_manifest_parse(op->text.data, op->text.len, &m, err);
-
-        if (r == 0 && strv_add(&op->partials, m.config.digest) < 0)
-                r = err_oom(err);
-        for (size_t i = 0; r == 0 && i < m.n_layers; i++)
-                if (strv_add(&op->partials, m.layers[i].digest) < 0)
-                        r = err_oom(err);
-        return r;
 }
 
 static int describe(struct op *op, const char *media_type, char *const *names, struct err *err)
@@ -193,7 +187,7 @@ int image_store_install(struct image_store *s, struct image_hold *hold, const vo
                 op_free(op);
                 return err_oom(err);
         }
-        r = find_partials(op, err);
+        r = image_manifest_parse(op->text.data, op->text.len, &op->parts, err);
         if (r == 0)
                 r = describe(op, media_type, names, err);
         if (r < 0) {

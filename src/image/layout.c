@@ -26,6 +26,7 @@
 #define HEX 64
 #define TMP_NAME_MAX 40
 #define PARTIAL_AGE_S (7 * 24 * 3600)
+#define PARTIAL_NAME_MAX (HEX + 22) /* "<hex>.<size>" */
 #define INDEX "index.json"
 #define ASIDE_MAX 9
 
@@ -210,13 +211,31 @@ static bool is_older(const struct stat *st, time_t when)
         return st->st_mtime < when && st->st_ctime < when;
 }
 
+static int partial_name(const char *digest, uint64_t size, char out[PARTIAL_NAME_MAX])
+{
+        if (!image_digest_valid(digest))
+                return -EINVAL;
+        (void)snprintf(out, PARTIAL_NAME_MAX, "%.64s.%" PRIu64, digest + 7, size);
+        return 0;
+}
+
+/* Of which blob it is a part; false: of none. */
+static bool partial_hex(const char *name, char hex[HEX + 1])
+{
+        uint64_t size;
+
+        (void)snprintf(hex, HEX + 1, "%s", name);
+        return hex_is_lower(hex, HEX) && name[HEX] == '.' && parse_u64(name + HEX + 1, &size) == 0;
+}
+
 /* Of an image that was finished, or was given up. */
 static void remove_old_partial(int dirfd, const char *name, void *data)
 {
         const struct image_layout *l = data;
+        char hex[HEX + 1];
         struct stat st;
 
-        if (!hex_is_lower(name, HEX) || faccessat(l->blobs, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ||
+        if (!partial_hex(name, hex) || faccessat(l->blobs, hex, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ||
             fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode) ||
             st.st_mtime < time(NULL) - PARTIAL_AGE_S)
                 (void)unlinkat(dirfd, name, 0);
@@ -432,12 +451,22 @@ int image_layout_open_blob(const struct image_layout *l, const char *digest, int
         return 0;
 }
 
+static void drop_partial_of(int dirfd, const char *name, void *data)
+{
+        const char *wanted = data;
+        char hex[HEX + 1];
+
+        if (partial_hex(name, hex) && str_eq(hex, wanted))
+                (void)unlinkat(dirfd, name, 0);
+}
+
+/* Its damage may be its size: whatever stands under its digest may be the same file. */
 void image_layout_drop_blob(const struct image_layout *l, const char *digest)
 {
         if (!image_digest_valid(digest))
                 return;
         (void)unlinkat(l->blobs, digest + 7, 0);
-        (void)unlinkat(l->partial, digest + 7, 0);
+        (void)each(l->partial, drop_partial_of, (void *)(uintptr_t)(digest + 7), NULL);
 }
 
 int image_layout_read_blob(const struct image_layout *l, const char *digest, size_t max, struct str *ret,
@@ -462,49 +491,83 @@ int image_layout_read_blob(const struct image_layout *l, const char *digest, siz
         return 0;
 }
 
-int image_layout_partial_open(const struct image_layout *l, const char *digest, int *ret, struct err *err)
+int image_layout_partial_open(const struct image_layout *l, const char *digest, uint64_t size, int *ret,
+                              struct err *err)
 {
+        char name[PARTIAL_NAME_MAX];
         int fd;
 
-        if (!image_digest_valid(digest))
+        if (partial_name(digest, size, name) < 0)
                 return err_set(err, EINVAL, "no valid digest");
-        fd = openat(l->partial, digest + 7, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+        fd = openat(l->partial, name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
         if (fd < 0)
                 return err_sys(err, "make a file for blob %s", digest);
         *ret = fd;
         return 0;
 }
 
-int image_layout_partial_hold(const struct image_layout *l, const char *digest)
+int image_layout_partial_hold(const struct image_layout *l, const char *digest, uint64_t size)
 {
-        if (!image_digest_valid(digest))
+        char name[PARTIAL_NAME_MAX];
+        struct stat st;
+
+        if (partial_name(digest, size, name) < 0)
                 return -EINVAL;
-        if (faccessat(l->blobs, digest + 7, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
+        if (fstatat(l->blobs, digest + 7, &st, AT_SYMLINK_NOFOLLOW) < 0)
                 return -errno;
-        (void)unlinkat(l->partial, digest + 7, 0);
-        return linkat(l->blobs, digest + 7, l->partial, digest + 7, 0) < 0 ? -errno : 0;
+        if ((uint64_t)st.st_size != size)
+                return -EBADMSG;
+        (void)unlinkat(l->partial, name, 0);
+        return linkat(l->blobs, digest + 7, l->partial, name, 0) < 0 ? -errno : 0;
 }
 
-void image_layout_partial_remove(const struct image_layout *l, const char *digest)
+void image_layout_partial_remove(const struct image_layout *l, const char *digest, uint64_t size)
 {
-        if (image_digest_valid(digest))
-                (void)unlinkat(l->partial, digest + 7, 0);
+        char name[PARTIAL_NAME_MAX];
+
+        if (partial_name(digest, size, name) == 0)
+                (void)unlinkat(l->partial, name, 0);
 }
 
-int image_layout_partial_commit(const struct image_layout *l, const char *digest, struct err *err)
+/* 0: there is none, or it is whole, and on disk. */
+static int write_partial(const struct image_layout *l, const char *name, uint64_t size, struct err *err)
 {
-        auto_fd fd = openat(l->partial, digest + 7, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+        auto_fd fd = openat(l->partial, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+        struct stat st;
+
+        if (fd < 0)
+                return 0;
+        if (fstat(fd, &st) < 0 || ((uint64_t)st.st_size == size && fsync(fd) < 0))
+                return err_sys(err, "write blob %.64s to disk", name);
+        return (uint64_t)st.st_size == size ? 0 : err_set(err, EBADMSG, "blob %.64s is not all here", name);
+}
+
+int image_layout_partial_commit(const struct image_layout *l, const char *digest, uint64_t size, struct err *err)
+{
+        char name[PARTIAL_NAME_MAX];
         int r;
 
-        if (fd >= 0 && fsync(fd) < 0)
-                return err_sys(err, "write blob %s to disk", digest);
+        if (partial_name(digest, size, name) < 0)
+                return err_set(err, EINVAL, "no valid digest");
+        r = write_partial(l, name, size, err);
+        if (r < 0)
+                return r;
         (void)pthread_mutex_lock(&l->claims->lock);
         r = claim_locked(l, digest + 7);
-        if (r == 0 && linkat(l->partial, digest + 7, l->blobs, digest + 7, 0) < 0 && errno != EEXIST &&
+        if (r == 0 && linkat(l->partial, name, l->blobs, digest + 7, 0) < 0 && errno != EEXIST &&
             !(errno == ENOENT && faccessat(l->blobs, digest + 7, F_OK, AT_SYMLINK_NOFOLLOW) == 0))
                 r = -errno;
         (void)pthread_mutex_unlock(&l->claims->lock);
         return r < 0 ? err_set(err, -r, "name blob %s: %s", digest, strerror(-r)) : 0;
+}
+
+int image_layout_hold_blob(const struct image_layout *l, const char *digest, struct err *err)
+{
+        int r = image_layout_claim(l, digest);
+
+        if (r == 0 && faccessat(l->blobs, digest + 7, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
+                r = -errno;
+        return r < 0 ? err_set(err, -r, "blob %s: %s", digest, strerror(-r)) : 0;
 }
 
 /* Whether a blob may be a manifest: small, and an object. */

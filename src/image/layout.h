@@ -1,7 +1,7 @@
 /* The files of the image store: an OCI image layout (image-spec, image-layout.md), and beside it what the workers found in
  * passwd and group of each tree.
  *
- *   oci-layout  index.json  usage.json  blobs/sha256/<hex>  users/<tree>.json  partial/<hex>
+ *   oci-layout  index.json  usage.json  blobs/sha256/<hex>  users/<tree>.json  partial/<hex>.<size>
  *
  * All writes are atomic and durable. Everything blocks, and may be called from several threads at once, but for the index and
  * the users of one tree, which one thread at a time may write.
@@ -50,7 +50,8 @@ int image_layout_sync(const struct image_layout *l,
 /* The caller owns *ret. -ENOENT. */
 int image_layout_open_blob(const struct image_layout *l, const char *digest, int *ret, uint64_t *ret_size,
                            struct err *err);
-void image_layout_drop_blob(const struct image_layout *l, const char *digest); /* as one that is damaged */
+void image_layout_drop_blob(const struct image_layout *l,
+                            const char *digest); /* as one that is damaged; partials of it, too */
 /* SHA-256 of a whole file. Reads all of it. */
 int image_layout_digest(int fd, char digest[IMAGE_DIGEST_MAX], struct err *err);
 /* A small one, its digest verified. */
@@ -76,20 +77,24 @@ int image_layout_write_users(const struct image_layout *l, const char *tree, con
                              struct err *err);
 
 /* What pulls have brought so far: bytes of a blob from its beginning, or all of it, until the image that needs it is there.
- * They outlive the daemon; opening the layout removes those that are blobs, and those that nobody has touched for a week. */
-int image_layout_partial_open(const struct image_layout *l, const char *digest, int *ret,
+ * Whoever says another size of the same digest has another file. They outlive the daemon; opening the layout removes those that
+ * are blobs, and those that nobody has touched for a week. */
+int image_layout_partial_open(const struct image_layout *l, const char *digest, uint64_t size, int *ret,
                               struct err *err); /* made if absent */
-int image_layout_partial_hold(const struct image_layout *l,
-                              const char *digest); /* a blob becomes one; -ENOENT: it is none */
-void image_layout_partial_remove(const struct image_layout *l, const char *digest);
-/* A whole one is written to disk and becomes a blob, too. Nothing where the blob is there. */
-int image_layout_partial_commit(const struct image_layout *l, const char *digest, struct err *err);
+/* A blob becomes one. -ENOENT: it is none; -EBADMSG: it has another size. */
+int image_layout_partial_hold(const struct image_layout *l, const char *digest, uint64_t size);
+void image_layout_partial_remove(const struct image_layout *l, const char *digest, uint64_t size);
+/* A whole one, which was found right, is written to disk and becomes a blob, too. Nothing where the blob is there. -EBADMSG: it
+ * is not whole. */
+int image_layout_partial_commit(const struct image_layout *l, const char *digest, uint64_t size, struct err *err);
 
 /* Removes those that nobody has touched for so long. */
 void image_layout_drop_partials(const struct image_layout *l, uint64_t age_s);
 
 /* Keeps a blob that is there, or will be, from being collected. -ENOMEM */
 int image_layout_claim(const struct image_layout *l, const char *digest);
+int image_layout_hold_blob(const struct image_layout *l, const char *digest,
+                           struct err *err);             /* -ENOENT: it is not there */
 void image_layout_release(const struct image_layout *l); /* all that the claimant has; it is none any more */
 
 /* Removes each blob whose hex is no key of `blobs`, and the users of each tree that is no key of `trees`, but for what is

@@ -142,7 +142,7 @@ void op_free(struct op *op)
         free(op->namer);
         free(op->tag);
         strv_free(op->changes);
-        strv_free(op->partials);
+        image_manifest_done(&op->parts);
         strv_free(op->broken);
         image_found_done(&op->found);
         stored_list_done(&op->images);

@@ -454,21 +454,20 @@ static int md_begin(struct blob *b, struct err *err)
 /* 1: all of it is here. */
 static int open_partial(struct blob *b, struct err *err)
 {
-        bool whole = image_layout_partial_hold(&b->view, b->digest) == 0;
+        int held = image_layout_partial_hold(&b->view, b->digest, b->size), r;
         struct stat st;
-        int r;
 
-        r = image_layout_partial_open(&b->view, b->digest, &b->fd, err);
+        if (held == -EBADMSG)
+                return err_set(err, EBADMSG, "it has another size than the manifest says");
+        r = image_layout_partial_open(&b->view, b->digest, b->size, &b->fd, err);
         if (r == 0)
                 r = md_begin(b, err);
         if (r < 0)
                 return r;
+        if (held == 0)
+                return 1;
         if (fstat(b->fd, &st) < 0)
                 return err_sys(err, "read a blob");
-        if (whole)
-                return (uint64_t)st.st_size == b->size
-                               ? 1
-                               : err_set(err, EBADMSG, "it has another size than the manifest says");
         if ((uint64_t)st.st_size <= b->size) {
                 r = hash_file(b, err);
                 if (r < 0)
@@ -574,11 +573,10 @@ int blob_want(struct image_pulls *p, struct job *job, const struct image_descrip
         struct blob *b;
         int r;
 
+        /* A wrong size is a download of its own, which fails by itself. */
         LIST_FOREACH(b, &p->blobs, node) {
-                if (!str_eq(b->digest, d->digest))
+                if (!str_eq(b->digest, d->digest) || b->size != d->size)
                         continue;
-                if (b->size != d->size)
-                        return err_set(err, EBADMSG, "it has another size than the manifest says");
                 r = sources_join(&b->sources, &id, err);
                 if (r < 0)
                         return r;
@@ -627,7 +625,7 @@ static void blob_drop(struct blob *b)
         if (is_active(b))
                 b->pulls->active--;
         if (b->spent)
-                image_layout_partial_remove(b->layout, b->digest);
+                image_layout_partial_remove(b->layout, b->digest, b->size);
         b->pulls = NULL;
         if (b->call)
                 registry_cancel(TAKE_PTR(b->call));

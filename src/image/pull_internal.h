@@ -65,7 +65,7 @@ enum blob_state { BLOB_QUEUED, BLOB_OPENING, BLOB_LOADING, BLOB_FINISHING, BLOB_
 struct blob {
         struct image_pulls *pulls; /* NULL: gone, while a work thread has the blob */
         struct list node;
-        char digest[IMAGE_DIGEST_MAX];
+        char digest[IMAGE_DIGEST_MAX]; /* with the size, which it is: who says another one is given another download */
         uint64_t size;
         unsigned users;
         struct sources sources;

@@ -16,7 +16,7 @@ static void job_move(struct job *job, enum job_state to)
         static const bool allowed[JOB_FAILED + 1][JOB_FAILED + 1] = {
                 [JOB_CONFIG] = { [JOB_LAYERS] = true, [JOB_INSTALL] = true, [JOB_FAILED] = true },
                 [JOB_LAYERS] = { [JOB_INSTALL] = true, [JOB_FAILED] = true },
-                [JOB_INSTALL] = { [JOB_DONE] = true, [JOB_FAILED] = true },
+                [JOB_INSTALL] = { [JOB_CONFIG] = true, [JOB_DONE] = true, [JOB_FAILED] = true },
         };
 
         if (!allowed[job->state][to])
@@ -81,6 +81,12 @@ static void mark_installed(struct job *job)
                         job->layer_blobs[i]->spent = true;
 }
 
+static void fetch(struct job *job)
+{
+        if (blob_want(job->pulls, job, &job->parts.config, &job->config_blob, &job->err) < 0)
+                job_fail(job, -job->err.num, &job->err);
+}
+
 static void on_installed(int r, const struct err *err, void *data)
 {
         struct job *job = data;
@@ -89,6 +95,13 @@ static void on_installed(int r, const struct err *err, void *data)
         pulls_kick(job->pulls);
         if (job->state != JOB_INSTALL)
                 return;
+        /* The image was removed while this waited. */
+        if (r == -ENOENT && job->present && job->users > 0) {
+                job->present = false;
+                job_move(job, JOB_CONFIG);
+                fetch(job);
+                return;
+        }
         if (r < 0) {
                 job_fail(job, r, err);
                 return;
@@ -149,7 +162,8 @@ static void unpack(struct job *job, size_t i)
         struct err err = ERR_INIT;
         int fd = -EBADF, r;
 
-        r = image_layout_partial_open(image_store_layout(s), job->parts.layers[i].digest, &fd, &err);
+        r = image_layout_partial_open(image_store_layout(s), job->parts.layers[i].digest, job->parts.layers[i].size,
+                                      &fd, &err);
         if (r == 0)
                 r = image_store_layer(s, job->hold, fd, &job->parts.layers[i], job->config.diff_ids[i], on_layer,
                                       &job->ops[i], &err);
@@ -206,7 +220,8 @@ static int read_config(struct job *job, struct err *err)
 
         if (!text)
                 return err_oom(err);
-        r = image_layout_partial_open(image_store_layout(job->pulls->config.store), job->parts.config.digest, &fd, err);
+        r = image_layout_partial_open(image_store_layout(job->pulls->config.store), job->parts.config.digest,
+                                      job->parts.config.size, &fd, err);
         if (r < 0)
                 return r;
         r = fd_read_full(fd, text, len);
@@ -306,8 +321,8 @@ static void job_begin(struct job *job)
         job->present = image && !image->broken;
         if (job->present)
                 install(job);
-        else if (blob_want(job->pulls, job, &job->parts.config, &job->config_blob, &job->err) < 0)
-                job_fail(job, -job->err.num, &job->err);
+        else
+                fetch(job);
 }
 
 int job_get(struct image_pulls *p, const struct job_source *source, struct job **ret, struct err *err)

@@ -376,7 +376,7 @@ def deaths(w):
             time.sleep(0.01)
         return True
     fake = registries.Fake(blobs, tags, bend)
-    partial = os.path.join(w.instance.data_dir, "state/images/partial", digest[7:])
+    partial = os.path.join(w.instance.data_dir, "state/images/partial", f"{digest[7:]}.{len(layer)}")
     good = True
     with report.case(f"the daemon killed {times} times during pulls"):
         for i in range(times):

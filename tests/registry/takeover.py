@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import hashlib
+import json
 import os
 import random
 import threading
@@ -231,7 +232,7 @@ def left_by_another(w):
         request = {"image": s.first.image, "cmd": ["true"], "network": "none", "wait": False,
                    "registry_auth": {"username": FIRST[0], "password": FIRST[1]}}
         task = s.clients[0].post(request).json()["id"]
-        partial = os.path.join(w.instance.data_dir, "state/images/partial", s.digest[7:])
+        partial = os.path.join(w.instance.data_dir, "state/images/partial", f"{s.digest[7:]}.{len(s.layer)}")
         assert s.first.begun.wait(20) and mayfly.wait_until(lambda: s.first.asked, 20)
         time.sleep(1)
         s.clients[0].request("POST", f"/v1/tasks/{task}/cancel")
@@ -241,6 +242,47 @@ def left_by_another(w):
         s.one(1)
         equal(s.answers[1].status, 201, s.answers[1])
         equal(s.second.asked, [500_000, 0])
+
+
+def another_size(s, size):
+    """The first's manifest gives the layer a wrong size; it drips as if it had it."""
+    manifest = json.loads(s.tags["1"])
+    manifest["layers"][1]["size"] = size
+    s.first.fake.tags = {"1": json.dumps(manifest).encode()}
+    said = s.layer[:size] + bytes(max(0, size - len(s.layer)))
+    s.first.answer = lambda side, handler: drip(side, handler, said)
+
+
+def wrong_size(w, more=1000):
+    """Whoever says another size of a layer hurts nobody who says the right one, neither while it comes nor by what is left of it."""
+    with Shared(w, None, None) as s:
+        another_size(s, len(s.layer) + more)
+        request = {"image": s.first.image, "cmd": ["true"], "network": "none", "wait": False,
+                   "registry_auth": {"username": FIRST[0], "password": FIRST[1]}}
+        task = s.clients[0].post(request).json()["id"]
+        assert s.first.begun.wait(20 * mayfly.SLOW), "the first did not begin"
+        s.one(1)
+        equal(s.answers[1].status, 201, s.answers[1])
+        assert s.answers[1].json()["stdout"].startswith(hashlib.sha256(s.layer[512:512 + 3_000_000]).hexdigest()), s.answers[1]
+        equal(s.second.asked, [0])
+        assert not s.first.cut.is_set(), "the wrong one was not under way any more"
+        equal(s.clients[0].get(f"/v1/tasks/{task}").json()["status"], "pulling")
+        s.clients[0].request("POST", f"/v1/tasks/{task}/cancel")
+        assert s.first.cut.wait(20 * mayfly.SLOW), "the download goes on"
+        s.one(0)  # its own error, once it is known what the layer is
+        equal(s.answers[0].status, 502, s.answers[0])
+        assert "size" in s.answers[0].json()["detail"], s.answers[0]
+        equal(s.strangers(), [])
+
+
+def wrong_size_first_and_last(w):
+    """Beside each other from the beginning: each fails, or not, by itself."""
+    with Shared(w, None, None) as s:
+        another_size(s, 1500)
+        s.first.answer = lambda side, handler: handler.send(200, s.layer[:1500]) or True
+        equal(s.pull(), [502, 201], s.answers)
+        assert "digest mismatch" in s.answers[0].json()["detail"], s.answers[0]
+        equal(s.strangers(), [])
 
 
 def places(w):
@@ -293,6 +335,9 @@ CASES = [
     ("one that refuses the layer refuses its own key", refused),
     ("one that is cut off for good is gone on with", cut_off),
     ("wrong bytes that an earlier pull left are thrown away", left_by_another),
+    ("a wrong size that drips holds up nobody who says the right one", wrong_size),
+    ("a wrong size that is too short, too", lambda w: wrong_size(w, -1_000_000)),
+    ("a wrong size that comes to its end fails by itself", wrong_size_first_and_last),
 ]
 
 
