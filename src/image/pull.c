@@ -383,10 +383,21 @@ static void trust(struct pull *pull)
         trust_ask(pull);
 }
 
-/* The name of an image, among those that it has, under which the policy takes it most easily: 0, 1 and -EKEYREJECTED as
- * trust_glance(). What was asked for by its name, or by a digest with a repository, is looked at under that. */
-static int glance(const struct image_pulls *p, const struct image *image, const struct image_ref *asked,
-                  struct image_ref *ret, struct err *err)
+/* A name in a repository that is closed to him says nothing of an image, and nobody is asked about it in his name. */
+static bool may_look(const struct image_pulls *p, const struct image_pull_request *q, const struct image_ref *ref,
+                     const struct image_ref *proving)
+{
+        return q->all || !access_is_closed(p->access, ref) ||
+               access_look(p->access, q->owner, ref, time_real_ms()) != ACCESS_NONE ||
+               (proving && str_eq(ref->domain, proving->domain) && str_eq(ref->path, proving->path));
+}
+
+/* The name of an image, among those that it has and he has access to, under which the policy takes it most easily: 0, 1 and
+ * -EKEYREJECTED as trust_glance(). What was asked for by its name, or by a digest with a repository, is looked at under that.
+ * proving: the repository to which access is shown first; NULL: none. */
+static int glance(const struct image_pulls *p, const struct image_pull_request *request, const struct image *image,
+                  const struct image_ref *asked, const struct image_ref *proving, struct image_ref *ret,
+                  struct err *err)
 {
         struct trust_question q = { .ref = asked, .digest = image->digest, .top = "" };
         const struct image_ref nameless = { .domain = "" };
@@ -407,7 +418,7 @@ static int glance(const struct image_pulls *p, const struct image *image, const 
         for (char **name = image->names; *name && best != 0; name++) {
                 struct err why = ERR_INIT;
 
-                if (image_ref_parse_normalized(*name, &ref, NULL) < 0)
+                if (image_ref_parse_normalized(*name, &ref, NULL) < 0 || !may_look(p, request, &ref, proving))
                         continue;
                 q.ref = &ref;
                 r = trust_glance(p->trusted, &q, &why);
@@ -954,14 +965,15 @@ static int decide_here(struct image_pulls *p, const struct image_pull_request *q
         char name[REF_TEXT_MAX];
         int r;
 
-        r = glance(p, image, asked, &as, &why);
         if (q->all || (may_use(p, q->owner, image, &proof, &closed) && !is_asked_closed(p, q->owner, image, asked))) {
+                r = glance(p, q, image, asked, NULL, &as, &why);
                 if (r < 0)
                         return err_set(err, why.num, "image %s: %s", w->answer.ref, why.text);
                 b.name = w->answer.ref;
                 return r == 0 ? 0 : pull_here(p, q, asked, &b, ret_pull, err);
         }
         prefer_asked(p, q->owner, image, asked, &closed, &proof);
+        r = glance(p, q, image, asked, &closed, &as, &why);
         if (!registries_enabled(p->config.registries)) {
                 if (proof != ACCESS_HELD)
                         return -ENOENT;

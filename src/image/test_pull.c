@@ -152,6 +152,39 @@ static void test_unproven(void **state)
         registries_free(registries);
 }
 
+/* Under a name that is closed to him an image is not looked at, though there it would be easiest. */
+static void test_trusted_elsewhere(void **state)
+{
+        const struct trust_config policy = { .keys = "/nonexistent",
+                                             .signed_by = "127.0.0.1:1/private/app=a.pub,*=reject" };
+        struct fixture *f = *state;
+        struct registries *registries;
+        struct trust *trust = NULL;
+        const struct told *t;
+        struct image_pulls *p;
+        char digest[IMAGE_DIGEST_MAX];
+
+        NEEDS_WORKER(f);
+        import(f, CLOSED);
+        (void)snprintf(digest, sizeof(digest), "%s", f->digest);
+        assert_int_equal(trust_new(&policy, &trust, NULL), 0);
+        registries = nobody_answers(f);
+        p = begin_trusting(f, registries, trust);
+        tag(f, digest, "open:1");
+        t = ask(f, p, "key:bad", digest);
+        assert_int_equal(t->r, -EKEYREJECTED);
+        assert_null(strstr(t->text, "127.0.0.1"));
+        assert_null(strstr(t->text, "private/app"));
+        /* To whom it is open, and whoever may use all, its registry is asked for. */
+        t = ask(f, p, "key:good", digest);
+        assert_int_equal(t->r, -EHOSTUNREACH);
+        assert_non_null(strstr(t->text, "127.0.0.1:1"));
+        assert_int_equal(ask(f, p, "uid:0", digest)->r, -EHOSTUNREACH);
+        image_pulls_free(p);
+        registries_free(registries);
+        trust_free(trust);
+}
+
 /* ── jobs ─────────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* As an earlier pull left it: the first `have` bytes. */
@@ -396,6 +429,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_names, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_unproven, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_trusted_elsewhere, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_left_while_installed, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_removed_meanwhile, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_partials, setup, teardown),
