@@ -4,6 +4,7 @@
 #include "base/time.h"
 #include "base/units.h"
 #include "daemon/listen.h"
+#include "launcher/work.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>
@@ -58,6 +59,11 @@ static const char *const networks[] = { "none", "nat", "internet", NULL };
 #define SECOND_MS UINT64_C(1000)
 #define DOCKER_PREWARM_MAX 64 /* ENGINE_DOCKER_PREWARM_MAX */
 #define DAY_MS (24 * 3600 * SECOND_MS)
+
+/* Two workers for each layer, and as many for one that is unpacked while it comes, and for a check of the store: what the launcher
+ * does not take, it refuses. */
+#define IMAGES_PARALLEL_MAX 28
+_Static_assert(2 * (IMAGES_PARALLEL_MAX + 2) + WORK_RUNNING_MAX <= WORK_TOKENS_MAX, "all of them have a place");
 
 static const struct key keys[] = {
         { "name", KIND_NAME, TEXT(name), "instance: names its cgroup, nft table and links" },
@@ -126,7 +132,8 @@ static const struct key keys[] = {
         { "images.max_layer_bytes", KIND_BYTES, NUMBER(images.max_layer_bytes, KIB, 64 * TIB), "a layer, unpacked" },
         { "images.max_archive_bytes", KIND_BYTES, NUMBER(images.max_archive_bytes, KIB, 64 * TIB),
           "an uploaded archive" },
-        { "images.parallel", KIND_U32, NUMBER(images.parallel, 1, 64), "layers that are unpacked at once" },
+        { "images.parallel", KIND_U32, NUMBER(images.parallel, 1, IMAGES_PARALLEL_MAX),
+          "layers that are unpacked at once" },
         { "images.high_water", KIND_U32, NUMBER(images.high_water, 0, 99),
           "percent of the disk above which images are removed, 0: never" },
         { "images.low_water", KIND_U32, NUMBER(images.low_water, 0, 98), "percent at which that ends" },

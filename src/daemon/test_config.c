@@ -251,6 +251,8 @@ static void test_values(void **state)
                 { "tls.cert", "relative", false },
                 { "limits.connections", "0", false },
                 { "limits.key_rate", "0", true },
+                { "images.parallel", "28", true },
+                { "images.parallel", "29", false }, /* the launcher would refuse some of what they need */
                 { "nothing", "1", false },
         };
 

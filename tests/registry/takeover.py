@@ -1,6 +1,7 @@
 """One blob, wanted by two keys from two registries: what becomes of it where one of these drips, hangs, lies or refuses."""
 
 import concurrent.futures
+import gzip
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import mayfly
 import registries
 
 FIRST, SECOND = ("ann", "canary-of-the-first"), ("bob", "canary-of-the-second")
+CROWD_POOL = "10.189.0.0/16"
 DRIP = 2000  # bytes every quarter of a second: above the stall limit
 TIMEOUT = 80
 
@@ -351,4 +353,25 @@ def takeover(w, report):
         places(w)
 
 
-GROUPS = [takeover]
+def crowd(w):
+    """More layers than the launcher takes work for, unpacked as many at once as may be configured."""
+    blobs = registries.Blobs()
+    layers = [gzip.compress(mayfly.Archive().file(f"noise{i}", random.randbytes(40_000)).bytes(), 1) for i in range(100)]
+    image = json.loads(blobs.image([w.system, *(gzip.decompress(x) for x in layers)]))
+    image["layers"][1:] = [blobs.descriptor(x, "application/vnd.oci.image.layer.v1.tar+gzip") for x in layers]
+    fake = registries.Fake(blobs, {"1": json.dumps(image).encode()})
+    try:
+        with mayfly.Instance("mf-crowd", CROWD_POOL, registries__enabled="true", registries__parallel=64, images__parallel=28) as i:
+            answer = i.client.post({"image": f"{fake.host}/crowd:1", "cmd": ["sh", "-c", "ls /noise* | wc -l"], "network": "none"})
+            equal(answer.status, 201, answer)
+            equal(answer.json()["stdout"].strip(), str(len(layers)))
+    finally:
+        fake.close()
+
+
+def crowds(w, report):
+    with report.case("takeover: as many layers at once as may be configured have their workers"):
+        crowd(w)
+
+
+GROUPS = [takeover, crowds]
