@@ -566,7 +566,7 @@ void layer_flowed(struct op *op, int r)
                 note_usage(op, o);
         /* Whoever else makes it just now comes too late, or comes first, which is as good (on_committed()). */
         if (r == 0 && op->came)
-                (void)op_claim(op, IMAGE_LAYER, op->name);
+                (void)op_claim_layer(op, op->name, op->layer.digest);
         keep_layer(op, r);
 }
 
@@ -605,7 +605,7 @@ int step_unpack(struct op *op)
 
         if (!next_missing(op, &blob, &diff_id))
                 return STEP_NEXT;
-        if (!op_claim(op, IMAGE_LAYER, diff_id))
+        if (!op_claim_layer(op, diff_id, blob->digest))
                 return op_wait(op, op_claimable);
         op->layer = *blob;
         memcpy(op->name, diff_id, sizeof(op->name));

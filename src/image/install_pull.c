@@ -59,7 +59,7 @@ int step_layer(struct op *op)
 
         if (!layer_missing(op, op->layer.digest, op->name))
                 return STEP_NEXT;
-        if (!op_claim(op, IMAGE_LAYER, op->name))
+        if (!op_claim_layer(op, op->name, op->layer.digest))
                 return op_wait(op, op_claimable);
         r = layer_start(op, op->archive);
         return r < 0 ? r : STEP_WAIT;

@@ -308,12 +308,14 @@ int step_lock_collect(struct op *op)
         return STEP_NEXT;
 }
 
-static bool claimed_by_other(const struct op *op, enum image_kind kind, const char *name)
+/* of: the blob, "": any. */
+static bool claimed_by_other(const struct op *op, enum image_kind kind, const char *name, const char *of)
 {
         struct op *o;
 
         LIST_FOREACH(o, &op->store->ops, node) {
-                if (o != op && o->claim_kind == kind && str_eq(o->claim, name))
+                if (o != op && o->claim_kind == kind && str_eq(o->claim, name) &&
+                    (!*of || !o->claim_of[0] || str_eq(o->claim_of, of)))
                         return true;
         }
         return false;
@@ -322,19 +324,31 @@ static bool claimed_by_other(const struct op *op, enum image_kind kind, const ch
 /* The name is remembered while it waits: `wanted` only, since two of that name may wait for a third. */
 bool op_claimable(const struct op *op)
 {
-        return !claimed_by_other(op, op->wants_kind, op->wants);
+        return !claimed_by_other(op, op->wants_kind, op->wants, op->wants_of);
 }
 
-bool op_claim(struct op *op, enum image_kind kind, const char *name)
+static bool claim(struct op *op, enum image_kind kind, const char *name, const char *of)
 {
         op_unclaim(op);
         op->wants_kind = kind;
         (void)snprintf(op->wants, sizeof(op->wants), "%s", name);
+        (void)snprintf(op->wants_of, sizeof(op->wants_of), "%s", of);
         if (!op_claimable(op))
                 return false;
         op->claim_kind = kind;
         memcpy(op->claim, op->wants, sizeof(op->claim));
+        memcpy(op->claim_of, op->wants_of, sizeof(op->claim_of));
         return true;
+}
+
+bool op_claim(struct op *op, enum image_kind kind, const char *name)
+{
+        return claim(op, kind, name, "");
+}
+
+bool op_claim_layer(struct op *op, const char *diff_id, const char *blob)
+{
+        return claim(op, IMAGE_LAYER, diff_id, blob);
 }
 
 void op_unclaim(struct op *op)

@@ -20,8 +20,8 @@
  *     the operations that run (op->images, op->diff_id, op->name): an operation names what it needs before it looks whether
  *     it is there.
  *   - Blobs that an operation stores by op->layout are claimed for it until they are in the index.
- *   - Who unpacks a layer or merges a tree owns it (op_claim()) until it is committed or the operation fails; others that
- *     need it wait for that. All are told what has come (op_announce()). */
+ *   - Who unpacks a layer from a blob or merges a tree owns it (op_claim()) until it is committed or the operation fails; others
+ *     that need it of the same blob wait for that. All are told what has come (op_announce()). */
 #pragma once
 
 #include "base/list.h"
@@ -176,8 +176,9 @@ struct op {
         struct image_layout layout; /* by which it stores: what it stores is claimed; a view, nothing of it is owned */
         enum image_kind claim_kind; /* of claim */
         char claim[65];             /* the layer or tree that it makes; "": none */
+        char claim_of[IMAGE_DIGEST_MAX];
         enum image_kind wants_kind; /* and what it asked for last */
-        char wants[65];
+        char wants[65], wants_of[IMAGE_DIGEST_MAX];
         enum step waiting;
         int result;
         struct err err; /* of the failure that is told */
@@ -238,6 +239,9 @@ int op_wait(struct op *op, bool (*free)(const struct op *op));
 /* Makes the layer or tree its own, until op_announce(), op_unclaim(), the next claim or its end. False: it is another's, and
  * the step has to answer op_wait(op, op_claimable), which waits for exactly that. */
 bool op_claim(struct op *op, enum image_kind kind, const char *name);
+/* The same, but whoever makes the layer of another blob does that beside it: what somebody says of his own blob, which may unpack
+ * for long, and to something else, holds up nobody's. */
+bool op_claim_layer(struct op *op, const char *diff_id, const char *blob);
 bool op_claimable(const struct op *op);
 void op_unclaim(struct op *op);
 /* Tells all that are running that what it claimed is there: they find it in op->layers or op->trees. pair: of the layer, or

@@ -195,9 +195,63 @@ static void test_pays(void **state)
         assert_false(feed_ends_within(&later, 54 * MIB, 100 * MIB, 400 * MS, 2));
 }
 
+static void on_other(int r, const struct err *err, void *data)
+{
+        (void)err;
+        *(int *)data = r;
+}
+
+static int memory_of(const struct str *s)
+{
+        int fd = memfd_create("blob", MFD_CLOEXEC);
+
+        assert_int_equal(fd_write_all(fd, s->data, s->len), 0);
+        assert_int_equal(lseek(fd, 0, SEEK_SET), 0);
+        return fd;
+}
+
+/* Who says of a blob of his own that it unpacks to somebody else's layer keeps him from nothing, however long that takes. */
+static void test_another_blob(void **state)
+{
+        struct feeding w = { .f = *state };
+        struct image_descriptor other = { .size = 100 };
+        auto_str text = STR_INIT, packed = STR_INIT;
+        struct image_hold *hold = NULL;
+        int result = 1;
+
+        NEEDS_WORKER(w.f);
+        make_layer(&w);
+        assert_int_equal(str_adds(&text, "no layer"), 0);
+        gzip(&text, &packed);
+        digest_of(&packed, other.digest);
+        assert_int_equal(image_hold_new(w.f->store, (const char(*)[65])w.diff_id, 1, &hold, NULL), 0);
+        w.f->hold = HOLD_PLAIN;
+        assert_int_equal(
+                image_store_layer(w.f->store, hold, memory_of(&packed), &other, w.diff_id, on_other, &result, NULL), 0);
+        while (!w.f->held)
+                assert_int_equal(loop_turn(w.f->loop, 1000, NULL), 0);
+        w.f->told = false;
+        assert_int_equal(
+                image_store_layer(w.f->store, w.hold, memory_of(&w.packed), &w.blob, w.diff_id, on_done, w.f, NULL), 0);
+        for (int i = 0; i < 3000 && !w.f->told; i++)
+                assert_int_equal(loop_turn(w.f->loop, 10, NULL), 0);
+        assert_true(w.f->told);
+        assert_int_equal(w.f->result, 0);
+        assert_int_equal(count(w.f, "layers"), 1);
+        assert_int_equal(result, 1);
+        release(w.f);
+        while (result == 1)
+                assert_int_equal(loop_turn(w.f->loop, 1000, NULL), 0);
+        assert_true(result < 0);
+        assert_int_equal(count(w.f, "layers"), 1);
+        image_hold_free(hold);
+        done(&w);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
+                cmocka_unit_test_setup_teardown(test_another_blob, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_whole, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_not_whole, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_cut, setup, teardown),

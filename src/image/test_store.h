@@ -49,7 +49,7 @@ struct fixture {
         bool busy;                                         /* trees cannot be removed */
         bool full;                                         /* the next unpacking finds the disk full */
         int dying;                                         /* so many of the next ones die */
-        enum { HOLD_NONE, HOLD_MERGE, HOLD_COMPARE } hold; /* whose next answer waits for release() */
+        enum { HOLD_NONE, HOLD_PLAIN, HOLD_MERGE, HOLD_COMPARE } hold; /* whose next answer waits for release() */
         struct answer *held;
         unsigned owed; /* answers that are on their way */
         unsigned replaced;
@@ -237,6 +237,8 @@ static int do_plain(void *context, int blob_fd, int plain_fd, int report_fd, uin
 
         (void)err;
         f->plains++;
+        if (f->hold == HOLD_PLAIN)
+                return hold(f, (struct answer){ .r = -EBADMSG, .work = fn, .data = data });
         if (f->lie) { /* a worker that was taken over: what it writes is not what the blob holds */
                 assert_int_equal(fd_write_all(plain_fd, f->lie->data, f->lie->len), 0);
                 return later(f, (struct answer){ .r = 0, .work = fn, .data = data });
