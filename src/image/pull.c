@@ -15,6 +15,7 @@
 #define PARALLEL_DEFAULT 6
 #define PROGRESS_NS (200 * NS_PER_MS)
 #define TOPS_MAX 20000
+#define OWNER_ASKS 8 /* questions of one owner at once: all share the connections of the registry client */
 
 /* RESOLVE ─▶ CHOOSE ─▶ TRUST ─▶ FETCH ─▶ ENDED; LOOK, PROVE ─▶ TRUST ─▶ ENDED; any ─▶ ENDED; FETCH ─▶ RESOLVE once, where another's job was refused */
 enum pull_state { PULL_PROVE, PULL_LOOK, PULL_RESOLVE, PULL_CHOOSE, PULL_TRUST, PULL_FETCH, PULL_ENDED };
@@ -31,6 +32,9 @@ struct pull {
         bool hidden;       /* PROVE: the name is not what was asked for, nor the owner's to know before it is proven */
         enum pull_state state;
         struct registry_call *call;
+        bool waits; /* to ask this, while its owner asks enough */
+        enum registry_what asked;
+        char asked_for[IMAGE_DIGEST_MAX + 80];
         struct image_ref trusted_as; /* the name under which the policy is to take it */
         struct trust_check *check;
         struct str manifest; /* what is fetched once it is trusted; empty: the image is here */
@@ -289,13 +293,13 @@ static void pull_free(struct pull *pull)
 static void on_answer(struct registry_call *c, int r, const struct registry_answer *answer, const struct err *err,
                       void *arg);
 
-static void pull_ask(struct pull *pull, enum registry_what what, const char *reference)
+static void pull_ask_now(struct pull *pull)
 {
         static const struct registry_handler handler = { .done = on_answer };
         const struct registry_request q = {
-                .what = what,
+                .what = pull->asked,
                 .ref = &pull->ref,
-                .reference = reference,
+                .reference = pull->asked_for,
                 .username = pull->credentials.username,
                 .password = pull->credentials.password,
                 .direct = pull->direct,
@@ -303,8 +307,44 @@ static void pull_ask(struct pull *pull, enum registry_what what, const char *ref
         struct err err = ERR_INIT;
         int r = registry_start(pull->pulls->config.registries, &q, &handler, pull, &pull->call, &err);
 
+        pull->waits = false;
         if (r < 0)
                 pull_end(pull, r, &err);
+}
+
+static bool may_ask(const struct image_pulls *p, const char *owner)
+{
+        const struct pull *pull;
+        unsigned n = 0;
+
+        LIST_FOREACH(pull, &p->pulls, node)
+                n += (pull->call || pull->check) && str_eq(pull->owner, owner);
+        return n < OWNER_ASKS;
+}
+
+/* Whoever asks registries that answer slowly, or not at all, leaves connections to others. */
+static void pull_ask(struct pull *pull, enum registry_what what, const char *reference)
+{
+        pull->asked = what;
+        (void)snprintf(pull->asked_for, sizeof(pull->asked_for), "%s", reference);
+        pull->waits = !may_ask(pull->pulls, pull->owner);
+        if (!pull->waits)
+                pull_ask_now(pull);
+}
+
+static void ask_some(struct image_pulls *p)
+{
+        const char *full = NULL;
+        struct pull *pull;
+
+        LIST_FOREACH(pull, &p->pulls, node) {
+                if (!pull->waits || (full && str_eq(full, pull->owner)))
+                        continue;
+                if (may_ask(p, pull->owner))
+                        pull_ask_now(pull);
+                else
+                        full = pull->owner;
+        }
 }
 
 static void resolve(struct pull *pull)
@@ -599,6 +639,12 @@ static void on_answer(struct registry_call *c, int r, const struct registry_answ
 
 /* ── the tick ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+/* What a registry may say of the credentials with which it was asked, and not of what was asked for. */
+static bool may_be_anothers(int r)
+{
+        return r == -EACCES || r == -ENOENT || r == -EBUSY;
+}
+
 static void look_at_job(struct pull *pull)
 {
         struct job *job = pull->job;
@@ -607,7 +653,7 @@ static void look_at_job(struct pull *pull)
                 pull->answer.pulled = job->moved;
                 top_note(pull->pulls, pull->name, pull->top, job->digest);
                 pull_end(pull, 0, NULL);
-        } else if (job->state == JOB_FAILED && job->result == -EACCES && !pull->refused &&
+        } else if (job->state == JOB_FAILED && may_be_anothers(job->result) && !pull->refused &&
                    !str_eq(job->credentials.key, pull->credentials.key)) {
                 pull->refused = true;
                 job_leave(TAKE_PTR(pull->job));
@@ -680,8 +726,10 @@ static void answer_all(struct image_pulls *p)
         LIST_FOREACH(pull, &p->pulls, node) {
                 if (pull->state == PULL_ENDED)
                         answer_pull(pull);
-                if (list_empty(&pull->wants))
+                if (list_empty(&pull->wants)) {
                         pull_free(pull);
+                        pulls_kick(p); /* others may ask now */
+                }
         }
 }
 
@@ -705,6 +753,7 @@ static void on_tick(struct loop_timer *timer, void *data)
                                 look_at_job(pull);
                 }
                 answer_all(p);
+                ask_some(p);
                 p->ticking = false;
         } while (p->again);
         LIST_FOREACH(pull, &p->pulls, node)

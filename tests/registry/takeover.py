@@ -287,6 +287,50 @@ def wrong_size_first_and_last(w):
         equal(s.strangers(), [])
 
 
+def busy_for_another(w):
+    """Two keys ask one registry for one image with credentials of their own: what one of these has used up is not the other's."""
+    blobs = registries.Blobs()
+    layer = mayfly.Archive().file("noise", random.randbytes(100_000)).bytes()
+    tags = {"1": blobs.image([w.system, layer])}
+    digest = "sha256:" + hashlib.sha256(layer).hexdigest()
+    first, second = registries.basic(*FIRST), registries.basic(*SECOND)
+    begun, joined = threading.Event(), threading.Event()
+
+    def bend(handler, kind, name):
+        said = handler.headers.get("Authorization")
+        if said not in (first, second):
+            handler.send(401, WWW_Authenticate="Basic realm=x")
+            return True
+        if said == second and kind == "manifests":
+            joined.set()
+        if said == second or name != digest:
+            return False
+        begun.set()
+        joined.wait(20 * mayfly.SLOW)
+        time.sleep(1)  # until the manifest has led to the same job
+        handler.send(429, Retry_After="1000")
+        return True
+    fake = registries.Fake(blobs, tags, bend)
+    answers = [None, None]
+
+    def one(i):
+        user, password = (FIRST, SECOND)[i]
+        client = mayfly.NetClient(w.port, w.instance.key("task"))
+        answers[i] = client.post({"image": f"{fake.host}/team/app:1", "cmd": ["true"], "network": "none",
+                                  "registry_auth": {"username": user, "password": password}})
+    threads = [threading.Thread(target=one, args=(i,), daemon=True) for i in range(2)]
+    try:
+        threads[0].start()
+        assert begun.wait(20 * mayfly.SLOW), "the first did not begin"
+        threads[1].start()
+        for thread in threads:
+            thread.join(TIMEOUT * mayfly.SLOW)
+        assert all(answers), f"they wait: {answers}"
+        assert answers[0].status >= 400 and answers[1].status == 201, answers
+    finally:
+        fake.close()
+
+
 def places(w):
     """One key's dripping layers leave places to others."""
     blobs = registries.Blobs()
@@ -337,6 +381,7 @@ CASES = [
     ("one that refuses the layer refuses its own key", refused),
     ("one that is cut off for good is gone on with", cut_off),
     ("wrong bytes that an earlier pull left are thrown away", left_by_another),
+    ("a registry that is too busy for one's credentials is asked with the other's", busy_for_another),
     ("a wrong size that drips holds up nobody who says the right one", wrong_size),
     ("a wrong size that is too short, too", lambda w: wrong_size(w, -1_000_000)),
     ("a wrong size that comes to its end fails by itself", wrong_size_first_and_last),
@@ -351,6 +396,43 @@ def takeover(w, report):
         list(pool.map(one, CASES))
     with report.case("takeover: one key's slow layers leave places to others"):
         places(w)
+    with report.case("takeover: one key's questions leave connections to others"):
+        questions(w)
+
+
+def questions(w):
+    """One key's registries that do not answer leave connections to others."""
+    over = threading.Event()
+    asked = set()
+
+    def bend(handler, kind, name):
+        asked.add(name)
+        over.wait(TIMEOUT * mayfly.SLOW)
+        handler.send(404)
+        return True
+    evil = registries.Fake(registries.Blobs(), {}, bend)
+    good = registries.Fake(*w.small_image())
+    key, two = w.instance.key("task"), mayfly.NetClient(w.port, w.instance.key("task"))
+    answers = []
+
+    def ask(i):
+        answers.append(mayfly.NetClient(w.port, key).post({"image": f"{evil.host}/slow:{i}", "cmd": ["true"], "network": "none"}).status)
+    threads = [threading.Thread(target=ask, args=(i,), daemon=True) for i in range(12)]
+    try:
+        for thread in threads:
+            thread.start()
+        assert mayfly.wait_until(lambda: len(asked) >= 8, 20), asked
+        time.sleep(1)
+        equal(len(asked), 8)
+        answer = two.post({"image": f"{good.host}/fast:1", "cmd": ["true"], "network": "none"})
+        equal(answer.status, 201, answer)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(TIMEOUT * mayfly.SLOW)
+        evil.close()
+        good.close()
+    equal((len(answers), len(asked)), (12, 12))
 
 
 def crowd(w):
