@@ -422,15 +422,21 @@ static void on_done(struct registry_call *c, int r, const struct registry_answer
 
 /* ── the beginning ────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static int hash_file(struct blob *b, struct err *err)
+enum opened { OPENED_PART, OPENED_WHOLE, OPENED_MORE }; /* MORE: to be hashed of what was found */
+
+static int hash_some(struct blob *b, struct err *err)
 {
         auto_free char *buffer = malloc(BLOB_BUFFER);
+        uint64_t end = b->written + HASH_TURN;
 
         if (!buffer)
                 return err_oom(err);
-        for (b->written = 0; b->written < b->size;) {
-                ssize_t n = pread(b->fd, buffer, MIN((uint64_t)BLOB_BUFFER, b->size - b->written), (off_t)b->written);
+        while (b->written < b->size) {
+                ssize_t n;
 
+                if (b->written >= end)
+                        return OPENED_MORE;
+                n = pread(b->fd, buffer, MIN((uint64_t)BLOB_BUFFER, b->size - b->written), (off_t)b->written);
                 if (n < 0 && errno == EINTR)
                         continue;
                 if (n < 0)
@@ -441,7 +447,7 @@ static int hash_file(struct blob *b, struct err *err)
                         return err_set(err, EIO, "cannot compute SHA-256");
                 b->written += (uint64_t)n;
         }
-        return 0;
+        return OPENED_PART;
 }
 
 static int md_begin(struct blob *b, struct err *err)
@@ -451,7 +457,28 @@ static int md_begin(struct blob *b, struct err *err)
         return b->md && EVP_DigestInit_ex(b->md, EVP_sha256(), NULL) == 1 ? 0 : err_oom(err);
 }
 
-/* 1: all of it is here. */
+static int begin_empty(struct blob *b, struct err *err)
+{
+        int r;
+
+        if (ftruncate(b->fd, 0) < 0)
+                return err_sys(err, "write a blob");
+        b->written = 0;
+        r = md_begin(b, err);
+        if (r == 0 && b->size == 0)
+                r = err_set(err, EBADMSG, "digest mismatch: it is empty");
+        return r;
+}
+
+static int look_at_found(struct blob *b, struct err *err)
+{
+        int r = hash_some(b, err);
+
+        if (r != 0 || b->written < b->size)
+                return r;
+        return digest_check(b, NULL) == 0 ? OPENED_WHOLE : begin_empty(b, err);
+}
+
 static int open_partial(struct blob *b, struct err *err)
 {
         int held = image_layout_partial_hold(&b->view, b->digest, b->size), r;
@@ -465,25 +492,11 @@ static int open_partial(struct blob *b, struct err *err)
         if (r < 0)
                 return r;
         if (held == 0)
-                return 1;
+                return OPENED_WHOLE;
         if (fstat(b->fd, &st) < 0)
                 return err_sys(err, "read a blob");
-        if ((uint64_t)st.st_size <= b->size) {
-                r = hash_file(b, err);
-                if (r < 0)
-                        return r;
-                if (b->written < b->size)
-                        return 0;
-                if (digest_check(b, NULL) == 0)
-                        return 1;
-        }
-        if (ftruncate(b->fd, 0) < 0)
-                return err_sys(err, "write a blob");
         b->written = 0;
-        r = md_begin(b, err);
-        if (r == 0 && b->size == 0)
-                r = err_set(err, EBADMSG, "digest mismatch: it is empty");
-        return r;
+        return (uint64_t)st.st_size <= b->size ? look_at_found(b, err) : begin_empty(b, err);
 }
 
 static void open_run(void *data)
@@ -491,6 +504,13 @@ static void open_run(void *data)
         struct blob *b = data;
 
         b->work_result = open_partial(b, &b->work_err);
+}
+
+static void look_run(void *data)
+{
+        struct blob *b = data;
+
+        b->work_result = look_at_found(b, &b->work_err);
 }
 
 /* The rest of it, of its source and with that one's credentials alone. */
@@ -521,11 +541,17 @@ static void open_done(void *data)
         if (!blob_back(b))
                 return;
         image_layout_close(&b->view);
+        if (b->work_result == OPENED_MORE) {
+                r = blob_work(b, look_run, open_done);
+                if (r < 0)
+                        blob_fail(b, r, NULL);
+                return;
+        }
         if (b->work_result < 0) {
                 blob_fail(b, b->work_result, &b->work_err);
                 return;
         }
-        if (b->work_result == 1) {
+        if (b->work_result == OPENED_WHOLE) {
                 b->was_here = true;
                 b->written = b->size;
                 b->sources.now = NULL;

@@ -14,6 +14,7 @@
 
 #define DOWNLOAD_QUEUE 1 /* of the loop's work threads */
 #define BLOB_BUFFER ((size_t)256 * 1024)
+#define HASH_TURN (UINT64_C(32) << 20) /* bytes of what is found, then other blobs have their turn */
 
 struct image_pulls {
         struct loop *loop;

@@ -365,6 +365,71 @@ static void test_removed_meanwhile(void **state)
         registries_free(registries);
 }
 
+struct turn {
+        struct blob *b;
+        bool came, before;
+};
+
+static void nothing(void *data)
+{
+        (void)data;
+}
+
+static void on_turn(void *data)
+{
+        struct turn *t = data;
+
+        t->came = true;
+        t->before = t->b->state == BLOB_OPENING;
+}
+
+/* What an earlier pull left is hashed in turns: however much of it somebody asks for, others' bytes go on. */
+static void test_turns(void **state)
+{
+        static const char hex[] = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+        struct fixture *f = *state;
+        auto_str manifest = STR_INIT, config = STR_INIT;
+        char config_digest[IMAGE_DIGEST_MAX], path[128];
+        struct registries *registries;
+        struct turn turn = { .came = false };
+        struct image_pulls *p;
+        auto_fd fd = -EBADF;
+        struct job *job;
+
+        NEEDS_WORKER(f);
+        registries = nobody_answers(f);
+        p = begin(f, registries);
+        test_tar_check(str_addf(&manifest, "\"sha256:%s\"", hex));
+        config_of(&config, manifest.data, "");
+        part(f, &config, config.len, config_digest);
+        str_clear(&manifest);
+        test_tar_check(str_addf(&manifest,
+                                "{\"schemaVersion\":2,\"mediaType\":\"" MEDIA_OCI_MANIFEST
+                                "\",\"config\":{\"mediaType\":\"" MEDIA_OCI_CONFIG
+                                "\",\"digest\":\"%s\",\"size\":%zu},\"layers\":[{\"mediaType\":\"" MEDIA_OCI_LAYER
+                                "\",\"digest\":\"sha256:%s\",\"size\":%llu}]}",
+                                config_digest, config.len, hex, (unsigned long long)(3 * HASH_TURN)));
+        (void)snprintf(path, sizeof(path), "images/partial/%s.%llu", hex, (unsigned long long)(3 * HASH_TURN));
+        fd = openat(f->root, path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        assert_true(fd >= 0);
+        assert_int_equal(ftruncate(fd, 2 * HASH_TURN + 1), 0);
+        job = job_of(p, GONE ":1", &manifest);
+        while (job->state == JOB_CONFIG || job->layer_blobs[0]->state == BLOB_QUEUED)
+                assert_int_equal(loop_turn(f->loop, 1000, NULL), 0);
+        turn.b = job->layer_blobs[0];
+        assert_int_equal(turn.b->state, BLOB_OPENING);
+        assert_int_equal(loop_work(f->loop, DOWNLOAD_QUEUE, nothing, on_turn, &turn), 0);
+        while (!turn.came)
+                assert_int_equal(loop_turn(f->loop, 1000, NULL), 0);
+        assert_true(turn.before);
+        while (turn.b->state == BLOB_OPENING)
+                assert_int_equal(loop_turn(f->loop, 1000, NULL), 0);
+        assert_int_equal(turn.b->written, 2 * HASH_TURN + 1);
+        assert_int_equal(wait_job(f, job), -EHOSTUNREACH);
+        image_pulls_free(p);
+        registries_free(registries);
+}
+
 /* ── partials ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static void write_part(const struct image_layout *l, const char *digest, uint64_t size, const char *text)
@@ -432,6 +497,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_trusted_elsewhere, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_left_while_installed, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_removed_meanwhile, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_turns, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_partials, setup, teardown),
         };
 
