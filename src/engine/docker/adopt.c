@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #define RECORD_HEAD_MAX 256
+#define ADOPT_RECOUNT_NS (60 * NS_PER_S)
 
 /* ── records ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -34,8 +35,8 @@ int docker_record_write(const struct docker_container *c, const void *record, si
 
         if (len > ENGINE_RECORD_MAX)
                 return err_set(err, EMSGSIZE, "a record of more than %d bytes", ENGINE_RECORD_MAX);
-        r = str_addf(&text, "%s %llu %llu\n", c->name, (unsigned long long)c->create_ns,
-                     (unsigned long long)c->output_limit);
+        r = str_addf(&text, "%s %llu %llu %s\n", c->name, (unsigned long long)c->create_ns,
+                     (unsigned long long)c->output_limit, d->node);
         if (r == 0)
                 r = str_add(&text, record, len);
         (void)snprintf(name, sizeof(name), "%s.new", c->id);
@@ -47,7 +48,7 @@ int docker_record_write(const struct docker_container *c, const void *record, si
 }
 
 struct record {
-        char name[DOCKER_NAME_MAX];
+        char name[DOCKER_NAME_MAX], node[DOCKER_NODE_LEN + 1]; /* of older daemons: "" */
         uint64_t since_ns, output_limit;
         struct str text;
         const char *data; /* in it */
@@ -57,7 +58,7 @@ struct record {
 static int record_parse(struct record *q)
 {
         char *nl = q->text.len > 0 ? memchr(q->text.data, '\n', q->text.len) : NULL, *save = NULL;
-        const char *name, *since, *limit;
+        const char *name, *since, *limit, *node;
 
         if (!nl)
                 return -EBADMSG;
@@ -65,10 +66,12 @@ static int record_parse(struct record *q)
         name = strtok_r(q->text.data, " ", &save);
         since = strtok_r(NULL, " ", &save);
         limit = strtok_r(NULL, " ", &save);
+        node = strtok_r(NULL, " ", &save);
         if (!name || !since || !limit || strlen(name) >= sizeof(q->name) || parse_u64(since, &q->since_ns) < 0 ||
             parse_u64(limit, &q->output_limit) < 0)
                 return -EBADMSG;
         (void)snprintf(q->name, sizeof(q->name), "%s", name);
+        (void)snprintf(q->node, sizeof(q->node), "%s", docker_node_valid(node) ? node : "");
         q->data = nl + 1;
         q->len = q->text.len - (size_t)(nl + 1 - q->text.data);
         return 0;
@@ -97,6 +100,40 @@ int docker_record_rename(const struct docker_container *c, struct err *err)
 void docker_record_remove(struct docker *d, const char *id)
 {
         (void)unlinkat(d->records, id, 0);
+}
+
+static DIR *records_open(struct docker *d)
+{
+        int fd = openat(d->records, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+
+        if (!dir && fd >= 0)
+                fd_close(fd);
+        return dir;
+}
+
+bool docker_records_node(struct docker *d, char ret[DOCKER_NODE_LEN + 1])
+{
+        char node[DOCKER_NODE_LEN + 1] = "";
+        const struct dirent *entry;
+        DIR *dir = records_open(d);
+        bool agree = true;
+
+        while (dir && agree && (entry = readdir(dir))) {
+                struct record q = { .text = STR_INIT };
+
+                if (entry->d_name[0] != '.' && record_read(d, entry->d_name, &q, NULL) == 0 && q.node[0]) {
+                        agree = !node[0] || str_eq(node, q.node);
+                        (void)snprintf(node, sizeof(node), "%s", q.node);
+                }
+                str_done(&q.text);
+        }
+        if (dir)
+                (void)closedir(dir);
+        if (!agree || !node[0])
+                return false;
+        (void)snprintf(ret, sizeof(node), "%s", node);
+        return true;
 }
 
 /* ── list() ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -133,67 +170,17 @@ static int adopt(struct docker *d, const char *id, const struct record *q, struc
         return 0;
 }
 
-static const char *name_of(const json_t *item)
-{
-        const char *name = json_string_value(json_array_get(json_object_get(item, "Names"), 0));
-
-        return name && name[0] == '/' ? name + 1 : name;
-}
-
-struct strangers {
-        unsigned n;
-        const char *node; /* of one that says it; a peek */
-};
-
-/* Both by name. Those that older daemons made say of no node whose they are: a record of ours tells. */
-struct listed {
-        struct map *ours, *unsaid;
-};
-
-static const char *node_of(const json_t *item)
-{
-        return json_string_value(json_object_get(json_object_get(item, "Labels"), DOCKER_LABEL_NODE));
-}
-
-/* By name, those that are ours; whatever else wears our label is left alone. */
-static int by_name(const struct docker *d, const json_t *all, const struct listed *ret, struct strangers *others)
-{
-        size_t len = strlen(d->name);
-
-        for (size_t i = 0; i < json_array_size(all); i++) {
-                json_t *item = json_array_get(all, i);
-                const char *name = name_of(item), *node = node_of(item);
-
-                if (node && !str_eq(node, d->node)) {
-                        others->n++;
-                        if (docker_node_valid(node))
-                                others->node = node;
-                        continue;
-                }
-                if (!name || strncmp(name, d->name, len) != 0 || name[len] != '-' || strlen(name) >= DOCKER_NAME_MAX ||
-                    name[strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-")]) {
-                        others->n += !node;
-                        continue;
-                }
-                if (map_set(node ? ret->ours : ret->unsaid, name, item) < 0)
-                        return -ENOMEM;
-        }
-        return 0;
-}
-
 /* One that was created only has never run, and its output was not attached. */
-static bool adopt_one(struct docker *d, const struct listed *l, const char *id)
+static bool adopt_one(struct docker *d, const struct docker_listed *l, const char *id)
 {
         struct record q = { .text = STR_INIT };
         struct err err = ERR_INIT;
-        const json_t *item;
         struct map *from;
         bool adopted = false;
 
         if (record_read(d, id, &q, &err) == 0) {
                 from = map_find(l->ours, q.name) ? l->ours : l->unsaid;
-                item = map_find(from, q.name);
-                if (item && !str_eq(json_string_value(json_object_get(item, "State")), "created")) {
+                if (docker_listed_ran(from, q.name)) {
                         adopted = adopt(d, id, &q, &err) == 0;
                         if (adopted)
                                 (void)map_remove(from, q.name);
@@ -205,21 +192,45 @@ static bool adopt_one(struct docker *d, const struct listed *l, const char *id)
         return adopted;
 }
 
-static int adopt_all(struct docker *d, const struct listed *l)
+static int adopt_all(struct docker *d, const struct docker_listed *l)
 {
-        int fd = openat(d->records, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        DIR *dir = fd < 0 ? NULL : fdopendir(fd);
         const struct dirent *entry;
+        DIR *dir = records_open(d);
 
-        if (!dir) {
-                fd_close(fd);
+        if (!dir)
                 return -errno;
-        }
         while ((entry = readdir(dir)))
                 if (entry->d_name[0] != '.' && !adopt_one(d, l, entry->d_name))
                         docker_record_remove(d, entry->d_name);
         (void)closedir(dir);
         return 0;
+}
+
+static bool is_of_a_task(const struct docker *d, const char *name)
+{
+        const struct docker_container *c;
+
+        LIST_FOREACH(c, &d->containers, node) {
+                if (str_eq(c->name, name))
+                        return true;
+        }
+        return docker_deletes(d, name);
+}
+
+/* What older daemons made, and we took over, is none. */
+static void strangers(struct docker *d, const struct docker_listed *l)
+{
+        const char *name, *one = NULL;
+        size_t n = l->others, pos = 0;
+        void *item;
+
+        while (map_next(l->unsaid, &pos, &name, &item)) {
+                if (is_of_a_task(d, name))
+                        continue;
+                n++;
+                one = name;
+        }
+        docker_find_strangers(d, n, l->node, one);
 }
 
 static void sweep(struct docker *d, struct map *ours)
@@ -234,41 +245,43 @@ static void sweep(struct docker *d, struct map *ours)
         }
 }
 
+/* 0, or what is wrong was logged. */
+static int listed_answer(struct docker *d, const struct docker_call *call, int r, const struct err *err,
+                         struct docker_listed *ret)
+{
+        const char *why = r < 0 ? err->text : "no list came";
+
+        if (r == 0)
+                r = call->status == 200 ? docker_listed_read(d, call->body.data, call->body.len, ret) : -EREMOTEIO;
+        if (r < 0)
+                log_warn("Docker's containers: %s; again later", why);
+        return r;
+}
+
 static void on_containers(struct docker_call *call, int r, const struct err *err, void *data)
 {
         struct docker *d = data;
-        struct strangers others = { .n = 0 };
         struct err fault = ERR_INIT;
-        auto_json all = NULL;
-        struct listed l;
-        bool taken;
+        struct docker_listed l;
 
         d->listing = false;
-        if (r < 0 || call->status != 200 ||
-            json_read(call->body.data ? call->body.data : "", call->body.len, &all, NULL) < 0 || !json_is_array(all)) {
-                log_warn("Docker's containers: %s; again later", r < 0 ? err->text : "no list came");
+        if (listed_answer(d, call, r, err, &l) < 0)
                 return;
-        }
-        l = (struct listed){ map_new(), map_new() };
-        taken = l.ours && l.unsaid && by_name(d, all, &l, &others) == 0 && adopt_all(d, &l) == 0;
-        others.n += taken ? (unsigned)map_len(l.unsaid) : 0;
-        map_free(l.unsaid);
-        if (!taken) {
-                map_free(l.ours);
+        if (adopt_all(d, &l) < 0) {
+                docker_listed_done(&l);
                 log_error("Docker's containers: they cannot be taken over; again later");
                 return;
         }
         d->listed = true;
-        if (others.n > 0)
-                docker_find_strangers(d, others.n, others.node);
+        strangers(d, &l);
         sweep(d, l.ours);
-        map_free(l.ours);
+        docker_listed_done(&l);
         d->list_done(0, &fault, d->list_data);
         if (loop_defer(d->loop, follow, d) < 0)
                 log_error("out of memory");
 }
 
-void docker_list_begin(struct docker *d)
+static int list_call(struct docker *d, docker_call_fn fn)
 {
         auto_free char *path = str_printf(
                 "/containers/json?all=true&filters=%%7B%%22label%%22%%3A%%5B%%22" DOCKER_LABEL_INSTANCE
@@ -276,9 +289,32 @@ void docker_list_begin(struct docker *d)
                 d->name);
         const struct docker_request q = { .method = "GET", .path = path };
 
-        if (!d->up || !d->list_done || d->listed || d->listing || !path)
+        return path ? docker_call(d, &q, fn, d, NULL, NULL) : -ENOMEM;
+}
+
+void docker_list_begin(struct docker *d)
+{
+        if (d->up && d->list_done && !d->listed && !d->listing)
+                d->listing = list_call(d, on_containers) == 0;
+}
+
+static void on_recounted(struct docker_call *call, int r, const struct err *err, void *data)
+{
+        struct docker *d = data;
+        struct docker_listed l;
+
+        d->counting = false;
+        if (listed_answer(d, call, r, err, &l) < 0)
                 return;
-        d->listing = docker_call(d, &q, on_containers, d, NULL, NULL) == 0;
+        strangers(d, &l);
+        docker_listed_done(&l);
+}
+
+/* Somebody deletes them, or gives one of the nodes another name: then nothing is told of them any more. */
+void docker_recount(struct docker *d)
+{
+        if (d->up && d->listed && d->strangers && !d->counting && time_mono_ns() - d->strangers_ns >= ADOPT_RECOUNT_NS)
+                d->counting = list_call(d, on_recounted) == 0;
 }
 
 int docker_list(struct engine *e, engine_found_fn found, engine_done_fn done, void *data, struct err *err)

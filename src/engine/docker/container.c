@@ -346,26 +346,16 @@ static void exit_known(struct docker_container *c)
                 container_exit(c);
 }
 
-static int64_t number(const json_t *state, const char *name)
-{
-        return json_integer_value(json_object_get(state, name));
-}
-
 /* 1: it runs still; -EBADMSG: this is no answer. */
 static int inspect_read(struct docker_container *c, const struct docker_call *call)
 {
-        auto_json answer = NULL;
-        const json_t *state;
+        struct docker_run_state state;
+        int r = docker_inspect_read(call->body.data, call->body.len, &state);
 
-        if (json_read(call->body.data ? call->body.data : "", call->body.len, &answer, NULL) < 0)
-                return -EBADMSG;
-        state = json_object_get(answer, "State");
-        if (!json_is_integer(json_object_get(state, "ExitCode")))
-                return -EBADMSG;
-        if (json_is_true(json_object_get(state, "Running")))
-                return 1;
-        c->exit = (struct engine_exit){ .code = (int)(number(state, "ExitCode") & 0xff) };
-        c->exit.oom = (c->oom || json_is_true(json_object_get(state, "OOMKilled"))) && c->exit.code == 137;
+        if (r < 0 || state.running)
+                return r < 0 ? r : 1;
+        c->exit = (struct engine_exit){ .code = state.code };
+        c->exit.oom = (c->oom || state.oom) && state.code == 137;
         return 0;
 }
 
@@ -410,15 +400,11 @@ static void inspect_begin(struct docker_container *c)
 /* -EBADMSG: this is no answer. */
 static int wait_read(struct docker_container *c, const struct docker_call *call)
 {
-        auto_json answer = NULL;
-        const json_t *code;
+        int code;
 
-        if (call->status != 200 || json_read(call->body.data ? call->body.data : "", call->body.len, &answer, NULL) < 0)
+        if (call->status != 200 || docker_wait_read(call->body.data, call->body.len, &code) < 0)
                 return -EBADMSG;
-        code = json_object_get(answer, "StatusCode");
-        if (!json_is_integer(code) || json_integer_value(code) < 0)
-                return -EBADMSG;
-        c->exit = (struct engine_exit){ .code = (int)(json_integer_value(code) & 0xff) };
+        c->exit = (struct engine_exit){ .code = code };
         return 0;
 }
 
@@ -762,7 +748,7 @@ static int take_stdin(struct docker_container *c, const struct engine_spec *spec
 static int container_fill(struct docker_container *c, const struct engine_spec *spec, struct err *err)
 {
         struct docker *d = c->docker;
-        const struct docker_image *image = map_find(d->images, spec->digest);
+        const struct docker_image *image = docker_image_find(d, spec->digest);
         const char *workdir = spec->workdir ? spec->workdir : image && image->workdir[0] ? image->workdir : "/";
         const char *user = spec->user ? spec->user : image ? image->user : "";
         int r;
@@ -910,20 +896,13 @@ static void on_stats(struct docker_call *call, int r, const struct err *err, voi
         struct stats_call *s = data;
         struct engine_stats stats = { .start_mono_ns = s->start_ns, .memory_peak = UINT64_MAX };
         struct err fault = ERR_INIT;
-        auto_json answer = NULL;
 
         if (r < 0)
                 fault = *err;
         else if (call->status == 404 || call->status == 409)
                 r = err_set(&fault, ESRCH, "the container does not run");
-        else if (call->status != 200 ||
-                 json_read(call->body.data ? call->body.data : "", call->body.len, &answer, NULL) < 0)
+        else if (call->status != 200 || docker_stats_read(call->body.data, call->body.len, &stats) < 0)
                 r = err_set(&fault, EREMOTEIO, "statistics: Docker answered with status %u", call->status);
-        if (r == 0) {
-                stats.memory_now = (uint64_t)number(json_object_get(answer, "memory_stats"), "usage");
-                stats.cpu_ns = (uint64_t)number(json_object_get(json_object_get(answer, "cpu_stats"), "cpu_usage"),
-                                                "total_usage");
-        }
         s->fn(r, r == 0 ? &stats : NULL, &fault, s->data);
         free(s);
 }

@@ -94,6 +94,7 @@ static void on_ping(struct docker_call *call, int r, const struct err *err, void
                 ping_at(d, DOCKER_PING_NS);
                 docker_watch(d);
                 docker_list_begin(d);
+                docker_recount(d);
                 deletes_go_on(d);
         }
         if (r < 0)
@@ -190,6 +191,17 @@ static void deletes_go_on(struct docker *d)
                 (void)loop_timer_set(d->loop, &d->delete_timer, next, on_delete_timer, d);
 }
 
+bool docker_deletes(const struct docker *d, const char *name)
+{
+        const struct docker_delete *x;
+
+        LIST_FOREACH(x, &d->deletes, node) {
+                if (str_eq(x->name, name))
+                        return true;
+        }
+        return false;
+}
+
 void docker_delete(struct docker *d, const char *name, bool unsure)
 {
         struct docker_delete *x = calloc(1, sizeof(*x));
@@ -271,7 +283,7 @@ static void docker_free(struct engine *e)
         fetcher_free(d->fetcher);
         loop_timer_cancel(&d->ping_timer);
         loop_timer_cancel(&d->delete_timer);
-        docker_images_free(d->images);
+        docker_images_free(d);
         docker_lines_done(&d->events);
         docker_info_done(d);
         fd_close(d->records);
@@ -312,7 +324,7 @@ static int open_records(struct docker *d, const char *path, struct err *err)
         if (mkdir(path, 0700) < 0 && errno != EEXIST)
                 return err_sys(err, "make '%s'", path);
         d->records = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        return d->records < 0 ? err_sys(err, "open '%s'", path) : docker_node_open(d, err);
+        return d->records < 0 ? err_sys(err, "open '%s'", path) : docker_node_open(d, path, err);
 }
 
 static int docker_open(struct docker *d, const struct engine_docker_config *config, struct err *err)
@@ -360,6 +372,7 @@ int engine_docker_new(struct loop *loop, const struct engine_docker_config *conf
         list_init(&d->copies);
         list_init(&d->deletes);
         list_init(&d->warm_specs);
+        list_init(&d->images_used);
         d->prewarm = MIN(config->prewarm, (unsigned)ENGINE_DOCKER_PREWARM_MAX);
         r = docker_open(d, config, err);
         if (r < 0) {

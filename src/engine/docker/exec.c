@@ -43,28 +43,25 @@ static void on_seen(struct docker_call *call, int r, const struct err *err, void
 {
         struct docker_container *c = data;
         struct engine_exit e = { .end = ENGINE_END_EXITED, .start_mono_ns = c->start_ns };
-        auto_json answer = NULL;
-        const json_t *code;
+        struct docker_run_state state;
 
         c->call = NULL;
         if (r < 0) {
                 docker_container_failed(c, ENGINE_END_LOST, 0, err->text);
                 return;
         }
-        if (call->status != 200 ||
-            json_read(call->body.data ? call->body.data : "", call->body.len, &answer, NULL) < 0) {
+        if (call->status != 200 || docker_exec_read(call->body.data, call->body.len, &state) < 0) {
                 docker_container_failed(c, ENGINE_END_LOST, 0, "the container has gone");
                 return;
         }
-        code = json_object_get(answer, "ExitCode");
-        if (json_is_true(json_object_get(answer, "Running")) || !json_is_integer(code)) {
+        if (state.running) {
                 uint64_t now = time_mono_ns(), in = now - c->gone_ns < EXEC_END_NS ? EXEC_LAG_NS : EXEC_CLOSED_NS;
 
                 if (loop_timer_set(c->docker->loop, &c->timer, now + in, on_look, c) < 0)
                         docker_container_failed(c, ENGINE_END_LOST, 0, "out of memory");
                 return;
         }
-        e.code = (int)(json_integer_value(code) & 0xff);
+        e.code = state.code;
         if (!never_ran(c, e.code))
                 docker_container_ended(c, &e);
 }
@@ -89,10 +86,8 @@ void docker_exec_ended(struct docker_container *c)
 static void on_created(struct docker_call *call, int r, const struct err *err, void *data)
 {
         struct docker_container *c = data;
-        auto_json answer = NULL;
         struct err fault = ERR_INIT;
-        const char *id = NULL;
-        char text[200];
+        char text[200], id[DOCKER_EXEC_ID_MAX + 1];
 
         c->call = NULL;
         if (r < 0) {
@@ -100,10 +95,7 @@ static void on_created(struct docker_call *call, int r, const struct err *err, v
                 return;
         }
         docker_call_message(call, text, sizeof(text));
-        if (call->status == 201 &&
-            json_read(call->body.data ? call->body.data : "", call->body.len, &answer, NULL) == 0)
-                id = json_string_value(json_object_get(answer, "Id"));
-        if (!id || !id[0] || strlen(id) > 128 || !hex_is_lower(id, strlen(id))) {
+        if (call->status != 201 || docker_exec_id_read(call->body.data, call->body.len, id) < 0) {
                 docker_container_failed(c, ENGINE_END_START_ERROR,
                                         call->status == 404 || call->status == 409 ? ESRCH : EREMOTEIO, text);
                 return;

@@ -104,60 +104,16 @@ static void pull_failed(struct docker_pull *p, int error, const char *text)
 
 /* ── what is there ───────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static void image_free(struct docker_image *image)
-{
-        if (!image)
-                return;
-        free(image->user);
-        free(image->workdir);
-        free(image);
-}
-
-void docker_images_free(struct map *images)
-{
-        size_t pos = 0;
-        const char *key;
-        void *value;
-
-        while (images && map_next(images, &pos, &key, &value))
-                image_free(value);
-        map_free(images);
-}
-
-static const char *text_of(const json_t *o, const char *name)
-{
-        const char *s = json_string_value(json_object_get(o, name));
-
-        return s ? s : "";
-}
-
-static int image_note(struct docker *d, const char *digest, const json_t *config)
-{
-        struct docker_image *image = map_find(d->images, digest) ? NULL : calloc(1, sizeof(*image));
-
-        if (!image)
-                return map_find(d->images, digest) ? 0 : -ENOMEM;
-        image->user = strdup(text_of(config, "User"));
-        image->workdir = strdup(text_of(config, "WorkingDir"));
-        if (image->user && image->workdir && map_set(d->images, digest, image) == 0)
-                return 0;
-        image_free(image);
-        return -ENOMEM;
-}
-
 static int image_read(struct docker_pull *p, const struct docker_call *call, struct engine_image *ret)
 {
-        auto_json answer = NULL;
-        const char *id;
+        struct docker_image *image;
+        int r = docker_image_read(call->body.data, call->body.len, &image);
 
-        if (json_read(call->body.data ? call->body.data : "", call->body.len, &answer, NULL) < 0)
-                return -EBADMSG;
-        id = text_of(answer, "Id");
-        if (!image_digest_valid(id))
-                return -EBADMSG;
+        if (r < 0)
+                return r;
         (void)snprintf(ret->ref, sizeof(ret->ref), "%s", p->ref);
-        (void)snprintf(ret->digest, sizeof(ret->digest), "%s", id);
-        return image_note(p->docker, id, json_object_get(answer, "Config"));
+        (void)snprintf(ret->digest, sizeof(ret->digest), "%s", image->digest);
+        return docker_image_note(p->docker, image);
 }
 
 static int pull_begin(struct docker_pull *p, struct err *err);
@@ -273,16 +229,16 @@ static void pull_progress(struct docker_pull *p, const char *id, const char *sta
 static void on_line(const json_t *o, void *data)
 {
         struct docker_pull *p = data;
-        const char *error = text_of(json_object_get(o, "errorDetail"), "message");
+        const char *error = docker_text(json_object_get(o, "errorDetail"), "message");
         char shown[STR_SHOWN_MAX];
 
         if (!error[0])
-                error = text_of(o, "error");
+                error = docker_text(o, "error");
         if (error[0] && !p->fault.num)
                 (void)err_set(&p->fault, docker_pull_error(error, p->username != NULL), "pull '%s': %s", p->ref,
                               str_show(error, shown));
-        p->brought |= str_starts(text_of(o, "status"), "Digest: ");
-        pull_progress(p, text_of(o, "id"), text_of(o, "status"), json_object_get(o, "progressDetail"));
+        p->brought |= str_starts(docker_text(o, "status"), "Digest: ");
+        pull_progress(p, docker_text(o, "id"), docker_text(o, "status"), json_object_get(o, "progressDetail"));
 }
 
 static int on_pull_data(struct docker_call *call, const void *bytes, size_t len, void *data)

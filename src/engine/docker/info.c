@@ -160,17 +160,51 @@ void docker_find_cgroups(struct docker *d)
         log_warn("%s: %s", d->host.shown, no_cgroupns);
 }
 
-void docker_find_strangers(struct docker *d, unsigned n, const char *node)
+static void unfind(struct docker *d, const char *text)
 {
-        free(d->strangers);
-        d->strangers = str_printf(
-                "another Mayfly has containers there under this one's name, '%s', or had (%u now): give "
-                "each a name of its own; to see them: docker ps -a --filter label=%s=%s",
-                d->name, n, node ? DOCKER_LABEL_NODE : DOCKER_LABEL_INSTANCE, node ? node : d->name);
-        if (!d->strangers)
+        for (size_t i = 0; text && i < d->n_findings; i++) {
+                if (!str_eq(d->findings[i], text))
+                        continue;
+                free(d->findings[i]);
+                memmove(&d->findings[i], &d->findings[i + 1], (--d->n_findings - i) * sizeof(d->findings[0]));
                 return;
-        find(d, d->strangers);
-        log_warn("%s: %s", d->host.shown, d->strangers);
+        }
+}
+
+/* Whose they are, as far as it is known: of another node, of this one before its number was damaged, of an older daemon. */
+static char *strangers_text(const struct docker *d, size_t n, const char *node, const char *name)
+{
+        if (d->node_lost)
+                return str_printf("the number of this node was damaged (docker/.node, kept as docker/.node.damaged), "
+                                  "and containers there under its name, '%s', may be its own, but are not taken over "
+                                  "(%zu now): delete them when nobody uses them; to see them: docker ps -a --filter "
+                                  "label=%s=%s",
+                                  d->name, n, node ? DOCKER_LABEL_NODE : DOCKER_LABEL_INSTANCE, node ? node : d->name);
+        if (!node && name)
+                return str_printf("an older Mayfly, or another one, has left containers there under this one's name, "
+                                  "'%s', without the number of a node (%zu now, one is %s): if none runs that they "
+                                  "belong to: docker rm -f NAME",
+                                  d->name, n, name);
+        return str_printf("another Mayfly has containers there under this one's name, '%s', or had (%zu now): give "
+                          "each a name of its own; to see them: docker ps -a --filter label=%s=%s",
+                          d->name, n, node ? DOCKER_LABEL_NODE : DOCKER_LABEL_INSTANCE, node ? node : d->name);
+}
+
+void docker_find_strangers(struct docker *d, size_t n, const char *node, const char *name)
+{
+        auto_free char *before = TAKE_PTR(d->strangers);
+
+        d->strangers_ns = time_mono_ns();
+        d->strangers = n > 0 ? strangers_text(d, n, node, name) : NULL;
+        if (str_eq(before, d->strangers))
+                return;
+        unfind(d, before);
+        if (d->strangers) {
+                find(d, d->strangers);
+                log_warn("%s: %s", d->host.shown, d->strangers);
+        } else if (before) {
+                log_info("%s: no other's containers are there under this one's name any more", d->host.shown);
+        }
 }
 
 static void findings_clear(struct docker *d)

@@ -24,6 +24,8 @@
 #define DOCKER_LABEL_TASK "dev.mayfly.task"
 #define DOCKER_LABEL_NODE "dev.mayfly.node"
 #define DOCKER_NODE_LEN 32 /* lower-case hex digits */
+#define DOCKER_EXEC_ID_MAX 128
+#define DOCKER_IMAGES_MAX 4096 /* tasks.max_running: each needs one from its pull to its container */
 
 struct docker_container;
 struct docker_pull;
@@ -131,6 +133,38 @@ int docker_lines_feed(struct docker_lines *l, const void *bytes, size_t len, doc
 void docker_lines_end(struct docker_lines *l, docker_line_fn fn, void *data); /* a last one without its newline */
 void docker_lines_done(struct docker_lines *l);
 
+/* ── answers in JSON: answers.c ──────────────────────────────────────────────────────────────────────────────────── */
+
+/* All of these: -EBADMSG where it is no such answer; -ENOMEM. `text` may be NULL. */
+
+struct docker_run_state {
+        bool running, oom;
+        int code; /* 0 to 255 */
+};
+int docker_inspect_read(const char *text, size_t len, struct docker_run_state *ret); /* GET /containers/NAME/json */
+int docker_exec_read(const char *text, size_t len, struct docker_run_state *ret);    /* GET /exec/ID/json */
+int docker_exec_id_read(const char *text, size_t len, char ret[DOCKER_EXEC_ID_MAX + 1]);
+int docker_wait_read(const char *text, size_t len, int *ret);
+int docker_stats_read(const char *text, size_t len, struct engine_stats *ret); /* what is no number counts 0 */
+
+struct docker_image;
+int docker_image_read(const char *text, size_t len, struct docker_image **ret); /* GET /images/REF/json: the caller's */
+
+/* GET /containers/json, of those that wear our name's label. Both maps by name, with items of `all`. */
+struct docker_listed {
+        json_t *all;
+        struct map *ours;   /* of this node, and what older daemons made ahead: without a record nobody's */
+        struct map *unsaid; /* older daemons made them, and say of no node whose they are: a record of ours tells */
+        size_t others;
+        const char *node; /* of one of those that says it; a peek */
+};
+int docker_listed_read(const struct docker *d, const char *text, size_t len, struct docker_listed *ret);
+void docker_listed_done(struct docker_listed *l);
+bool docker_listed_ran(const struct map *containers, const char *name); /* it is there, and not created only */
+
+const char *docker_event_oom(const struct docker *d, const json_t *event); /* which of ours; NULL: none. A peek */
+const char *docker_text(const json_t *o, const char *name);                /* of a member; "": it has none. A peek */
+
 /* ── the engine: docker.c, image.c, adopt.c, watch.c, info.c ─────────────────────────────────────────────────────────────────── */
 
 struct docker {
@@ -141,7 +175,8 @@ struct docker {
         struct docker_tls *tls; /* NULL: none was needed yet */
         char *name;
         char node[DOCKER_NODE_LEN + 1];
-        int records; /* directory */
+        bool node_lost; /* it is a new one, for the old one was damaged */
+        int records;    /* directory */
         uint64_t lost_ns;
         unsigned timeout_s;
         char prefix[16]; /* /v1.41, when it was negotiated */
@@ -151,9 +186,10 @@ struct docker {
         struct list containers;
         struct list pulls, deletes;
         struct engine_docker_images images_of;
-        struct list wants;  /* struct docker_want */
-        struct list copies; /* struct docker_copy: out of the store */
-        struct map *images; /* by digest: struct docker_image */
+        struct list wants;       /* struct docker_want */
+        struct list copies;      /* struct docker_copy: out of the store */
+        struct map *images;      /* by digest: struct docker_image, at most DOCKER_IMAGES_MAX */
+        struct list images_used; /* the same; the last used one comes last */
 
         /* The circuit breaker: open from the first connections that failed until Docker answers again. */
         bool up;
@@ -171,8 +207,10 @@ struct docker {
         char version[32];
         char *findings[ENGINE_DOCKER_FINDINGS_MAX];
         size_t n_findings;
-        bool hindered;     /* by the first of them */
-        char *strangers;   /* a finding: containers of our name and of another node; NULL: there are none */
+        bool hindered;         /* by the first of them */
+        char *strangers;       /* a finding: containers of our name and of another node; NULL: there are none */
+        uint64_t strangers_ns; /* when they were last counted */
+        bool counting;
         bool cgroups_seen; /* Docker has no cgroup namespaces */
         void (*watcher)(struct engine *e, void *data);
         void *watcher_data;
@@ -186,6 +224,8 @@ struct docker {
 };
 
 struct docker_image {
+        struct list node;
+        char digest[80]; /* its ID */
         char *user, *workdir;
 };
 
@@ -194,11 +234,11 @@ int docker_version_read(struct docker *d, const char *text, size_t len, struct e
 int docker_info_begin(struct docker *d, struct err *err);                                 /* docker_known() follows */
 int docker_info_read(struct docker *d, const char *text, size_t len, struct err *err);    /* of GET /info */
 void docker_info_done(struct docker *d);
-void docker_find_strangers(struct docker *d, unsigned n,
-                           const char *node); /* that made one of them; NULL: it says not */
+/* n of them; 0: there are none any more. `node` made one of them, and one's name is `name`; NULL: it says not. */
+void docker_find_strangers(struct docker *d, size_t n, const char *node, const char *name);
 void docker_find_cgroups(struct docker *d);
-int docker_node_open(struct docker *d, struct err *err);
-bool docker_node_valid(const char *text); /* accepts NULL */
+int docker_node_open(struct docker *d, const char *path, struct err *err); /* of d->records, for people */
+bool docker_node_valid(const char *text);                                  /* accepts NULL */
 void docker_about(const struct engine *e, struct engine_about *ret);
 void docker_known(struct docker *d, int r,
                   const struct err *err); /* Docker answers, and what it is, is known; or not */
@@ -214,15 +254,22 @@ int docker_bring_image(struct engine *e, const struct engine_image_request *requ
 void docker_cancel_image(struct engine *e, void *data);
 void docker_wants_done(struct docker *d);
 int docker_pull_error(const char *text, bool credentials); /* what Docker says a pull failed of: a positive errno */
-void docker_images_free(struct map *images);
+/* Takes it. Forgets the one that was not used for longest where there are too many. */
+int docker_image_note(struct docker *d, struct docker_image *image);
+const struct docker_image *docker_image_find(struct docker *d, const char *digest); /* peek or NULL */
+void docker_image_free(struct docker_image *image);                                 /* accepts NULL */
+void docker_images_free(struct docker *d);
 int docker_list(struct engine *e, engine_found_fn found, engine_done_fn done, void *data, struct err *err);
-void docker_watch(struct docker *d);      /* for events, if it does not yet */
-void docker_list_begin(struct docker *d); /* Docker is there */
+void docker_watch(struct docker *d);                           /* for events, if it does not yet */
+void docker_list_begin(struct docker *d);                      /* Docker is there */
+void docker_recount(struct docker *d);                         /* the strangers, if there were any, and now and then */
+bool docker_deletes(const struct docker *d, const char *name); /* it is being deleted */
 
 /* Beside the record: the container's name, and what is needed to go on reading its output. */
 int docker_record_write(const struct docker_container *c, const void *record, size_t len, struct err *err);
 int docker_record_rename(const struct docker_container *c, struct err *err); /* the container's name has changed */
 void docker_record_remove(struct docker *d, const char *id);
+bool docker_records_node(struct docker *d, char ret[DOCKER_NODE_LEN + 1]); /* the one that all of them name */
 
 /* ── containers: container.c, stream.c, output.c, spec.c, files.c, copy.c ────────────────────────────────────────────── */
 

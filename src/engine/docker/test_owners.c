@@ -92,7 +92,176 @@ static void test_older(void **state)
         w->engine->ops->remove(w->found);
 }
 
-/* A node's number is made once, stays, and is on each container. */
+static struct docker *docker_of(struct world *w)
+{
+        return CONTAINER_OF(w->engine, struct docker, engine);
+}
+
+/* What an older daemon made ahead has never run, and is no task's: it goes. */
+static void test_ahead_of_older(void **state)
+{
+        struct world *w = *state;
+
+        expect(w, "GET /v1.41/containers/json", -1, 200,
+               "[{\"Names\":[\"/test-ahead\"],\"State\":\"created\",\"Labels\":{}},"
+               "{\"Names\":[\"/test-task\"],\"State\":\"created\",\"Labels\":{\"dev.mayfly.task\":\"task\"}},"
+               "{\"Names\":[\"/test-ran\"],\"State\":\"exited\",\"Labels\":{}},"
+               "{\"Names\":[\"/testother\"],\"State\":\"created\",\"Labels\":{}}]");
+        world_open(w, 0);
+        wait_for(w, "DELETE /v1.41/containers/test-ahead?", 1);
+        turns(w, 20);
+        assert_int_equal(asked(w, "DELETE"), 1);
+        assert_true(found(w, "(3 now"));
+}
+
+/* Who deletes them, or gives the other node a name of its own, is told of them no more. */
+static void test_strangers_go(void **state)
+{
+        struct world *w = *state;
+        struct docker *d;
+
+        expect(w, "GET /v1.41/containers/json", -1, 200, "[]");
+        expect(w, "GET /v1.41/containers/json", 2, 200,
+               "[{\"Names\":[\"/test-ran\"],\"State\":\"exited\",\"Labels\":{}}]");
+        world_open(w, 0);
+        d = docker_of(w);
+        assert_true(found(w, "one is test-ran"));
+        docker_recount(d); /* not so soon */
+        turns(w, 20);
+        assert_int_equal(asked(w, "GET /v1.41/containers/json"), 1);
+        for (unsigned n = 2; n <= 3; n++) {
+                d->strangers_ns = 0;
+                docker_recount(d);
+                docker_recount(d);
+                wait_for(w, "GET /v1.41/containers/json", n);
+                turns(w, 20);
+                assert_true(found(w, "one is test-ran") == (n == 2));
+        }
+        assert_null(w->engine->ops->notice(w->engine));
+        d->strangers_ns = 0;
+        docker_recount(d);
+        turns(w, 20);
+        assert_int_equal(asked(w, "GET /v1.41/containers/json"), 3);
+        assert_int_equal(asked(w, "DELETE"), 0);
+}
+
+/* One of an older daemon's that we took over is ours, also when it is counted again. */
+static void test_recount_older(void **state)
+{
+        struct world *w = *state;
+        auto_fd dir = open(w->records, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+        assert_int_equal(fd_write_file(dir, "old", 0600, "test-anything 5 100\nrecord", 26, NULL), 0);
+        expect(w, "GET /v1.41/containers/json", -1, 200,
+               "[{\"Names\":[\"/test-anything\"],\"State\":\"running\",\"Labels\":{}},"
+               "{\"Names\":[\"/test-older\"],\"State\":\"exited\",\"Labels\":{}}]");
+        expect(w, "/containers/test-anything/logs?", -1, 200, "");
+        world_open(w, 0);
+        assert_non_null(w->found);
+        engine_container_watch(w->found, &events, w);
+        assert_true(found(w, "(1 now, one is test-older)"));
+        docker_of(w)->strangers_ns = 0;
+        docker_recount(docker_of(w));
+        wait_for(w, "GET /v1.41/containers/json", 2);
+        finish(w);
+        assert_true(found(w, "(1 now, one is test-older)"));
+        w->engine->ops->remove(w->found);
+}
+
+/* ── a damaged number ────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void again(struct world *w)
+{
+        w->engine->ops->free(w->engine);
+        w->engine = NULL;
+        w->listed = false;
+        w->found = NULL;
+        w->fake.n = 0;
+}
+
+static void assert_file(int dir, const char *name, const char *text)
+{
+        auto_str have = STR_INIT;
+
+        assert_int_equal(fd_read_file(dir, name, 256, &have, NULL), 0);
+        assert_string_equal(have.data ? have.data : "", text);
+}
+
+/* The records tell it: what runs is taken over. */
+static void test_node_by_records(void **state)
+{
+        static const char *const damaged[] = { "nonsense", "", NODE NODE NODE };
+        static const char record[] = "test-anything 5 100 " NODE "\nrecord";
+        struct world *w = *state;
+        auto_fd dir = open(w->records, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+        for (size_t i = 0; i < ARRAY_LEN(damaged); i++) {
+                assert_int_equal(fd_write_file(dir, ".node", 0600, damaged[i], strlen(damaged[i]), NULL), 0);
+                assert_int_equal(fd_write_file(dir, "old", 0600, record, sizeof(record) - 1, NULL), 0);
+                expect(w, "GET /v1.41/containers/json", -1, 200,
+                       "[{\"Names\":[\"/test-anything\"],\"State\":\"running\"," OURS "}]");
+                expect(w, "/containers/test-anything/logs?", -1, 200, "");
+                world_open(w, 0);
+                assert_non_null(w->found);
+                assert_file(dir, ".node", NODE);
+                assert_file(dir, ".node.damaged", damaged[i]);
+                assert_null(w->engine->ops->notice(w->engine));
+                engine_container_watch(w->found, &events, w);
+                finish(w);
+                w->engine->ops->remove(w->found);
+                again(w);
+        }
+}
+
+/* Nothing tells it, or each something else: another one, and what lies there is told of as what it may be. */
+static void test_node_lost(void **state)
+{
+        static const char one[] = "test-one 5 100 " NODE "\nrecord", two[] = "test-two 5 100 " OTHER "\nrecord";
+        struct world *w = *state;
+        auto_fd dir = open(w->records, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        const char *notice;
+
+        assert_int_equal(fd_write_file(dir, ".node", 0600, "nonsense", 8, NULL), 0);
+        assert_int_equal(fd_write_file(dir, "one", 0600, one, sizeof(one) - 1, NULL), 0);
+        assert_int_equal(fd_write_file(dir, "two", 0600, two, sizeof(two) - 1, NULL), 0);
+        expect(w, "GET /v1.41/containers/json", -1, 200,
+               "[{\"Names\":[\"/test-one\"],\"State\":\"running\"," OURS "}]");
+        world_open(w, 0);
+        assert_null(w->found);
+        assert_string_not_equal(docker_of(w)->node, NODE);
+        assert_string_not_equal(docker_of(w)->node, OTHER);
+        assert_file(dir, ".node", docker_of(w)->node);
+        assert_file(dir, ".node.damaged", "nonsense");
+        notice = w->engine->ops->notice(w->engine);
+        assert_non_null(notice);
+        assert_non_null(strstr(notice, "docker/.node.damaged"));
+        assert_non_null(strstr(notice, "label=dev.mayfly.node=" NODE));
+        turns(w, 20);
+        assert_int_equal(asked(w, "DELETE"), 0);
+}
+
+static void test_node_file(void **state)
+{
+        struct world *w = *state;
+        const struct engine_docker_config config = { .host = w->socket, .name = "test", .records = w->records };
+        auto_fd dir = open(w->records, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        struct err err = ERR_INIT;
+
+        /* By hand. */
+        assert_int_equal(fd_write_file(dir, ".node", 0600, NODE "\n", 33, NULL), 0);
+        world_open(w, 0);
+        assert_string_equal(docker_of(w)->node, NODE);
+        assert_int_equal(faccessat(dir, ".node.damaged", F_OK, 0), -1);
+        again(w);
+        /* Nobody knows what is in it: it may be good. */
+        assert_int_equal(unlinkat(dir, ".node", 0), 0);
+        assert_int_equal(mkdirat(dir, ".node", 0700), 0);
+        assert_int_equal(engine_docker_new(w->loop, &config, &w->engine, &err), -EISDIR);
+        assert_non_null(strstr(err.text, "records/.node' cannot be read"));
+        assert_int_equal(faccessat(dir, ".node.damaged", F_OK, 0), -1);
+}
+
+/* A node's number is made once, stays, and is on each container, and in each record. */
 static void test_node(void **state)
 {
         struct world *w = *state;
@@ -125,6 +294,21 @@ static void test_node(void **state)
         assert_int_equal(fd_read_file(dir, ".node", 64, &second, NULL), 0);
         assert_true(hex_is_lower(second.data, 32));
         assert_string_not_equal(first.data, second.data);
+}
+
+static void test_node_recorded(void **state)
+{
+        struct world *w = *state;
+        auto_fd dir = open(w->records, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        char node[DOCKER_NODE_LEN + 1] = "";
+
+        world_open(w, 0);
+        get_images(w, 1, NULL);
+        assert_false(docker_records_node(docker_of(w), node));
+        run(w, "one");
+        assert_true(docker_records_node(docker_of(w), node));
+        assert_string_equal(node, docker_of(w)->node);
+        w->engine->ops->remove(w->c);
 }
 
 /* The hostname is in /etc/hosts where Docker does not write it; control groups are the container's own. */
@@ -380,7 +564,14 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_adoption, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_strangers, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_older, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_ahead_of_older, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_strangers_go, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_recount_older, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_node_by_records, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_node_lost, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_node_file, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_node, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_node_recorded, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_body, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_users_link, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_podman_links, setup, teardown),

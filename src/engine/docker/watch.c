@@ -10,12 +10,10 @@
 static void on_line(const json_t *event, void *data)
 {
         struct docker *d = data;
-        const json_t *attributes = json_object_get(json_object_get(event, "Actor"), "Attributes");
-        const char *name = json_string_value(json_object_get(attributes, "name"));
+        const char *name = docker_event_oom(d, event);
         struct docker_container *c;
 
-        if (!name || !str_eq(json_string_value(json_object_get(event, "Action")), "oom") ||
-            !str_eq(json_string_value(json_object_get(attributes, DOCKER_LABEL_INSTANCE)), d->name))
+        if (!name)
                 return;
         LIST_FOREACH(c, &d->containers, node) {
                 if (!c->exec && str_eq(c->name, name)) {
