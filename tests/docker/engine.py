@@ -7,6 +7,7 @@ against the specifications of the Engine API.
 import errno
 import json
 import os
+import subprocess
 import sys
 import tarfile
 import io
@@ -198,6 +199,37 @@ def isolated(report, drive):
             assert network == "nat" or [e[0] for e in entries] == ["127.0.0.1"], lines
 
 
+ROOT_IS_ROOT = "root in a container is root on the host"
+
+
+def told_of_root(drive):
+    drive.say("about")
+    about = drive.until(lambda e: "about" in e)["about"]
+    return any(ROOT_IS_ROOT in f for f in about["findings"])
+
+
+def remapped(report, drive, base):
+    with report.case("root in a container is nobody on the host, and no finding says otherwise"):
+        drive.run("map", "/bin/cat", "/proc/self/uid_map", "/proc/self/gid_map")
+        assert drive.end("map").get("code") == 0, (drive.end("map"), drive.stderr("map"))
+        maps = [line.split() for line in drive.stdout("map").decode().splitlines()]
+        assert maps == [["0", str(base), "65536"]] * 2, maps
+        assert not told_of_root(drive)
+    with report.case("files are their user's, by number and by name"):
+        drive.run("owner", "/bin/sh", "-c", "stat -c %u:%g n/a /; id -u; echo mine > n/b && cat n/a n/b", user="1000:1001",
+                  workdir="/work", file={"n/a": "a\n"})
+        drive.run("named", "/bin/stat", "-c", "%u:%g", "/new/f", user="nobody", file={"/new/f": "x"})
+        assert drive.end("owner").get("code") == 0, (drive.end("owner"), drive.stderr("owner"))
+        assert drive.stdout("owner") == b"1000:1001\n0:0\n1000\na\nmine\n", drive.stdout("owner")
+        assert drive.end("named").get("code") == 0, (drive.end("named"), drive.stderr("named"))
+        assert drive.stdout("named") == b"65534:65534\n", drive.stdout("named")
+    with report.case("half a megabyte of stdin"):
+        data = "0123456789abcde\n" * 32768
+        drive.run("cat", "/bin/cat", stdin=data, output=1 << 20)
+        assert drive.end("cat").get("code") == 0, drive.end("cat")
+        assert drive.stdout("cat") == data.encode(), len(drive.stdout("cat"))
+
+
 def linked_users(report, directory, drive, docker):
     with report.case("who a user is says /etc/passwd, also where it is a link"):
         archive = mayfly.Archive().dir("bin").dir("etc").dir("usr").dir("usr/share").copy("bin/busybox", mayfly.busybox_path())
@@ -335,6 +367,9 @@ def main():
     report = mayfly.Report("docker/engine: ")
     if only in "docker":
         over_docker(report, directory, name)
+    report.prefix = "docker/engine: userns-remap: "
+    if only in "userns-remap":
+        over_remapped(report, directory, name)
     report.prefix = "docker/engine: podman: "
     if only in "podman":
         over_podman(report, directory, name)
@@ -397,12 +432,46 @@ def over_docker(report, directory, name):
     drive = dockers.Drive(directory, name, proxy.host)
     lives(report, drive, docker)
     isolated(report, drive)
+    with report.case("that root in a container is root on the host is told"):
+        assert told_of_root(drive)
     linked_users(report, directory, drive, docker)
     load(report, drive, docker)
     drive.quit()
     restart(report, directory, name, docker)
     twins(report, directory, name, docker)
     specifications(report, proxy.requests)
+    with report.case("nothing of ours is left in Docker"):
+        assert docker.containers() == [], docker.containers()
+    docker.stop()
+
+
+REMAP_BASE = 1_700_000_000
+
+
+def over_remapped(report, directory, name):
+    """With `userns-remap`: ids of nobody's, that only this mount namespace knows."""
+    if subprocess.run(["unshare", "--user", "--map-root-user", "true"], stderr=subprocess.DEVNULL, check=False).returncode:
+        report.skip("all", "this kernel makes no user namespaces")
+        return
+    inner = os.path.join(directory, "remapped")
+    os.mkdir(inner)
+    for file in ("subuid", "subgid"):
+        path = os.path.join(inner, file)
+        with open(path, "w", encoding="ascii") as f:
+            f.write(f"nobody:{REMAP_BASE}:65536\n")
+        if not os.path.exists("/etc/" + file):
+            report.skip("all", f"there is no /etc/{file} to put another one over")
+            return
+        subprocess.run(["mount", "--bind", path, "/etc/" + file], check=True)
+    os.chmod(directory, 0o711)  # containers' root goes that way, and is somebody else
+    docker = dockers.Docker(inner, name, "--userns-remap", "nobody:nogroup").start()
+    docker.image(directory)
+    drive = dockers.Drive(inner, name, docker.host)
+    lives(report, drive, docker)
+    isolated(report, drive)
+    remapped(report, drive, REMAP_BASE)
+    linked_users(report, inner, drive, docker)
+    drive.quit()
     with report.case("nothing of ours is left in Docker"):
         assert docker.containers() == [], docker.containers()
     docker.stop()
