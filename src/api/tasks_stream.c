@@ -320,7 +320,7 @@ static void run_parsed(struct stream *s)
         if (s->parsed == 0)
                 request_check(s->api, &s->request, &s->faults);
         if (s->faults.len > 0)
-                send_problem(s, 400, "bad_request", "the first message is not a valid task", &s->faults);
+                send_problem(s, 400, "bad_request", "the request is not a valid task", &s->faults);
         else if (s->parsed < 0)
                 send_problem(s, 503, "out_of_memory", "out of memory", NULL);
         else

@@ -2,6 +2,7 @@
 #include "base/str.h"
 #include "cli/cli.h"
 #include "cli/options.h"
+#include "cli/task.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -39,7 +40,7 @@ static int inspect(const struct cli *cli, enum type type, const char *name, json
                 r = get(cli, "/v1/tasks/", name, &found, &why);
                 if (r < 0 && (r != -ENOENT || type == TYPE_TASK)) {
                         *err = why;
-                        return r;
+                        return cli_task_explain_missing(name, r, err);
                 }
         }
         if (r < 0)

@@ -4,6 +4,7 @@
 #include "cli/cli.h"
 #include "cli/options.h"
 #include "cli/sse.h"
+#include "cli/task.h"
 #include "wire/stream.h"
 
 #include <errno.h>
@@ -191,7 +192,7 @@ static int ask(struct logs *l, bool follow, struct err *err)
         request.path = path.data;
         sse_done(&l->sse);
         l->sse = (struct sse){ .cr = false };
-        return cli_request(l->cli, &request, &answer, err);
+        return cli_task_explain_missing(l->id, cli_request(l->cli, &request, &answer, err), err);
 }
 
 /* A daemon that is restarted is no end of its tasks. */

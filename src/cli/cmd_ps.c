@@ -198,14 +198,29 @@ static void add_run_time(struct cli_table *table, const json_t *task)
         cli_table_add(table, text);
 }
 
+/* A column that would be empty takes room from the others, of which a terminal of 80 columns has little. */
+static bool have_labels(const json_t *tasks)
+{
+        const json_t *task;
+        size_t i;
+
+        json_array_foreach(tasks, i, task) {
+                if (json_object_size(json_object_get(task, "labels")) > 0)
+                        return true;
+        }
+        return false;
+}
+
 static int print_table(const json_t *tasks, bool whole, struct err *err)
 {
         static const char *const header[] = { "TASK ID", "IMAGE", "CREATED", "STATUS", "RAN", "LABELS" };
-        auto_table table = { .columns = ARRAY_LEN(header), .whole = whole ? CLI_COLUMNS_ALL : CLI_COLUMN(0) };
+        auto_table table = { .whole = whole ? CLI_COLUMNS_ALL : CLI_COLUMN(0) };
+        bool labels = have_labels(tasks);
         json_t *task;
         size_t i;
 
-        for (i = 0; i < ARRAY_LEN(header); i++)
+        table.columns = ARRAY_LEN(header) - !labels;
+        for (i = 0; i < table.columns; i++)
                 cli_table_add(&table, header[i]);
         json_array_foreach(tasks, i, task) {
                 const char *image = cli_text(json_object_get(task, "image"), "ref");
@@ -218,7 +233,8 @@ static int print_table(const json_t *tasks, bool whole, struct err *err)
                 cli_table_add(&table, age);
                 add_status_cell(&table, task);
                 add_run_time(&table, task);
-                add_labels(&table, task);
+                if (labels)
+                        add_labels(&table, task);
         }
         return cli_table_print(&table, err);
 }

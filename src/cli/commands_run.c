@@ -10,6 +10,7 @@
 #define NO_SWAP "a task has no swap: --memory is all that it gets"
 #define NO_IO "the disk of a task is memory: --disk sets its size"
 #define NO_NAMES "the network of a task is the server's: --network none, nat or internet"
+#define NO_HOSTNAME "the host name of a task is the beginning of its id"
 #define NO_HEALTH "a task is not watched, it ends: --timeout bounds it"
 #define NO_LOG "output is kept by the server: mayfly logs shows it"
 #define NO_WINDOWS "it is for Windows containers"
@@ -106,8 +107,8 @@ const struct cli_option cli_run_options[] = {
         REFUSED("dns-opt", 0, "OPTION", NO_NAMES),
         REFUSED("dns-option", 0, "OPTION", NO_NAMES),
         REFUSED("dns-search", 0, "DOMAIN", NO_NAMES),
-        REFUSED("hostname", 'h', "NAME", "the host name of a task is its id"),
-        REFUSED("domainname", 0, "NAME", "the host name of a task is its id"),
+        REFUSED("hostname", 'h', "NAME", NO_HOSTNAME),
+        REFUSED("domainname", 0, "NAME", NO_HOSTNAME),
         REFUSED("ip", 0, "IP", NO_NAMES),
         REFUSED("ip6", 0, "IP", NO_NAMES),
         REFUSED("link-local-ip", 0, "IP", NO_NAMES),

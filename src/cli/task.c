@@ -1,5 +1,6 @@
 #include "cli/task.h"
 
+#include "base/id.h"
 #include "base/time.h"
 
 #include <errno.h>
@@ -9,13 +10,20 @@
 
 #define WAIT_STEP_NS (600 * NS_PER_S) /* one request does not wait longer: what lies between may cut idle connections */
 
+int cli_task_explain_missing(const char *id, int r, struct err *err)
+{
+        if (r != -ENOENT || id_valid(id))
+                return r;
+        return err_set(err, ENOENT, "there is no task %s: an id is given whole, as mayfly ps shows it", id);
+}
+
 int cli_task_get(const struct cli *cli, const char *id, const char *what, json_t **ret, struct err *err)
 {
         auto_str path = STR_INIT;
         int r;
 
         r = cli_path(&path, "/v1/tasks/", id, what, err);
-        return r == 0 ? cli_get_json(cli, path.data, ret, err) : r;
+        return r == 0 ? cli_task_explain_missing(id, cli_get_json(cli, path.data, ret, err), err) : r;
 }
 
 int cli_task_post(const struct cli *cli, const char *id, const char *what, const json_t *body, json_t **ret,
@@ -25,7 +33,7 @@ int cli_task_post(const struct cli *cli, const char *id, const char *what, const
         int r;
 
         r = cli_path(&path, "/v1/tasks/", id, what, err);
-        return r == 0 ? cli_post_json(cli, path.data, body, ret, err) : r;
+        return r == 0 ? cli_task_explain_missing(id, cli_post_json(cli, path.data, body, ret, err), err) : r;
 }
 
 bool cli_task_ended(const json_t *task)

@@ -12,6 +12,9 @@ int cli_task_get(const struct cli *cli, const char *id, const char *what, json_t
 int cli_task_post(const struct cli *cli, const char *id, const char *what, const json_t *body, json_t **ret,
                   struct err *err);
 
+/* Answers r. Docker takes the beginning of an id; who tries that here is told why it is not found. */
+int cli_task_explain_missing(const char *id, int r, struct err *err);
+
 bool cli_task_ended(const json_t *task);
 
 /* What docker run would exit with: the task's exit code, or 125, 126, 127 if it never ran. */

@@ -327,7 +327,7 @@ int supervisor_run(struct supervisor *s, struct err *err)
         }
         stop_all(s);
         if (r == 0 && s->failed)
-                r = err_set(err, ECHILD, "Mayfly could not start");
+                r = err_set(err, ECHILD, "Mayfly could not start: the log above says why");
         return r;
 }
 

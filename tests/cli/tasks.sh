@@ -127,6 +127,15 @@ for command in logs wait stop kill; do
     expect "$command of nothing" 1 '' 'mayfly ps' -- "$mayfly" $command
 done
 
+for command in logs wait stop kill "inspect --type task"; do
+    expect "$command of the beginning of an id" 1 '' 'an id is given whole' -- bash -c "'$mayfly' $command ${id:0:20} >/dev/null"
+done
+expect "inspect of neither a task nor an image" 1 '^\[\] $' 'neither a task nor an image' -- "$mayfly" inspect 01aaaaaaaaaaaaaaaaaaaaaaaa
+run --label column=labels busybox:demo true
+expect "ps without labels has no column for them" 0 'RAN $' '' -- "$mayfly" ps -a --filter status=killed --filter label=no=such
+expect "ps with labels" 0 '^TASK ID .* LABELS .* column=labels $' '' -- "$mayfly" ps -a -n 1
+expect "a fault is told of the request, not of messages" 125 '' 'the request is not a valid task +/workdir: must be absolute' -- run -w here busybox:demo true
+
 # ── keys ──
 key=$("$mayfly" key create --role task --name cli-test --expires 1h --max-memory 64m --max-cpus 0.5 --network none --image 'docker.io/library/*' --rate 100 2>"$dir/err")
 check "key create prints id:secret and nothing else" bash -c "grep -qE '^[0-9a-z]{12}:[0-9A-Za-z]{43}$' <<<'$key' && [ ! -s '$dir/err' ]"
