@@ -21,6 +21,8 @@ ELSEWHERE = {
     "sudo ./tools/demo.sh": "tests/demo.sh",
     "sudo ./tools/test.sh": "it runs this",
     "sudo ./tools/setup.sh build": "tools/test.sh",
+    "sudo ./tools/setup.sh build demo": "tools/demo.sh",
+    "./tools/busybox-image.sh | sudo mayfly import - busybox:demo": "start() below, and tools/demo.sh",
     "sudo ./tools/setup.sh test": "tools/test.sh",
     "make": "tools/test.sh",
     "make test": "tools/test.sh",
