@@ -18,6 +18,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         memcpy(text, data, size);
         text[size] = '\0';
         (void)image_challenge_parse(text, &c, NULL);
+        (void)registry_url_parse(c.realm, &url, NULL);
         if (registry_url_parse("https://registry.example:5000/v2/a/b", &base, NULL) == 0 &&
             registry_url_join(&base, text, &url, NULL) == 0) {
                 char whole[REGISTRY_URL_MAX + 300];

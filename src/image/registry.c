@@ -266,15 +266,16 @@ static bool read_length(const struct fetch *f, uint64_t *ret)
         return text && parse_u64(text, ret) == 0;
 }
 
-/* "bytes 100-199/200" (RFC 9110, section 14.4), which must be what was asked for. */
-static bool range_right(const struct registry_call *c, const char *text)
+bool registry_range_is(const char *text, uint64_t offset, uint64_t size)
 {
         char expected[80];
 
-        (void)snprintf(expected, sizeof(expected), "bytes %llu-%llu/%llu", (unsigned long long)c->offset,
-                       (unsigned long long)(c->size - 1), (unsigned long long)c->size);
-        return text && (str_eq(text, expected) ||
-                        (strncmp(text, expected, strcspn(expected, "/") + 1) == 0 && str_ends(text, "/*")));
+        (void)snprintf(expected, sizeof(expected), "bytes %llu-%llu/%llu", (unsigned long long)offset,
+                       (unsigned long long)(size - 1), (unsigned long long)size);
+        if (text && str_eq(text, expected))
+                return true;
+        memcpy(strchr(expected, '/'), "/*", sizeof("/*"));
+        return text && str_eq(text, expected);
 }
 
 static void blob_head(struct registry_call *c, const struct fetch *f)
@@ -282,7 +283,7 @@ static void blob_head(struct registry_call *c, const struct fetch *f)
         uint64_t length;
 
         c->skip = 0;
-        if (c->status == 206 && !range_right(c, fetch_header(f, "Content-Range"))) {
+        if (c->status == 206 && !registry_range_is(fetch_header(f, "Content-Range"), c->offset, c->size)) {
                 (void)wrong(c, "another part of the blob than was asked for");
                 return;
         }
@@ -376,19 +377,18 @@ static int on_data(struct fetch *f, const void *data, size_t len, void *arg)
         return c->progress > DISCARD_MAX ? -EFBIG : 0;
 }
 
-/* The registry's own words (distribution-spec, «Error Codes»), safe to show; empty where it has none. */
-static void error_text(const struct registry_call *c, char out[STR_SHOWN_MAX + 4])
+void registry_error_read(const char *text, size_t len, char out[REGISTRY_SAID_MAX])
 {
-        const char *text;
+        const char *message;
         auto_json o = NULL;
         char shown[STR_SHOWN_MAX];
 
         out[0] = '\0';
-        if (c->body.len == 0 || json_read(c->body.data, c->body.len, &o, NULL) < 0)
+        if (len == 0 || json_read(text, len, &o, NULL) < 0)
                 return;
-        text = json_string_value(json_object_get(json_array_get(json_object_get(o, "errors"), 0), "message"));
-        if (text && *text)
-                (void)snprintf(out, STR_SHOWN_MAX + 4, ": %s", str_show(text, shown));
+        message = json_string_value(json_object_get(json_array_get(json_object_get(o, "errors"), 0), "message"));
+        if (message && *message)
+                (void)snprintf(out, REGISTRY_SAID_MAX, ": %s", str_show(message, shown));
 }
 
 static void follow(struct registry_call *c, const char *location)
@@ -421,9 +421,9 @@ static void follow(struct registry_call *c, const char *location)
 /* Of an answer that is complete. */
 static void take_answer(struct registry_call *c, const char *location)
 {
-        char said[STR_SHOWN_MAX + 4];
+        char said[REGISTRY_SAID_MAX];
 
-        error_text(c, said);
+        registry_error_read(c->body.data, c->body.len, said);
         switch (c->status) {
         case 200:
         case 206:

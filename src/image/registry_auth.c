@@ -166,33 +166,49 @@ static bool token_valid(const char *s)
         return true;
 }
 
-static void take_token(struct registry_call *c)
+int registry_token_read(const char *text, size_t len, char **ret, uint64_t *ret_seconds, struct err *err)
 {
+        json_int_t seconds = EXPIRES_DEFAULT_S;
+        const json_t *expires;
         const char *token;
         auto_json o = NULL;
-        const json_t *expires;
-        json_int_t seconds = EXPIRES_DEFAULT_S;
+        char *header;
 
-        if (json_read(c->body.data ? c->body.data : "", c->body.len, &o, NULL) < 0) {
-                registry_fail(c, EHOSTUNREACH, "its token server answers no JSON");
-                return;
-        }
+        if (json_read(text, len, &o, NULL) < 0)
+                return err_set(err, EBADMSG, "its token server answers no JSON");
         token = json_string_value(json_object_get(o, "token"));
         if (!token)
                 token = json_string_value(json_object_get(o, "access_token"));
-        if (!token_valid(token)) {
-                registry_fail(c, EHOSTUNREACH, "its token server answers no token");
-                return;
-        }
+        if (!token_valid(token))
+                return err_set(err, EBADMSG, "its token server answers no token");
+        header = str_printf("Authorization: Bearer %s", token);
+        if (!header)
+                return err_oom(err);
         expires = json_object_get(o, "expires_in");
         if (json_is_integer(expires) && json_integer_value(expires) > 0)
                 seconds = MIN(json_integer_value(expires), (json_int_t)EXPIRES_MAX_S);
         if (seconds > 2 * EXPIRES_MARGIN_S)
                 seconds -= EXPIRES_MARGIN_S;
+        *ret = header;
+        *ret_seconds = (uint64_t)seconds;
+        return 0;
+}
+
+static void take_token(struct registry_call *c)
+{
+        struct err err = ERR_INIT;
+        char *header = NULL;
+        uint64_t seconds = 0;
+        int r = registry_token_read(c->body.data ? c->body.data : "", c->body.len, &header, &seconds, &err);
+
+        if (r < 0) {
+                registry_fail(c, r == -ENOMEM ? ENOMEM : EHOSTUNREACH, "%s", err.text);
+                return;
+        }
         free(c->authorization);
-        c->authorization = str_printf("Authorization: Bearer %s", token);
+        c->authorization = header;
         c->fresh = true;
-        if (!c->authorization || grant_keep(c, time_mono_ns() + (uint64_t)seconds * NS_PER_S) < 0)
+        if (grant_keep(c, time_mono_ns() + seconds * NS_PER_S) < 0)
                 registry_fail(c, ENOMEM, "out of memory");
         else
                 registry_request_again(c);

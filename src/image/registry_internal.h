@@ -3,6 +3,7 @@
 
 #include "base/list.h"
 #include "base/map.h"
+#include "base/str.h"
 #include "http/fetch.h"
 #include "image/challenge.h"
 #include "image/registry.h"
@@ -86,8 +87,16 @@ bool registry_plain_allowed(const struct registries *r, const struct registry_ur
 int registry_target_check(const struct registry_call *c, const struct registry_url *url, struct err *err);
 void registry_take_retry_after(struct registry_call *c, const struct fetch *f);
 void registry_collect(struct registry_call *c, const void *data, size_t len, size_t max);
+/* A registry's own words (distribution-spec, «Error Codes»), safe to show, behind ": "; empty where it has none. */
+#define REGISTRY_SAID_MAX (STR_SHOWN_MAX + 4)
+void registry_error_read(const char *text, size_t len, char out[REGISTRY_SAID_MAX]);
+/* Whether a Content-Range, which may be NULL, is "bytes 100-199/200" (RFC 9110, section 14.4) of just this part. */
+bool registry_range_is(const char *text, uint64_t offset, uint64_t size);
 
 void registry_grant_find(struct registry_call *c); /* registry_auth.c */
 void registry_grant_drop(struct registry_call *c);
 void registry_challenged(struct registry_call *c); /* a 401: asks for a token, or fails */
 void registry_grants_free(struct registries *r);
+/* What a token server answers (distribution, spec/auth/token.md, «Token Response Fields») as the header field that goes to the
+ * registry, and for how long. The caller owns *ret: OPENSSL_cleanse(), free(). -EBADMSG; -ENOMEM. */
+int registry_token_read(const char *text, size_t len, char **ret, uint64_t *ret_seconds, struct err *err);
