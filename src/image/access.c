@@ -41,12 +41,12 @@ static char *proof_key(const char *owner, const struct image_ref *ref)
         return repository ? str_printf("%s\n%s", owner, repository) : NULL;
 }
 
-/* The same of what a file says. */
+/* The same of what a file says, which always names the registry, also one whose name Docker takes for none (myhost/tool). */
 static char *key_of_text(const char *text)
 {
         struct image_ref ref;
 
-        return image_ref_parse_normalized(text, &ref, NULL) == 0 ? repository_key(&ref) : strdup(text);
+        return image_ref_parse(text, &ref, NULL) == 0 && ref.domain[0] ? repository_key(&ref) : strdup(text);
 }
 
 bool access_is_closed(const struct access *a, const struct image_ref *ref)
@@ -182,18 +182,23 @@ int access_write(int dirfd, const char *text, struct err *err)
         return fd_write_file(dirfd, FILE_NAME, 0600, text, strlen(text), err);
 }
 
+/* What is not as it was written is damaged: a list of what is closed that is not found would open all of it. */
 static int take(struct access *a, const json_t *o)
 {
-        const json_t *v;
+        const json_t *names = json_object_get(o, "closed"), *proofs = json_object_get(o, "proofs"), *v;
         size_t i;
 
-        json_array_foreach(json_object_get(o, "closed"), i, v) {
+        if (!json_is_array(names) || !json_is_array(proofs))
+                return -EBADMSG;
+        json_array_foreach(names, i, v) {
                 auto_free char *key = json_is_string(v) ? key_of_text(json_string_value(v)) : NULL;
 
-                if (json_is_string(v) && (!key || map_set(a->repositories, key, &closed) < 0))
+                if (!json_is_string(v))
+                        return -EBADMSG;
+                if (!key || map_set(a->repositories, key, &closed) < 0)
                         return -ENOMEM;
         }
-        json_array_foreach(json_object_get(o, "proofs"), i, v) {
+        json_array_foreach(proofs, i, v) {
                 const char *owner = json_string_value(json_object_get(v, "owner"));
                 const char *repository = json_string_value(json_object_get(v, "repository"));
                 json_int_t at = json_integer_value(json_object_get(v, "at"));
@@ -228,8 +233,11 @@ int access_open(int dirfd, const struct access_config *config, struct access **r
                 r = fd_read_file(dirfd, FILE_NAME, ACCESS_FILE_MAX, &text, &why);
                 if (r == 0)
                         r = json_read(text.data ? text.data : "", text.len, &o, &why);
-                if (r == 0 && take(a, o) < 0)
-                        r = err_oom(&why);
+                if (r == 0) {
+                        r = take(a, o);
+                        if (r < 0)
+                                (void)err_set(&why, -r, "%s", r == -ENOMEM ? "out of memory" : "it is damaged");
+                }
                 /* Damaged is another thing than absent: what was closed must not come open. */
                 r = r == -ENOENT ? 0 : r;
                 if (r < 0)

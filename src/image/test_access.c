@@ -103,6 +103,26 @@ static void test_spellings(void **state)
         assert_int_equal(access_look(f->access, "key:a", &spelled, 5000), ACCESS_FRESH);
 }
 
+/* Docker takes the first component for a registry where it has a capital letter, and names of hosts have no case: written without it,
+ * it must not become a repository of Docker Hub. */
+static void test_capital_registry(void **state)
+{
+        struct fixture *f = *state;
+        struct image_ref capital, hub;
+
+        assert_int_equal(image_ref_parse_docker("MyHost/own/tool:1", &capital, NULL), 0);
+        assert_int_equal(image_ref_parse_docker("myhost/own/tool:1", &hub, NULL), 0);
+        assert_true(access_close(f->access, &capital));
+        (void)access_prove(f->access, "key:a", &capital, 5000);
+        for (int i = 0; i < 2; i++) {
+                assert_true(access_is_closed(f->access, &capital));
+                assert_int_equal(access_look(f->access, "key:a", &capital, 5000), ACCESS_FRESH);
+                assert_false(access_is_closed(f->access, &hub));
+                assert_int_equal(access_look(f->access, "key:a", &hub, 5000), ACCESS_NONE);
+                again(f, 5000);
+        }
+}
+
 static void test_reopened(void **state)
 {
         struct fixture *f = *state;
@@ -137,13 +157,31 @@ static void test_proofs(void **state)
 /* What was closed must not come open because the file was damaged. */
 static void test_damaged(void **state)
 {
+        static const char *const damaged[] = {
+                "",
+                "{\"closed\": [",
+                "[]",
+                "{}",
+                "{\"proofs\": []}",
+                "{\"closed\": []}",
+                "{\"clo3ed\": [\"docker.io/library/x\"], \"proofs\": []}",
+                "{\"closed\": {}, \"proofs\": []}",
+                "{\"closed\": [\"docker.io/library/x\", 5], \"proofs\": []}",
+        };
         struct fixture *f = *state;
         struct access *a = NULL;
-        struct err err = ERR_INIT;
 
-        assert_int_equal(access_write(f->fd, "{\"closed\": [", NULL), 0);
-        assert_true(access_open(f->fd, &config, &a, &err) < 0);
-        assert_null(a);
+        for (size_t i = 0; i < ARRAY_LEN(damaged); i++) {
+                struct err err = ERR_INIT;
+
+                assert_int_equal(access_write(f->fd, damaged[i], NULL), 0);
+                assert_true(access_open(f->fd, &config, &a, &err) < 0);
+                assert_null(a);
+                assert_non_null(strstr(err.text, "access.json"));
+        }
+        assert_int_equal(access_write(f->fd, "{\"closed\": [], \"proofs\": []}", NULL), 0);
+        assert_int_equal(access_open(f->fd, &config, &a, NULL), 0);
+        access_free(a);
 }
 
 /* Full is not open: the next repository is not closed, and says so; the file can be read again. */
@@ -175,6 +213,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_closed, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_spellings, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_capital_registry, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_reopened, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_proofs, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_damaged, setup, teardown),
