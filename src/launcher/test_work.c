@@ -559,20 +559,26 @@ static void test_cleanup(void **state)
         assert_int_equal(st.st_nlink, 2);
 }
 
-/* A short patience. */
-static void be_impatient(struct fixture *f)
+/* Anew, with times of its own. */
+static void set_patience(struct fixture *f, uint64_t stall_ns, uint64_t worker_ns)
 {
         struct err err = ERR_INIT;
 
         settle(f);
         work_free(f->work);
         f->work = NULL;
-        f->config.stall_ns = NS_PER_S / 5;
+        f->config.stall_ns = stall_ns;
+        f->config.worker_ns = worker_ns;
         if (work_new(&f->config, &f->work, &err) < 0)
                 fail_msg("%s", err.text);
         settle(f);
         f->answers = 0;
         memset(&f->answer, 0, sizeof(f->answer));
+}
+
+static void be_impatient(struct fixture *f)
+{
+        set_patience(f, NS_PER_S / 5, 0);
 }
 
 static void wait_long(struct fixture *f)
@@ -677,6 +683,36 @@ static void test_stall_among_messages(void **state)
         settle(f);
 }
 
+/* One that was killed since its time is over, and is still on its way out, is looked at again after a pause, not all the time. */
+static void test_killed_too_late(void **state)
+{
+        struct fixture *f = *state;
+        struct pollfd timer;
+        unsigned looks = 0;
+        uint64_t over;
+        int end;
+
+        NEEDS_WORKER(f);
+        set_patience(f, 0, NS_PER_S);
+        timer = (struct pollfd){ .fd = work_timer_fd(f->work), .events = POLLIN };
+        end = start_stalled(f, LAUNCH_WORK_UNPACK);
+        for (over = time_mono_ns() + NS_PER_S; time_mono_ns() <= over;)
+                if (poll(&timer, 1, 20) > 0)
+                        work_timer(f->work);
+        for (unsigned i = 0; i < 1000; i++) {
+                if (poll(&timer, 1, 0) > 0) {
+                        work_timer(f->work);
+                        looks++;
+                }
+        }
+        assert_true(looks < 1000);
+        while (f->answer.h.seq != 9)
+                reap(f);
+        assert_int_equal(f->answer.work_done.token, 0);
+        fd_close(end);
+        settle(f);
+}
+
 /* One that writes into a pipe is not to blame while its reader is among those who wait. */
 static void test_stall_without_a_reader(void **state)
 {
@@ -775,6 +811,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_cleanup, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_stall, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_stall_among_messages, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_killed_too_late, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_stall_without_a_reader, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_malformed, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_index, setup, teardown),

@@ -267,7 +267,7 @@ static int start_child(struct work *w, struct place *p, struct work_child *c, st
                 p->pid = 0;
                 return r;
         }
-        p->deadline_ns = time_mono_ns() + WORK_SECONDS_MAX * NS_PER_S;
+        p->deadline_ns = time_mono_ns() + (w->config.worker_ns ? w->config.worker_ns : WORK_SECONDS_MAX * NS_PER_S);
         set_timer(w);
         return 0;
 }

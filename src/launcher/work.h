@@ -42,7 +42,8 @@ struct work_config {
         int worker_fd;    /* the program: a sealed memfd; -EBADF: WORK is refused */
         uint32_t id_base; /* owners on disk are id_base + id, 65,536 of them */
         struct work_cgroup cgroups[WORK_RUNNING_MAX];
-        uint64_t stall_ns; /* 0: WORK_STALL_SECONDS */
+        uint64_t stall_ns;  /* 0: WORK_STALL_SECONDS */
+        uint64_t worker_ns; /* 0: WORK_SECONDS_MAX */
 
         void (*reply)(const void *msg, size_t len, void *data); /* to the peer; dropped if there is none */
         bool (*tree_busy)(const char *name, void *data);        /* 64 digits and a NUL; may be NULL */
