@@ -149,9 +149,12 @@ static int db_errno(int rc)
 
 static int db_error(struct history_db *db, const char *what, struct err *err)
 {
-        int rc = sqlite3_extended_errcode(db->sqlite);
+        int num = db_errno(sqlite3_extended_errcode(db->sqlite));
 
-        return err_set(err, db_errno(rc), "history: %s: %s", what, sqlite3_errmsg(db->sqlite));
+        /* Clients are told, too: of a statement its first word says enough. */
+        if (num == ENOSPC)
+                return err_set(err, num, "history: the disk is full");
+        return err_set(err, num, "history: %.*s: %s", (int)strcspn(what, " "), what, sqlite3_errmsg(db->sqlite));
 }
 
 static int db_exec(struct history_db *db, const char *sql, struct err *err)

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 
 /* Entry n brings a database from user_version n to n + 1; never changed once released. */
@@ -53,8 +54,12 @@ static int db_errno(int rc)
 
 static int db_error(struct state_db *db, const char *what, struct err *err)
 {
-        return err_set(err, db_errno(sqlite3_extended_errcode(db->sqlite)), "state: %s: %s", what,
-                       sqlite3_errmsg(db->sqlite));
+        int num = db_errno(sqlite3_extended_errcode(db->sqlite));
+
+        /* Clients are told, too: of a statement its first word says enough. */
+        if (num == ENOSPC)
+                return err_set(err, num, "state: the disk is full");
+        return err_set(err, num, "state: %.*s: %s", (int)strcspn(what, " "), what, sqlite3_errmsg(db->sqlite));
 }
 
 int state_db_exec(struct state_db *db, const char *sql, struct err *err)

@@ -65,6 +65,7 @@ def clean(answer):
         problem = answer.json()
         assert problem["type"].startswith("urn:mayfly:problem:") and problem["status"] == answer.status and problem["detail"], answer
         assert answer.status != 500 or problem["detail"] != "Internal Server Error", answer
+        assert " INTO " not in problem["detail"] and "COMMIT" not in problem["detail"], answer  # no words of the database's
     return answer.status
 
 
