@@ -736,8 +736,16 @@ _Static_assert((int)WIRE_PULL_MISSING == (int)ENGINE_PULL_MISSING && (int)WIRE_P
 
 static void on_queue_timeout(struct loop_timer *timer, void *data)
 {
+        const char *detail = "it waited too long for room on this node";
+        struct err err = ERR_INIT;
+        struct task *t = data;
+
         (void)timer;
-        task_end(data, WIRE_FAILED, WIRE_REASON_QUEUE_TIMEOUT, -1, 0, "it waited too long for room on this node");
+        if (t->engine->ops->check(t->engine, &err) < 0) {
+                (void)err_wrap(&err, "engine %s", t->engine->ops->name);
+                detail = err.text;
+        }
+        task_end(t, WIRE_FAILED, WIRE_REASON_QUEUE_TIMEOUT, -1, 0, detail);
 }
 
 void task_watch_queue(struct task *t)

@@ -371,7 +371,25 @@ static void test_admission_by_memory(void **state)
                 turn(f);
         assert_int_equal(r.t.status, WIRE_FAILED);
         assert_int_equal(r.t.reason, WIRE_REASON_QUEUE_TIMEOUT);
+        assert_string_equal(r.detail, "it waited too long for room on this node");
         assert_int_equal(f->fake.n, 2);
+        wait_stored(f);
+}
+
+/* Not taken for want of room: who reads that would look for what is too much. */
+static void test_waits_too_long_for_the_engine(void **state)
+{
+        struct fixture *f = *state;
+        struct wire_task_request q = request();
+        struct result r = { .calls = 0 };
+
+        q.limits.queue_timeout_ns = 50 * (int64_t)NS_PER_MS;
+        f->fake.check_r = -ENOTCONN;
+        (void)submit(f, q, &r);
+        for (int i = 0; i < 100000 && r.calls == 0; i++)
+                turn(f);
+        assert_int_equal(r.t.reason, WIRE_REASON_QUEUE_TIMEOUT);
+        assert_string_equal(r.detail, "engine fake: down");
         wait_stored(f);
 }
 
@@ -733,6 +751,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_admission_is_fifo, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_admission_by_memory, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_waits_for_the_engine, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_waits_too_long_for_the_engine, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_idempotency, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_join_while_it_is_stored, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_history_full, setup, teardown),
