@@ -32,6 +32,7 @@ cli_main_fn cmd_completion, cmd_complete, cmd_dial, cmd_engines, cmd_help, cmd_h
 
 /* The row of cli_commands that the words name, and how many of them (1 or 2) it took; NULL: there is none. */
 const struct cli_command *cli_find_command(int argc, char *const *argv, int *ret_words);
+bool cli_is_group(const char *word); /* the first of two: key */
 /* The command whose name is most like that word; NULL: none is. */
 const char *cli_suggest(const char *word);
 bool cli_similar(const char *a, const char *b); /* at most two letters are wrong, missing, too many or exchanged */

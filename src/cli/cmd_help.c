@@ -16,6 +16,10 @@ int cmd_help(struct cli *cli, const struct cli_command *command, int argc, char 
                 cli_print_overview(false);
                 return CLI_OK;
         }
+        if (argc == 1 && cli_is_group(argv[0])) {
+                cli_print_group(argv[0], false);
+                return CLI_OK;
+        }
         about = cli_find_command(argc, argv, &words);
         if (!about || words != argc) {
                 (void)err_set(&err, EINVAL, "there is no command '%s' (mayfly help lists all)", argv[argc - 1]);

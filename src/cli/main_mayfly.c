@@ -63,21 +63,11 @@ static const struct cli_command root = {
         .name = "", .args = "COMMAND", .options = root_options, .failed = CLI_USAGE, .leading = true
 };
 
-static bool is_group(const char *word)
-{
-        size_t len = strlen(word);
-
-        for (const struct cli_command *c = cli_commands; c->name; c++)
-                if (strncmp(c->name, word, len) == 0 && c->name[len] == ' ')
-                        return true;
-        return false;
-}
-
 static int unknown(char *const *argv, int argc)
 {
         const char *similar;
 
-        if (is_group(argv[0])) {
+        if (cli_is_group(argv[0])) {
                 bool asked = argc > 1 && (str_eq(argv[1], "--help") || str_eq(argv[1], "-h"));
 
                 if (argc > 1 && !asked)

@@ -55,6 +55,16 @@ const char *cli_suggest(const char *word)
         return best;
 }
 
+bool cli_is_group(const char *word)
+{
+        size_t len = strlen(word);
+
+        for (const struct cli_command *c = cli_commands; c->name; c++)
+                if (strncmp(c->name, word, len) == 0 && c->name[len] == ' ')
+                        return true;
+        return false;
+}
+
 const struct cli_command *cli_find_command(int argc, char *const *argv, int *ret_words)
 {
         for (const struct cli_command *c = cli_commands; c->name; c++) {

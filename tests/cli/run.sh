@@ -24,6 +24,7 @@ expect "nor are its templates" 1 '' 'mayfly: -f means nothing here: .*--json' --
 expect "images -a, as docker has it" 0 'busybox +demo' '' -- "$mayfly" images -a
 expect "images of a name" 1 '' 'reference=busybox' -- "$mayfly" images busybox
 for words in "serve -h" "serve --help" "help serve"; do expect "$words lists the keys" 0 '--tasks.max_running' '' -- "$mayfly" $words; done
+expect "help of a group" 0 'key create.*key list.*key revoke' '' -- "$mayfly" help key
 expect "help of a command" 0 'Usage: mayfly ps' '' -- "$mayfly" help ps
 expect "help of none" 1 '' 'no command .nope' -- "$mayfly" help nope
 expect "a group lists its commands" 125 '' 'key create.*key list.*key revoke' -- "$mayfly" key
