@@ -612,7 +612,58 @@ static void test_verify_without_room(void **state)
         assert_int_equal(path_remove_tree(layers, image->layers[0]), 0);
         f->full = true;
         assert_true(verify(f, false, &repaired) >= 1);
-        assert_string_equal(f->text, "it is missing");
+        assert_non_null(strstr(f->text, "it is missing, and cannot be made now: "));
+}
+
+static void take_away(struct fixture *f, const char *kind, const char *name)
+{
+        auto_fd dir = openat(f->root, kind, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+        assert_int_equal(path_remove_tree(dir, name), 0);
+}
+
+/* What cannot be mended for want of room, or since a worker died, is told, and nothing goes: the image runs on, and is mended when
+ * it can be. */
+static void test_repair_without_room(void **state)
+{
+        struct fixture *f = *state;
+        const struct image *image;
+        char path[200];
+        bool repaired;
+
+        NEEDS_WORKER(f);
+        import_text(f, "a:1", "abc");
+        for (int i = 0; i < 4; i++) {
+                bool missing = i % 2 == 0;
+
+                image = image_store_find(f->store, "a:1", NULL);
+                if (missing)
+                        take_away(f, "layers", image->layers[0]);
+                (void)snprintf(path, sizeof(path), "layers/%s/meta", image->layers[0]);
+                if (!missing) /* no tree can be made of it */
+                        assert_int_equal(fd_write_file(f->root, path, 0600, "x", 1, NULL), 0);
+                f->full = i < 2;
+                f->dying = i < 2 ? 0 : 1;
+                assert_int_equal(verify(f, true, &repaired), missing);
+                assert_false(repaired || image->broken);
+                assert_int_equal(f->n_unchecked, missing ? 1 : 2); /* its tree, and the layer that is there */
+                assert_int_equal(count(f, "trees"), 1);
+                assert_int_equal(count(f, "images/blobs/sha256"), 3);
+                open_again(f);
+                assert_false(image_store_find(f->store, "a:1", NULL)->broken);
+                assert_true(verify(f, true, &repaired) >= 1 && repaired);
+                assert_int_equal(verify(f, false, &repaired), 0);
+        }
+        /* Its tree as well: the next repair makes both. */
+        image = image_store_find(f->store, "a:1", NULL);
+        take_away(f, "layers", image->layers[0]);
+        take_away(f, "trees", image->tree);
+        f->full = true;
+        assert_int_equal(verify(f, true, &repaired), 2);
+        assert_false(repaired || image->broken);
+        assert_int_equal(verify(f, true, &repaired), 2);
+        assert_true(repaired);
+        assert_int_equal(verify(f, false, &repaired), 0);
 }
 
 /* A worker that dies while the start mends is started once more; that it dies each time breaks the image. */
@@ -796,6 +847,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_merge_before_repair, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_tree_before_repair, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_verify_without_room, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_repair_without_room, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_sweep_with_dying_workers, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_damaged_index, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_index_that_is_cut, setup, teardown),

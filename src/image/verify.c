@@ -39,12 +39,13 @@ struct verify {
         bool repair;
         VEC(struct item) items;
         size_t at;
-        struct op *op;              /* what looks at the item now */
-        bool told;                  /* a fault of it */
-        struct map *seen;           /* "kind name" of items */
-        struct map *bad, *replaced; /* blobs that are damaged, by digest; layers that were replaced, by hex */
+        struct op *op;               /* what looks at the item now */
+        bool told;                   /* a fault of it */
+        struct map *seen;            /* "kind name" of items */
+        struct map *bad;             /* blobs that are damaged, by digest */
+        struct map *good, *replaced; /* layers that are as they should be, and those that were replaced, by hex */
         struct hashing hash;
-        char no_room[300]; /* why the layer in hand could not be unpacked */
+        char why[300]; /* what is in hand could not be made anew */
         struct image_verification v;
         image_verify_progress_fn progress;
         image_verified_fn fn;
@@ -135,6 +136,16 @@ static struct stored *image_of(const struct verify *v, const struct item *item)
                                 return o->images.items[i];
         }
         return NULL;
+}
+
+/* A layer of it is missing or may be damaged, and its blob is good: that no tree can be made of it now says nothing of the image. */
+static bool awaits_layer(const struct verify *v, const struct stored *i)
+{
+        for (size_t k = 0; k < i->config.n_diff_ids; k++)
+                if (!map_find(v->good, i->config.diff_ids[k]) && !map_find(v->replaced, i->config.diff_ids[k]) &&
+                    !map_find(v->bad, i->parts.layers[k].digest))
+                        return true;
+        return false;
 }
 
 static bool is_remade(const struct verify *v, const struct stored *i)
@@ -231,6 +242,7 @@ static void verify_free(struct verify *v)
         VEC_DONE(&v->items);
         map_free(v->seen);
         map_free(v->bad);
+        map_free(v->good);
         map_free(v->replaced);
         free(v);
 }
@@ -453,6 +465,8 @@ static int step_verify_settle(struct op *op)
         int r = is_there(op) ? read_differences(op, text, sizeof(text)) : 1;
         bool stale = r == 0 && v && v->repair && is_stale(v, &v->items.items[v->at]);
 
+        if (r == 0 && v && op->verify_kind == IMAGE_LAYER && map_set(v->good, op->name, &marked) < 0)
+                return op_out_of_memory(op);
         if (r == 1 && v)
                 (void)add_fault(v, text);
         if (r >= 0 && v && v->repair && (r == 1 || stale) && op->verify_kind == IMAGE_LAYER)
@@ -465,7 +479,7 @@ static int step_verify_settle(struct op *op)
         return r < 0 ? r : STEP_WAIT;
 }
 
-/* ── a layer for which there is no room ──────────────────────────────────────────────────────────────────────────── */
+/* ── what cannot be made anew ─────────────────────────────────────────────────────────────────────────────────────── */
 
 static void hash_ended(struct op *op, struct verify *v)
 {
@@ -554,11 +568,6 @@ static int step_verify_hash(struct op *op)
         return r < 0 ? r : STEP_WAIT;
 }
 
-static int step_verify_there(struct op *op)
-{
-        return is_there(op) ? STEP_NEXT : err_set(&op->err, ENOENT, "it is missing");
-}
-
 /* ── what cannot be repaired ──────────────────────────────────────────────────────────────────────────────────────── */
 
 static void on_gone(int r, const struct err *err, void *data)
@@ -603,8 +612,9 @@ static const op_step layer_steps[] = {
         step_verify_compare, step_verify_settle, NULL,
 };
 static const op_step hash_steps[] = {
-        step_verify_claim, step_verify_hash, step_verify_diff_id, step_list_layers, step_verify_there, NULL,
+        step_verify_claim, step_verify_hash, step_verify_diff_id, step_list_layers, NULL,
 };
+static const op_step look_steps[] = { step_verify_claim, step_list_layers, step_list_trees, NULL };
 static const op_step tree_steps[] = {
         step_verify_claim, step_verify_merge, step_list_trees, step_verify_compare, step_verify_settle, NULL,
 };
@@ -723,62 +733,82 @@ static void tell_fault(struct verify *v, int r, const struct err *err)
                 done_with_item(v);
 }
 
-static void on_hash_looked(int r, const struct err *err, void *data)
+/* Missing for certain, and there is nothing to put in its place: what is there of the image is left as it is. */
+static void tell_left(struct verify *v, bool there, const char *rest)
 {
-        struct verify *v = data;
         char text[300];
 
-        v->v.bytes += v->op->archive_size;
-        v->op = NULL;
-        if (r == -ENOENT || r == -EBADMSG) {
-                tell_fault(v, r, err);
-                return;
-        }
-        if (r < 0 && !is_no_answer(&v->items.items[v->at], r)) {
-                finish(v, r, err);
-                return;
-        }
-        if (r == 0)
-                (void)snprintf(text, sizeof(text), "%.250s; its blob is whole, and it is there", v->no_room);
+        if (!there)
+                (void)snprintf(text, sizeof(text), "it is missing, and cannot be made now: %.240s", v->why);
         else
-                (void)snprintf(text, sizeof(text), "%.290s", err->text);
-        add_unchecked(v, text);
+                (void)snprintf(text, sizeof(text), "%.250s%s", v->why, rest);
+        if (!v->told && !there)
+                (void)add_fault(v, text);
+        else if (!v->told)
+                add_unchecked(v, text);
         done_with_item(v);
 }
 
-/* Of a layer that cannot be unpacked once more, its blob is hashed without being unpacked, which takes no room. */
+/* Not even that can be told. */
+static void tell_left_by(struct verify *v, const struct err *err)
+{
+        (void)snprintf(v->why, sizeof(v->why), "%s", err->text);
+        tell_left(v, true, "");
+}
+
+static void on_left(int r, const struct err *err, void *data)
+{
+        const struct op *op = ((struct verify *)data)->op;
+        bool hashed = op->steps == hash_steps, there = is_there(op);
+        struct verify *v = data;
+
+        v->v.bytes += op->archive_size;
+        v->op = NULL;
+        if (r == -ENOENT || r == -EBADMSG)
+                tell_fault(v, r, err);
+        else if (r < 0 && !is_no_answer(&v->items.items[v->at], r))
+                finish(v, r, err);
+        else if (r == 0)
+                tell_left(v, there, hashed ? "; its blob is whole, and it is there" : "");
+        else
+                tell_left_by(v, err);
+}
+
+/* Whether it is there at all. Of a layer that cannot be unpacked once more for want of room, its blob is hashed without being
+ * unpacked. */
 static void leave_unchecked(struct verify *v, int r, const struct err *err)
 {
         const struct item *item = &v->items.items[v->at];
+        bool hashes = item->kind == IMAGE_FAULT_LAYER && (r == -ENOSPC || r == -EDQUOT);
 
-        if (item->kind == IMAGE_FAULT_LAYER && (r == -ENOSPC || r == -EDQUOT)) {
-                (void)snprintf(v->no_room, sizeof(v->no_room), "%s", err->text);
-                v->op = new_op(v, hash_steps, on_hash_looked);
-                if (v->op) {
-                        op_add(v->op);
-                        return;
-                }
-        }
-        add_unchecked(v, err->text);
-        done_with_item(v);
+        (void)snprintf(v->why, sizeof(v->why), "%s%.280s",
+                       is_no_answer(item, r) ? "" : "a layer of it is not as it should be: ", err->text);
+        v->op = item->kind != IMAGE_FAULT_BLOB ? new_op(v, hashes ? hash_steps : look_steps, on_left) : NULL;
+        if (v->op)
+                op_add(v->op);
+        else
+                tell_left_by(v, err);
 }
 
 static void on_looked(int r, const struct err *err, void *data)
 {
         struct verify *v = data;
         const struct item *item = &v->items.items[v->at];
+        const struct stored *image = image_of(v, item);
         const struct op *op = v->op;
 
         v->v.bytes += op->archive_size;
         if (op->token)
                 (void)v->store->workers.discard(v->store->workers.context, op->token, NULL);
         v->op = NULL;
-        if (r == 0 || !image_of(v, item))
+        if (r == 0 || !image)
                 done_with_item(v);
         else if (is_no_answer(item, r))
                 leave_unchecked(v, r, err);
         else if (op_is_passing(r))
                 finish(v, r, err);
+        else if (item->kind == IMAGE_FAULT_TREE && awaits_layer(v, image))
+                leave_unchecked(v, r, err);
         else
                 tell_fault(v, r, err);
 }
@@ -848,8 +878,9 @@ int image_store_verify(struct image_store *s, bool repair, image_verify_progress
         v->repair = repair;
         v->seen = map_new();
         v->bad = map_new();
+        v->good = map_new();
         v->replaced = map_new();
-        if (!v->seen || !v->bad || !v->replaced || list_items(v) < 0) {
+        if (!v->seen || !v->bad || !v->good || !v->replaced || list_items(v) < 0) {
                 op_free(begin);
                 verify_free(v);
                 return err_oom(err);

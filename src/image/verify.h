@@ -6,7 +6,8 @@
  *   tree:   merged once more out of the layers (hard links: it costs no room), and compared in the same way
  *
  * With `repair` what was made anew takes the place of what is damaged. Where the blob of a damaged layer is damaged too, the
- * image becomes broken: it is as good as not there until a pull brings it again. */
+ * image becomes broken: it is as good as not there until a pull brings it again. What could not be made anew for want of room, or
+ * since a worker died, stays as it is, and so does what is made of it: as long as its blobs are good, no image becomes broken. */
 #pragma once
 
 #include "image/store.h"
@@ -27,8 +28,8 @@ struct image_verification {
         uint64_t blobs, layers, trees, bytes; /* that were looked at; read or made anew */
         struct image_fault *faults;
         size_t n_faults, cap_faults;
-        /* What could not be made anew, for want of room, or since a worker died: nothing is known to be wrong with it. Of a layer its
-         * blob was unpacked all the same, and hashed, and it is there. */
+        /* What could not be made anew, for want of room, or since a worker died, or of a layer that could not, and is there: nothing is
+         * known to be wrong with it. Of a layer without room its blob was unpacked all the same, and hashed. */
         struct image_fault *unchecked;
         size_t n_unchecked, cap_unchecked;
 };

@@ -666,12 +666,21 @@ def full():
             assert all("its blob is whole" in u["detail"] for u in layers) and layers, layers
             done = i.cli("images", "--verify")
             assert done.returncode == 1 and b"not compared" in done.stdout, done
+        with report.case("full: a layer that is gone cannot be made again there: nothing else goes for it"):
+            shutil.rmtree(layer_of(i, "one:1"))
+            disk.fill()  # what that gave back
+            found = verify(i, repair="true")
+            assert [(f["kind"], f["repaired"]) for f in found["faults"]] == [("layer", False)] and not found["ok"], found
+            assert "it is missing, and cannot be made now" in found["faults"][0]["detail"], found
+            assert not about(i, "one:1")["broken"] and len(os.listdir(store(i, "trees"))) >= 2
+            runs(i, "one:1", "one")
         with report.case("full: kill -9 there, and a start"):
             for _ in range(3):
                 kill(i)
             runs(i, "one:1", "one")
         with report.case("full: room comes back, and all is well"):
             os.unlink(filler)
+            assert verify(i, repair="true")["ok"] and os.path.exists(layer_of(i, "one:1")), "the layer is not made again"
             ask(i, "prune", dry_run="false", all="true")
             i.load(archive("z", 8 * MIB), "z:1")
             runs(i, "z:1", "z")
