@@ -76,10 +76,15 @@ static json_t *notes_of(const struct image *image, const char *name)
 
 static int add_entry(json_t *list, const struct stored *i, const struct image *notes, const char *name)
 {
-        json_t *e = json_pack("{s:s, s:s, s:I, s:o}", "mediaType", i->manifest.media_type, "digest", i->manifest.digest,
-                              "size", (json_int_t)i->manifest.size, "annotations", notes_of(notes, name));
+        auto_json e = json_pack("{s:s, s:s, s:I, s:o}", "mediaType", i->manifest.media_type, "digest",
+                                i->manifest.digest, "size", (json_int_t)i->manifest.size, "annotations",
+                                notes_of(notes, name));
+        char check[IMAGE_DIGEST_MAX];
 
-        return !e || json_array_append_new(list, e) < 0 ? -ENOMEM : 0;
+        if (!e || index_check(e, check, NULL) < 0 ||
+            json_object_set_new(json_object_get(e, "annotations"), IMAGE_NOTE_CHECK, json_string(check)) < 0)
+                return -ENOMEM;
+        return json_array_append(list, e) < 0 ? -ENOMEM : 0;
 }
 
 /* What came again is as good as new. */
@@ -144,7 +149,8 @@ static int work_write_index(struct op *op, struct err *err)
 
 int index_text(struct op *op)
 {
-        auto_json o = json_pack("{s:i, s:s, s:[]}", "schemaVersion", 2, "mediaType", MEDIA_OCI_INDEX, "manifests");
+        auto_json o = json_pack("{s:i, s:s, s:{s:s}, s:[]}", "schemaVersion", 2, "mediaType", MEDIA_OCI_INDEX,
+                                "annotations", IMAGE_NOTE_CHECK, "sha256", "manifests");
 
         str_clear(&op->text);
         return !o || write_text(op, json_object_get(o, "manifests")) < 0 ? -ENOMEM : json_write(o, &op->text);

@@ -3,7 +3,10 @@
  * It is written whole, and is never half there but by a disk or a hand that damaged it. Then it is kept aside; what its text still
  * tells up to the damage is taken, and every other image whose manifest lies among the blobs comes back without a name: its
  * names are known nowhere else. A pull or a load by the name gives it back, and brings nothing that is here. Since nobody can
- * tell whose those images are, they are of those who may use all until then. */
+ * tell whose those images are, they are of those who may use all until then.
+ *
+ * Each entry holds its own digest: one whose name was damaged must not become one without a name, which is everybody's. Only an
+ * index in which no entry has one, and which nothing else is wrong with, is of an older daemon. */
 
 #include "base/log.h"
 #include "image/operation.h"
@@ -16,12 +19,59 @@
 
 struct reading {
         struct image_store *store;
+        bool unchecked;   /* of an older daemon: entries without digests count */
+        bool left_out;    /* an image whose blobs are not as they should be */
         struct err why;   /* index.json is damaged; num 0: it is not */
         unsigned found;   /* images that came back out of the blobs */
         struct err fault; /* of this moment, not of a file: the store cannot be opened */
 };
 
 /* ── entries ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+int index_check(const json_t *entry, char digest[IMAGE_DIGEST_MAX], struct err *err)
+{
+        json_t *written = json_object_get(entry, "annotations");
+        auto_json plain = json_copy((json_t *)(uintptr_t)entry);
+        auto_json notes = json_copy(written);
+        auto_str text = STR_INIT;
+
+        (void)json_object_del(notes, IMAGE_NOTE_CHECK);
+        if (!plain || (written && !notes) || (notes && json_object_set(plain, "annotations", notes) < 0) ||
+            json_write(plain, &text) < 0)
+                return err_oom(err);
+        return image_sha256_text(text.data, text.len, digest, err);
+}
+
+static const char *check_of(const json_t *o)
+{
+        return json_string_value(json_object_get(json_object_get(o, "annotations"), IMAGE_NOTE_CHECK));
+}
+
+/* Whether it has none, and may have none, or has the right one. -errno into x->fault. */
+static int is_as_written(struct reading *x, const json_t *entry)
+{
+        const char *check = check_of(entry);
+        char digest[IMAGE_DIGEST_MAX];
+        int r;
+
+        if (!check)
+                return x->unchecked;
+        r = index_check(entry, digest, &x->fault);
+        return r < 0 ? r : str_eq(check, digest);
+}
+
+/* A text that is all there, and says of nothing that it has a digest. */
+static bool is_older(const json_t *o)
+{
+        const json_t *v;
+        size_t i;
+
+        json_array_foreach(json_object_get(o, "manifests"), i, v) {
+                if (json_object_get(json_object_get(v, "annotations"), IMAGE_NOTE_CHECK))
+                        return false;
+        }
+        return !json_object_get(json_object_get(o, "annotations"), IMAGE_NOTE_CHECK);
+}
 
 static bool is_noted(const json_t *notes, const char *note)
 {
@@ -81,6 +131,12 @@ static int load_entry(struct reading *x, const json_t *v)
                 (void)err_set(&x->why, EINVAL, "an entry is no image");
                 return 0;
         }
+        r = is_as_written(x, v);
+        if (r <= 0) {
+                if (r == 0)
+                        (void)err_set(&x->why, EINVAL, "an entry is not as it was written");
+                return r;
+        }
         memcpy(d.digest, digest, strlen(digest) + 1);
         if (media && strlen(media) < sizeof(d.media_type))
                 memcpy(d.media_type, media, strlen(media) + 1);
@@ -90,6 +146,7 @@ static int load_entry(struct reading *x, const json_t *v)
                 if (r == 1)
                         store_note_repair(x->store, "%s (%s) is left out: %s", name ? name : "an image without a name",
                                           digest, why.text);
+                x->left_out |= r == 1;
                 if (r != 0)
                         return MIN(r, 0);
                 load_notes(&image->image, notes);
@@ -142,6 +199,7 @@ static json_t *parse(struct reading *x, const struct str *text)
                 o = parse_entries(data, text->len);
         if (r == 0 && !json_is_array(json_object_get(o, "manifests")))
                 (void)err_set(&x->why, EINVAL, "it has no list of manifests");
+        x->unchecked = r == 0 && !x->why.num && is_older(o);
         return o;
 }
 
@@ -256,5 +314,7 @@ int index_load(struct image_store *s, struct err *err)
                 return write_index(s, err);
         if (x.why.num)
                 mend(&x, missing);
+        else if (x.unchecked && !x.left_out && s->images.len > 0)
+                (void)write_index(s, NULL); /* else with its next change */
         return 0;
 }

@@ -43,6 +43,7 @@
 #define IMAGE_NOTE_PINNED "internal.mayfly.pinned"
 #define IMAGE_NOTE_BROKEN "internal.mayfly.broken"
 #define IMAGE_NOTE_LOST "internal.mayfly.lost"
+#define IMAGE_NOTE_CHECK "internal.mayfly.check" /* of an entry: its digest; of the index: that all entries have one */
 #define LAYER_PAIR_MAX (IMAGE_DIGEST_MAX + 66)
 
 /* An image with what struct image only points to. */
@@ -131,6 +132,8 @@ const struct layer_bytes *usage_layer(const struct image_store *s, const char *d
 
 /* index.c: images as index.json names them. One that is damaged is kept aside, and what its blobs still tell is made of it. */
 int index_load(struct image_store *s, struct err *err);
+/* The digest of an entry's JSON without its IMAGE_NOTE_CHECK. */
+int index_check(const json_t *entry, char digest[IMAGE_DIGEST_MAX], struct err *err);
 int index_text(struct op *op); /* collect.c: of all images, and what the operation changes, into op->text; -ENOMEM */
 
 void verify_close(struct image_store *s); /* verify.c */

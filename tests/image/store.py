@@ -479,6 +479,18 @@ def index():
             i.start()
             runs(i, "two:1", "two")
             assert not any("index.json" in line for line in verify(i)["repairs"]), verify(i)["repairs"]
+        with report.case("index: a name that is none any more makes no image everybody's"):
+            with open(path, "rb") as f:
+                good = f.read()
+            at = good.index(digests["two"].encode())
+            key = good.index(b"image.ref.name", at)
+            start_with(good[:key] + b"image.ref.namf" + good[key + 14:])
+            assert any("index.json is damaged" in line for line in verify(i)["repairs"]), verify(i)["repairs"]
+            assert digests["two"] in images(i) and short("one:1") in images(i)
+            for client in (deploy, task):
+                assert client.get("/v1/images/" + digests["two"]).status == 404
+            ask(i, "tag", ref=digests["two"], name="two:1")
+            runs(i, "two:1", "two")
         with report.case("index: cut short, what stands before the cut keeps its name"):
             with open(path, "rb") as f:
                 good = f.read()
