@@ -3,6 +3,7 @@
 #include "base/fd.h"
 #include "base/map.h"
 #include "base/str.h"
+#include "image/manifest.h"
 #include "image/registry_url.h"
 #include "json/json.h"
 
@@ -12,6 +13,7 @@
 #include <string.h>
 
 #define FILE_NAME "access.json"
+#define SUM "sum"                 /* digest of the file's JSON without it; files of older daemons have none */
 #define WRITE_STEP_MS (60 * 1000) /* a proof that is younger on disk need not be written again */
 
 static char closed;
@@ -160,10 +162,23 @@ static int add_proofs(const struct access *a, json_t *list, uint64_t now_ms)
         return 0;
 }
 
+/* Behind the last member. */
+static int add_sum(struct str *text, struct err *err)
+{
+        char digest[IMAGE_DIGEST_MAX];
+        int r = image_sha256_text(text->data, text->len, digest, err);
+
+        if (r < 0)
+                return r;
+        text->data[--text->len] = '\0';
+        return str_addf(text, ",\"" SUM "\":\"%s\"}", digest) < 0 ? err_oom(err) : 0;
+}
+
 int access_text(const struct access *a, uint64_t now_ms, char **ret, struct err *err)
 {
         auto_json o = json_pack("{s:[], s:[]}", "closed", "proofs");
         auto_str text = STR_INIT;
+        int r;
         const char *key;
         size_t pos = 0;
         void *value;
@@ -173,6 +188,9 @@ int access_text(const struct access *a, uint64_t now_ms, char **ret, struct err 
                 bad = json_array_append_new(json_object_get(o, "closed"), json_string(key)) < 0;
         if (bad || add_proofs(a, json_object_get(o, "proofs"), now_ms) < 0 || json_write(o, &text) < 0)
                 return err_oom(err);
+        r = add_sum(&text, err);
+        if (r < 0)
+                return r;
         *ret = str_take(&text);
         return *ret ? 0 : err_oom(err);
 }
@@ -214,6 +232,24 @@ static int take(struct access *a, const json_t *o)
         return 0;
 }
 
+/* One letter of a name that is another would open the repository of that name. */
+static int check_sum(json_t *o, struct err *err)
+{
+        auto_json sum = json_incref(json_object_get(o, SUM));
+        char digest[IMAGE_DIGEST_MAX];
+        auto_str text = STR_INIT;
+        int r;
+
+        if (!sum)
+                return 0;
+        (void)json_object_del(o, SUM);
+        r = json_write(o, &text) < 0 ? err_oom(err) : image_sha256_text(text.data, text.len, digest, err);
+        if (r == 0 && !str_eq(json_string_value(sum), digest))
+                r = err_set(err, EBADMSG,
+                            "it is not as it was written: restore it; where it is not, private repositories are open");
+        return r;
+}
+
 int access_open(int dirfd, const struct access_config *config, struct access **ret, struct err *err)
 {
         struct access *a = calloc(1, sizeof(*a));
@@ -233,6 +269,8 @@ int access_open(int dirfd, const struct access_config *config, struct access **r
                 r = fd_read_file(dirfd, FILE_NAME, ACCESS_FILE_MAX, &text, &why);
                 if (r == 0)
                         r = json_read(text.data ? text.data : "", text.len, &o, &why);
+                if (r == 0)
+                        r = check_sum(o, &why);
                 if (r == 0) {
                         r = take(a, o);
                         if (r < 0)

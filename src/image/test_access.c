@@ -184,6 +184,36 @@ static void test_damaged(void **state)
         access_free(a);
 }
 
+/* Wherever one bit is another: what is closed stays so, and nobody has shown access who had not. */
+static void test_flips(void **state)
+{
+        struct fixture *f = *state;
+        auto_free char *text = NULL;
+        size_t len, opened = 0;
+
+        assert_true(access_close(f->access, &f->ref));
+        assert_true(access_close(f->access, &f->other));
+        (void)access_prove(f->access, "key:a", &f->other, 5000);
+        assert_int_equal(access_text(f->access, 5000, &text, NULL), 0);
+        len = strlen(text);
+        for (size_t i = 0; i < 7 * len; i++) {
+                struct access *a = NULL;
+                auto_fd fd = openat(f->fd, "access.json", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+                text[i / 7] ^= (char)(1 << i % 7);
+                assert_int_equal(fd_write_all(fd, text, len), 0);
+                text[i / 7] ^= (char)(1 << i % 7);
+                if (access_open(f->fd, &config, &a, NULL) < 0)
+                        continue;
+                opened++;
+                assert_true(access_is_closed(a, &f->ref) && access_is_closed(a, &f->other));
+                assert_int_equal(access_look(a, "key:a", &f->other, 5000), ACCESS_FRESH);
+                assert_int_equal(access_look(a, "key:a", &f->ref, 5000), ACCESS_NONE);
+                access_free(a);
+        }
+        assert_true(opened > 0 && opened < 30); /* the name of the digest itself */
+}
+
 /* Full is not open: the next repository is not closed, and says so; the file can be read again. */
 static void test_full(void **state)
 {
@@ -217,6 +247,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_reopened, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_proofs, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_damaged, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_flips, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_full, setup, teardown),
         };
 
