@@ -836,10 +836,23 @@ static bool is_below(const char *path, const char *parent)
         return strncmp(path, parent, n) == 0 && (path[n] == '\0' || path[n] == '/');
 }
 
-static bool is_loopback(const char *host)
+/* Of "HOST", "HOST:PORT", "[::1]:PORT". A name that only begins as an address does is a name. */
+static bool is_loopback(const char *text)
 {
-        return str_eq(host, "localhost") || str_starts(host, "localhost:") || str_starts(host, "127.") ||
-               str_starts(host, "[::1]");
+        bool bracketed = *text == '[';
+        char host[INET_ADDRSTRLEN];
+        struct in_addr four;
+        size_t len;
+
+        text += bracketed;
+        len = strcspn(text, bracketed ? "]" : ":/");
+        if (len >= sizeof(host))
+                return false;
+        memcpy(host, text, len);
+        host[len] = '\0';
+        if (bracketed)
+                return str_eq(host, "::1") && text[len] == ']';
+        return str_eq(host, "localhost") || (inet_pton(AF_INET, host, &four) == 1 && ntohl(four.s_addr) >> 24 == 127);
 }
 
 /* As the engine takes it (engine_docker_host_check()), which this program does not link. */

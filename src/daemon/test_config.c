@@ -409,16 +409,31 @@ static void assert_docker(const char *host, const char *ca, const char *cert, co
 
 static void test_docker_certificates(void **state)
 {
+        static const char *const near[] = { "localhost",      "localhost:2375", "127.0.0.1", "127.0.0.1:2375",
+                                            "127.9.8.7:2375", "[::1]",          "[::1]:2375" };
+        static const char *const far[] = { "far:2375",        "localhost.far", "localhost.far:2375",
+                                           "127.example.com", "127.0.0.1.far", "127.0.0.1.2",
+                                           "127.1",           "128.0.0.1",     "127.example.com:1",
+                                           "[::2]",           "[::1:2]:1",     "[::ffff:127.0.0.1]",
+                                           "12.7.0.0",        "localhos",      "LOCALHOST.far",
+                                           "0.0.0.0" };
+
         (void)state;
+        for (size_t i = 0; i < ARRAY_LEN(near); i++) {
+                auto_free char *host = str_printf("tcp://%s", near[i]);
+
+                assert_docker(host, "none", "none", "none", NULL);
+        }
+        for (size_t i = 0; i < ARRAY_LEN(far); i++) {
+                auto_free char *host = str_printf("tcp://%s", far[i]);
+                auto_free char *why = str_printf("docker.host: %s without certificates: whoever reaches it is root "
+                                                 "there; set docker.tls.cert and docker.tls.key",
+                                                 host);
+
+                assert_docker(host, "none", "none", "none", why);
+        }
         assert_docker("tcp://far:2376", "none", "/c", "/k", NULL);
         assert_docker("tcp://far:2376", "/a", "/c", "/k", NULL);
-        assert_docker("tcp://127.0.0.1:2375", "none", "none", "none", NULL);
-        assert_docker("tcp://far:2375", "none", "none", "none",
-                      "docker.host: tcp://far:2375 without certificates: whoever reaches it is root there; set "
-                      "docker.tls.cert and docker.tls.key");
-        assert_docker("tcp://localhost.far", "none", "none", "none",
-                      "docker.host: tcp://localhost.far without certificates: whoever reaches it is root there; set "
-                      "docker.tls.cert and docker.tls.key");
         assert_docker("tcp://far:2376", "none", "/c", "none", "docker.tls.cert, docker.tls.key: both or none");
         assert_docker("tcp://far:2376", "/a", "none", "none",
                       "docker.tls.ca: needs docker.tls.cert and docker.tls.key");
