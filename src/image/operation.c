@@ -18,23 +18,12 @@ const op_step op_load_steps[] = {
 };
 
 const op_step op_import_steps[] = {
-        step_import_blob,
-        step_import_plain,
-        step_import_hash,
-        step_import_unpack,
-        step_import_commit,
-        step_import_image,
-        step_prepare,
-        step_list_layers,
-        step_list_trees,
-        step_unpack,
-        step_merge,
-        step_lock_index,
-        step_names,
-        step_write_index,
-        step_publish,
-        step_unlock_index,
-        NULL,
+        step_import_blob,  step_import_plain,  step_import_hash,
+        step_import_some,  step_import_unpack, step_import_commit,
+        step_import_image, step_prepare,       step_list_layers,
+        step_list_trees,   step_unpack,        step_merge,
+        step_lock_index,   step_names,         step_write_index,
+        step_publish,      step_unlock_index,  NULL,
 };
 
 const op_step op_layer_steps[] = {

@@ -271,6 +271,7 @@ int step_read_archive(struct op *op);
 int step_import_blob(struct op *op);
 int step_import_plain(struct op *op);
 int step_import_hash(struct op *op);
+int step_import_some(struct op *op);
 int step_import_unpack(struct op *op);
 int step_import_commit(struct op *op);
 int step_import_image(struct op *op);

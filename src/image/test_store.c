@@ -218,6 +218,29 @@ static void test_refused(void **state)
         digest_of(&layer, diff_id);
 }
 
+/* A program that failed before it wrote anything makes no image; an archive of no files does. */
+static void test_nothing(void **state)
+{
+        struct fixture *f = *state;
+        auto_str nothing = STR_INIT, packed = STR_INIT, end = STR_INIT, packed_end = STR_INIT;
+        const struct str *empty[] = { &nothing, &packed }, *archives[] = { &end, &packed_end };
+
+        NEEDS_WORKER(f);
+        assert_int_equal(str_adds(&nothing, ""), 0);
+        gzip(&nothing, &packed);
+        test_tar_end(&end);
+        assert_int_equal(end.len, 1024);
+        gzip(&end, &packed_end);
+        for (size_t i = 0; i < ARRAY_LEN(empty); i++) {
+                assert_int_equal(take_archive(f, IMAGE_IMPORT, "nothing:1", NULL, empty[i]), -EBADMSG);
+                assert_non_null(strstr(f->text, "nothing came: a tar archive is expected"));
+                assert_no_trace(f);
+                assert_int_equal(take_archive(f, IMAGE_IMPORT, "empty:1", NULL, archives[i]), 0);
+                assert_int_equal(image_store_find(f->store, "empty:1", NULL)->n_layers, 1);
+                assert_int_equal(remove_image(f, "empty:1"), 0);
+        }
+}
+
 /* Who names the diff_id of somebody else's layer gets it only by bringing it. */
 static void test_borrowed_layer(void **state)
 {
@@ -401,6 +424,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_load_saved, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_load_oci, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_nothing, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_borrowed_layer, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_lying_worker, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_sweep, setup, teardown),
