@@ -102,17 +102,9 @@ static void key_load(const char *dir, struct trust_key *key, struct str *seen)
 /* One registry has one name, however a reference writes it: in capitals, with the port that it has anyway, Docker Hub's others. */
 static void one_name(struct image_ref *ref)
 {
-        char host[256], whole[300], name[256], number[8] = "";
-        uint16_t port;
-        bool v6;
+        char name[sizeof(ref->domain)];
 
-        if (registry_host_parse(ref->domain, host, &port, NULL) < 0)
-                return;
-        v6 = strchr(host, ':') != NULL;
-        if (port != 0 && port != 443)
-                (void)snprintf(number, sizeof(number), ":%u", port);
-        (void)snprintf(whole, sizeof(whole), "%s%s%s%s", v6 ? "[" : "", host, v6 ? "]" : "", number);
-        if (registry_name(whole, name, NULL) == 0)
+        if (registry_name(ref->domain, name, NULL) == 0)
                 memcpy(ref->domain, name, sizeof(ref->domain));
 }
 
@@ -505,11 +497,13 @@ static bool signed_by_any(const struct trust_rule *rule, const char *base64, con
  * none that could be another. */
 static bool is_reference(const char *text, const struct image_ref *ref, const char *digest)
 {
-        struct image_ref signed_ref;
+        struct image_ref signed_ref, asked = *ref;
 
         if (image_ref_parse_normalized(text, &signed_ref, NULL) < 0)
                 return false;
-        return str_eq(signed_ref.domain, ref->domain) && str_eq(signed_ref.path, ref->path) &&
+        one_name(&signed_ref);
+        one_name(&asked);
+        return str_eq(signed_ref.domain, asked.domain) && str_eq(signed_ref.path, ref->path) &&
                (!signed_ref.tag[0] || !ref->tag[0] || str_eq(signed_ref.tag, ref->tag)) &&
                (!signed_ref.digest[0] || str_eq(signed_ref.digest, digest));
 }
