@@ -3,6 +3,7 @@
 #include "base/fd.h"
 #include "base/str.h"
 #include "base/time.h"
+#include "http/registry_name.h"
 #include "json/json.h"
 
 #include <ctype.h>
@@ -60,29 +61,24 @@ static int take(struct docker_login *l, const char *username, const char *passwo
 
 /* ── names ────────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-int docker_registry_name(const char *text, char ret[256])
-{
-        const char *scheme = strstr(text, "://"), *host = scheme ? scheme + 3 : text;
-        size_t len = strcspn(host, "/");
-
-        if (len == 0 || len >= 256)
-                return -EINVAL;
-        for (size_t i = 0; i < len; i++)
-                ret[i] = (char)tolower((unsigned char)host[i]);
-        ret[len] = '\0';
-        if (str_eq(ret, "index.docker.io") || str_eq(ret, "registry-1.docker.io"))
-                memcpy(ret, HUB, sizeof(HUB));
-        return 0;
-}
-
-int docker_registry_of(const char *image, char ret[256])
+/* As the reference has it, in lower case. */
+static char *written_registry(const char *image)
 {
         size_t len = strcspn(image, "/");
         bool host = image[len] == '/' &&
                     (memchr(image, '.', len) || memchr(image, ':', len) || strncmp(image, "localhost/", 10) == 0);
-        auto_free char *name = host ? strndup(image, len) : strdup(HUB);
+        char *name = host ? strndup(image, len) : strdup(HUB);
 
-        return name ? docker_registry_name(name, ret) : -ENOMEM;
+        for (char *c = name; c && *c; c++)
+                *c = (char)tolower((unsigned char)*c);
+        return name;
+}
+
+int docker_registry_of(const char *image, char ret[256])
+{
+        auto_free char *name = written_registry(image);
+
+        return name ? registry_name(name, ret, NULL) : -ENOMEM;
 }
 
 static const char *key_of(const char *registry)
@@ -100,7 +96,7 @@ static const json_t *member_of(const json_t *object, const char *registry)
         if (value)
                 return value;
         json_object_foreach((json_t *)(uintptr_t)object, key, value) {
-                if (docker_registry_name(key, name) == 0 && str_eq(name, registry))
+                if (registry_name(key, name, NULL) == 0 && str_eq(name, registry))
                         return value;
         }
         return NULL;
@@ -300,14 +296,24 @@ static int take_entry(const json_t *entry, struct docker_login *ret, struct err 
         return 0;
 }
 
-static int find(const json_t *o, const char *registry, struct docker_login *ret, struct err *err)
+/* Docker asks by the name that the reference has, which is what was given to `docker login` then; of Docker Hub by one name. */
+static int helper_find(const char *name, const char *registry, const char *written, struct docker_login *ret,
+                       struct err *err)
+{
+        const char *first = str_eq(registry, HUB) ? registry : written;
+        int r = helper_ask(name, first, ret, err);
+
+        return r == 0 && !str_eq(first, registry) ? helper_ask(name, registry, ret, err) : r;
+}
+
+static int find(const json_t *o, const char *registry, const char *written, struct docker_login *ret, struct err *err)
 {
         const json_t *helper = member_of(json_object_get(o, "credHelpers"), registry), *entry;
         const char *name = helper ? json_string_value(helper) : text_of(o, "credsStore");
         int r = 0;
 
         if (name && *name)
-                r = helper_ask(name, registry, ret, err);
+                r = helper_find(name, registry, written, ret, err);
         if (r != 0)
                 return MIN(r, 0);
         entry = member_of(json_object_get(o, "auths"), registry);
@@ -325,15 +331,18 @@ static char *config_path(void)
 
 int docker_login_read(const char *text, size_t len, const char *image, struct docker_login *ret, struct err *err)
 {
+        auto_free char *written = written_registry(image);
         auto_json o = NULL;
         char registry[256];
         int r;
 
         *ret = (struct docker_login){ .username = NULL };
-        if (docker_registry_of(image, registry) < 0)
+        if (!written)
+                return err_oom(err);
+        if (registry_name(written, registry, NULL) < 0)
                 return 0;
         r = json_read(text, len, &o, err);
-        return r < 0 ? r : find(o, registry, ret, err);
+        return r < 0 ? r : find(o, registry, written, ret, err);
 }
 
 int docker_login_find(const char *image, struct docker_login *ret, struct err *err)

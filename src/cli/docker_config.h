@@ -23,6 +23,5 @@ int docker_login_find(const char *image, struct docker_login *ret, struct err *e
 int docker_login_read(const char *text, size_t len, const char *image, struct docker_login *ret, struct err *err);
 int docker_helper_read(const char *text, size_t len, struct docker_login *ret, struct err *err);
 
-/* The registry of a reference: "docker.io", "localhost:5000"; what people or Docker name it. -EINVAL: too long. */
+/* The registry of a reference, by its one name (http/registry_name.h): "docker.io", "localhost:5000". -EINVAL. */
 int docker_registry_of(const char *image, char ret[256]);
-int docker_registry_name(const char *text, char ret[256]);

@@ -33,7 +33,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         check(&l, docker_helper_read(text, size, &l, NULL));
         docker_login_done(&l);
         (void)docker_registry_of(text, name);
-        (void)docker_registry_name(text, name);
         free(text);
         return 0;
 }

@@ -57,6 +57,8 @@ static void test_registries(void **state)
                 { "localhost:5000/x:1", "localhost:5000" },
                 { "Registry.Example/x", "registry.example" },
                 { "[::1]:5000/x", "[::1]:5000" },
+                { "registry.example:443/x", "registry.example" },
+                { "registry-1.docker.io:443/x", "docker.io" },
         };
         char name[256], large[600];
 
@@ -68,7 +70,7 @@ static void test_registries(void **state)
         memset(large, 'a', sizeof(large));
         memcpy(large + 400, ".b/x", 5);
         assert_int_equal(docker_registry_of(large, name), -EINVAL);
-        assert_int_equal(docker_registry_name("https://", name), -EINVAL);
+        assert_int_equal(docker_registry_of("a..b/x", name), -EINVAL);
 }
 
 static void test_auths(void **state)
@@ -86,6 +88,14 @@ static void test_auths(void **state)
                 { "{\"auths\":{\"r.example\":{\"auth\":\"YW5uOnB3\"}}}", "busybox", NULL, NULL },
                 { "{\"auths\":{\"r.example\":{\"auth\":\"YW5uOnB3\"}}}", "r.example:5000/x", NULL, NULL },
                 { "{\"auths\":{\"r.example\":{}}}", "r.example/x", NULL, NULL },
+                { "{\"auths\":{\"https://r.example:443\":{\"auth\":\"YW5uOnB3\"}}}", "r.example/x", "ann", "pw" },
+                { "{\"auths\":{\"https://R.example:443/v1/\":{\"auth\":\"YW5uOnB3\"}}}", "r.example:443/x", "ann",
+                  "pw" },
+                { "{\"auths\":{\"r.example:443\":{\"auth\":\"YW5uOnB3\"}}}", "r.example/x", "ann", "pw" },
+                { "{\"auths\":{\"r.example\":{\"auth\":\"YW5uOnB3\"}}}", "r.example:443/x", "ann", "pw" },
+                { "{\"auths\":{\"http://r.example:443\":{\"auth\":\"YW5uOnB3\"}}}", "r.example/x", NULL, NULL },
+                { "{\"auths\":{\"r.example:80\":{\"auth\":\"YW5uOnB3\"}}}", "r.example/x", NULL, NULL },
+                { "{\"auths\":{\"registry.hub.docker.com\":{\"auth\":\"YW5uOnB3\"}}}", "busybox", "ann", "pw" },
                 { "{\"auths\":5,\"credHelpers\":[]}", "r.example/x", NULL, NULL },
                 { "{}", "r.example/x", NULL, NULL },
         };
@@ -148,6 +158,44 @@ static void test_helper_signals(void **state)
         assert_int_equal(unlink(path), 0);
 }
 
+/* Docker asks a helper by what the reference says; what was stored under the registry's other name is found, too. */
+static void test_helper_names(void **state)
+{
+        static const char program[] = "#!/bin/sh\n"
+                                      "read -r key\n"
+                                      "case $key in\n"
+                                      "r.example) echo '{\"Username\":\"plain\",\"Secret\":\"b\"}' ;;\n"
+                                      "q.example:443) echo '{\"Username\":\"port\",\"Secret\":\"b\"}' ;;\n"
+                                      "https://index.docker.io/v1/) echo '{\"Username\":\"hub\",\"Secret\":\"b\"}' ;;\n"
+                                      "*) echo 'credentials not found in native keychain'; exit 1 ;;\n"
+                                      "esac\n";
+        static const struct {
+                const char *image, *username;
+        } rows[] = {
+                { "r.example/x", "plain" },   { "r.example:443/x", "plain" }, { "q.example:443/x", "port" },
+                { "q.example/x", NULL },      { "busybox", "hub" },           { "index.docker.io/x", "hub" },
+                { "r.example:5000/x", NULL },
+        };
+        const char *now = getenv("PATH");
+        auto_free char *path = str_printf("%s/docker-credential-named", dir);
+        auto_free char *search = str_printf("%s:/usr/bin:/bin", dir), *before = strdup(now ? now : "");
+
+        (void)state;
+        assert_int_equal(fd_write_file(AT_FDCWD, path, 0755, program, strlen(program), NULL), 0);
+        assert_int_equal(setenv("PATH", search, 1), 0);
+        for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+                struct docker_login l;
+
+                assert_int_equal(find("{\"credsStore\":\"named\"}", rows[i].image, &l), 0);
+                assert_int_equal(l.username != NULL, rows[i].username != NULL);
+                if (l.username)
+                        assert_string_equal(l.username, rows[i].username);
+                docker_login_done(&l);
+        }
+        assert_int_equal(setenv("PATH", before, 1), 0);
+        assert_int_equal(unlink(path), 0);
+}
+
 static void test_bad(void **state)
 {
         static const char *const bad[] = {
@@ -177,6 +225,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_auths, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_bad, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_helper_signals, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_helper_names, setup, teardown),
                 cmocka_unit_test(test_helper_answers),
         };
 
