@@ -1,6 +1,7 @@
 /* Pulls that need no registry: names in closed repositories, jobs that nobody waits for any more, or whose image goes. */
 #include "image/test_store.h"
 
+#include "image/operation.h"
 #include "image/pull_internal.h"
 
 #define CLOSED "127.0.0.1:1/private/app:1"
@@ -183,6 +184,43 @@ static void test_trusted_elsewhere(void **state)
         image_pulls_free(p);
         registries_free(registries);
         trust_free(trust);
+}
+
+/* That an image is damaged is said to those only who may know of it; to others it is one that is not here, in the same words. */
+static void test_broken(void **state)
+{
+        static const char *const known[] = { "key:good", "uid:0" };
+        struct fixture *f = *state;
+        char digest[IMAGE_DIGEST_MAX], none[IMAGE_DIGEST_MAX], text[ERR_TEXT_MAX];
+        struct image_pulls *p;
+        struct stored *image;
+        char *at;
+
+        NEEDS_WORKER(f);
+        import(f, CLOSED);
+        (void)snprintf(digest, sizeof(digest), "%s", f->digest);
+        (void)snprintf(none, sizeof(none), "sha256:%064d", 0);
+        image = store_find_digest(f->store, digest);
+        image->image.broken = true;
+        p = begin(f, NULL);
+        for (size_t i = 0; i < ARRAY_LEN(known); i++) {
+                assert_int_equal(ask(f, p, known[i], digest)->r, -EUCLEAN);
+                assert_int_equal(ask(f, p, known[i], CLOSED)->r, -EUCLEAN);
+        }
+        assert_int_equal(ask(f, p, "key:bad", CLOSED)->r, -ENOENT);
+        assert_int_equal(ask(f, p, "key:bad", digest)->r, -ENOENT);
+        (void)snprintf(text, sizeof(text), "%s", ask(f, p, "key:bad", digest)->text);
+        at = strstr(text, digest);
+        if (at)
+                memcpy(at, none, strlen(none));
+        assert_string_equal(ask(f, p, "key:bad", none)->text, text);
+        /* Without a name, since those were lost, it is of administrators. */
+        strv_free(image->image.names);
+        image->image.names = NULL;
+        image->image.lost = true;
+        assert_int_equal(ask(f, p, "key:good", digest)->r, -ENOENT);
+        assert_int_equal(ask(f, p, "uid:0", digest)->r, -EUCLEAN);
+        image_pulls_free(p);
 }
 
 /* ── jobs ─────────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -495,6 +533,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_names, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_unproven, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_trusted_elsewhere, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_broken, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_left_while_installed, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_removed_meanwhile, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_turns, setup, teardown),

@@ -42,6 +42,50 @@ static void leaves_out_the_rest(void **state)
         check("nameserver 10.0.0.2222222222222222222222222222222222222222\n", "");
 }
 
+static void tells_servers_apart(void **state)
+{
+        static const struct {
+                const char *four, *six; /* one of the two */
+                uint16_t port;
+                uint32_t scope;
+        } rows[] = {
+                { .four = "10.0.0.2", .port = 53 },
+                { .four = "10.0.0.3", .port = 53 },
+                { .four = "10.0.0.2", .port = 5353 },
+                { .six = "fe80::1", .port = 53, .scope = 2 },
+                { .six = "fe80::1", .port = 53, .scope = 3 },
+                { .six = "fe80::1", .port = 5353, .scope = 2 },
+                { .six = "fe80::2", .port = 53, .scope = 2 },
+                { .six = "::ffff:10.0.0.2", .port = 53 },
+                { .six = "::", .port = 53 },
+                { .four = "0.0.0.0", .port = 53 },
+        };
+        union resolv_address all[2][ARRAY_LEN(rows)];
+
+        (void)state;
+        /* What lies beside the address says nothing. */
+        memset(all[0], 0, sizeof(all[0]));
+        memset(all[1], 0xff, sizeof(all[1]));
+        for (size_t i = 0; i < 2 * ARRAY_LEN(rows); i++) {
+                size_t row = i / 2;
+                union resolv_address *a = &all[i % 2][row];
+
+                if (rows[row].four) {
+                        a->in.sin_family = AF_INET;
+                        a->in.sin_port = htons(rows[row].port);
+                        assert_int_equal(inet_pton(AF_INET, rows[row].four, &a->in.sin_addr), 1);
+                        continue;
+                }
+                a->in6.sin6_family = AF_INET6;
+                a->in6.sin6_port = htons(rows[row].port);
+                a->in6.sin6_scope_id = rows[row].scope;
+                assert_int_equal(inet_pton(AF_INET6, rows[row].six, &a->in6.sin6_addr), 1);
+        }
+        for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+                for (size_t k = 0; k < ARRAY_LEN(rows); k++)
+                        assert_int_equal(resolv_address_eq(&all[0][i], &all[1][k]), i == k);
+}
+
 static void knows_loopback(void **state)
 {
         static const char *const loopback[] = { "127.0.0.53", "127.0.0.1", "127.1.2.3", "0.0.0.0", "::1" };
@@ -119,6 +163,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(keeps_what_a_task_can_use),
                 cmocka_unit_test(leaves_out_the_rest),
+                cmocka_unit_test(tells_servers_apart),
                 cmocka_unit_test(knows_loopback),
                 cmocka_unit_test(forwards_what_a_task_cannot_ask),
                 cmocka_unit_test(is_bounded),

@@ -5,6 +5,7 @@ import base64
 import http.client
 import json
 import os
+import shutil
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -174,6 +175,35 @@ def time_limit(instance, address):
         equal(run(ecs, "v1.1", ["sh", "-c", "echo begun; sleep 600"]), (137, b"begun\n", b""))
 
 
+def broken(instance, address):
+    """An image whose layer is gone, with its blob: by the original's API, too, it is ours that something is wrong."""
+    archive = mayfly.busybox().file("etc/broken", "x").bytes()
+    instance.load(archive, "broken:1")
+    about = instance.client.get("/v1/images/broken:1").json()
+    for blob in about["blobs"]:
+        os.unlink(os.path.join(instance.data_dir, "state/images/blobs/sha256", blob["digest"].split(":")[1]))
+        shutil.rmtree(os.path.join(instance.data_dir, "store/layers", blob["diff_id"].split(":")[1]))
+    assert not instance.client.request("POST", "/v1/images/verify?repair=true").json()["ok"]
+    ecs = Ecs(address, instance.key("task"))
+    by_digest = about["digest"].split(":")
+    for version in VERSIONS:
+        with report.case(f"{version}: an image that is damaged here is 500, and says why"):
+            for name in (("broken", "1"), by_digest):
+                answer = expect(ecs.request("POST", f"/{version}/tasks", body(version, ["true"], *name)), 500)
+                equal(answer["reason"], "image_broken")
+                assert "damaged" in answer["message"], answer
+    instance.stop()
+    os.unlink(os.path.join(instance.data_dir, "state/images/index.json"))  # whose it is was known there alone
+    instance.start()
+    assert mayfly.wait_until(lambda: instance.client.get("/v1/images/" + about["digest"]).json()["broken"], 20)
+    for version in VERSIONS:
+        with report.case(f"{version}: to who may not use it, it is one that does not exist"):
+            answers = [expect(ecs.request("POST", f"/{version}/tasks", body(version, ["true"], *name)), 404)
+                       for name in (by_digest, ("sha256", "0" * 64))]
+            equal([a["reason"] for a in answers], 2 * ["image_not_found"])
+            equal(answers[0]["message"].replace(by_digest[1], "0" * 64), answers[1]["message"])
+
+
 def original_limits(address, key):
     with report.case("the original's limits: above 5 requests a second 503"):
         ecs = Ecs(address, key)
@@ -196,6 +226,8 @@ def main():
                 others(ecs, version, "http://127.0.0.1:16293")
             authorisation(instance, address)
             time_limit(instance, address)
+            if engine.name == "native":
+                broken(instance, address)
         if engine.name == "native":
             with mayfly.Instance("mfecs", "10.215.0.0/16", listen="tcp://127.0.0.1:16293",
                                  ecs__original_limits="true") as instance:
