@@ -428,6 +428,26 @@ def damage():
             assert done.returncode == 125 and b"--verify --repair" in done.stderr, done
 
 
+def restore():
+    with mayfly.Instance("mf-store-b", POOL, images__keep_for="0s") as i:
+        i.load(archive("one"), "one:1")
+        ask(i, "pin", ref="one:1")
+        for name, keeps in (("copied whole", "store"), ("copied without what was unpacked", "")):
+            with report.case(f"restore: a data directory that was {name} is served, and whole"):
+                i.stop()
+                old = i.data_dir + ".old"
+                os.rename(i.data_dir, old)
+                subprocess.run(["cp", "-a", old, i.data_dir], check=True)
+                shutil.rmtree(old)
+                if not keeps:
+                    shutil.rmtree(store(i))
+                i.start()
+                runs(i, "one:1", "one")
+                assert images(i)[short("one:1")]["pinned"]
+                assert any("what was missing was made again" in r for r in verify(i)["repairs"]), verify(i)
+                assert mayfly.wait_until(lambda: quiet(i), 30), quiet.why
+
+
 # ── a damaged index ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -830,7 +850,7 @@ def layer_of_blob(instance, name, n):
     return store(instance, "layers", about(instance, name)["blobs"][n]["diff_id"].split(":")[1])
 
 
-GROUPS = {"names": names, "policies": policies, "not_waiting": not_waiting, "damage": damage, "index": index,
+GROUPS = {"names": names, "policies": policies, "not_waiting": not_waiting, "damage": damage, "restore": restore, "index": index,
           "dying_workers": dying_workers, "kills": kills, "full": full, "collection": collection, "pulls": pulls}
 
 
