@@ -73,6 +73,7 @@ suite api/ecs python3 tests/api/ecs.py
 suite api/ecs/docker python3 tests/api/ecs.py --engine docker
 suite cli/remote tests/cli/remote.sh
 suite cli/hostile python3 tests/cli/hostile.py
+suite cli/bars python3 tests/cli/bars.py
 suite docs tests/docs/run_docs.sh
 suite requirements python3 tests/registry/requirements.py "$logs"
 suite picture python3 tests/picture/run.py

@@ -98,7 +98,7 @@ BAD = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u
 
 COMMANDS = """ps|ps -q|ps --json|images|images -q|images --no-trunc|images --json|images --filter reference=*|images --verify
 images --verify --json|history x|history --no-trunc x|history --json x|inspect x|inspect --json x|prune|prune --yes|prune --json
-login --list|login --list --json|login -u a --password-stdin r|logout r|engines|engines --json|version|version --json|key list
+login --list|login --list --json|login -u a --password-stdin r|logout r|logout --json r|engines|engines --json|version|version --json|key list
 key list -a|key list -q|key list -a --json|key create|key create --json|key revoke x|pull x|pull -q x|pull --json x|load -|load --json -
 tag a b|tag --json a b|pin x|pin --json x|rmi x|run -d x|run --json x|run --wait 1s x|wait x|wait --json x|stop x|stop -t 1 x|stop --json x
 kill x|kill --json x"""
@@ -175,4 +175,5 @@ def main():
     sys.exit(report.failed > 0)
 
 
-main()
+if __name__ == "__main__":
+    main()

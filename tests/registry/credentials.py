@@ -131,6 +131,11 @@ def command(w, report):
         assert w.instance.cli("login", "-u", "ann", "--password-stdin", r.host, stdin=b"").returncode == 1
     with report.case("mayfly logout"):
         equal(w.instance.cli("logout", r.host).returncode, 0)
+        done = w.instance.cli("logout", "--json", r.host)
+        assert done.returncode == 1 and not done.stdout and b"no login" in done.stderr, done
+        equal(w.instance.cli("login", "-u", "ann", "--password-stdin", r.host, stdin=SECRET.encode()).returncode, 0)
+        done = w.instance.cli("logout", "--json", r.host)
+        equal((done.returncode, done.stdout, done.stderr), (0, b"{}\n", b""), done)
         assert w.instance.cli("logout", r.host).returncode == 1
     with report.case("mayfly login: asks on a terminal, and shows no password"):
         code, shown = typed(w, ["login", r.host], [(b"Username: ", b"ann\n"), (b"Password: ", SECRET.encode() + b"\n")])
