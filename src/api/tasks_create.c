@@ -460,7 +460,7 @@ static void parse_run(void *data)
                 c->parsed = -ENOMEM;
                 return;
         }
-        c->parsed = json_read(c->body.data ? c->body.data : "", c->body.len, &body, &err);
+        c->parsed = json_read_within(c->body.data ? c->body.data : "", c->body.len, WIRE_VALUES_MAX, &body, &err);
         if (c->parsed == 0)
                 c->parsed = wire_task_request_read(body, &c->request, &c->faults);
         else if (c->parsed != -ENOMEM)

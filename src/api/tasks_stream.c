@@ -308,7 +308,7 @@ static void parse(struct stream *s, const void *data, size_t len)
         struct err err = ERR_INIT;
         auto_json body = NULL;
 
-        s->parsed = json_read(data, len, &body, &err);
+        s->parsed = json_read_within(data, len, WIRE_VALUES_MAX, &body, &err);
         if (s->parsed == 0)
                 s->parsed = wire_task_request_read(body, &s->request, &s->faults);
         else if (s->parsed != -ENOMEM)

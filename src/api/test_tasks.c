@@ -31,6 +31,21 @@ static void test_large_streams(void **state)
         assert_int_equal(json_string_length(json_object_get(v, "stdout")), (size + 2) / 3 * 4);
 }
 
+/* What is little as text and would be much as values. */
+static void test_many_values(void **state)
+{
+        auto_str body = STR_INIT;
+        auto_json v = NULL;
+
+        assert_int_equal(str_adds(&body, "{\"image\":\"b\",\"cmd\":[\"cat\"],\"outputs\":[\"\""), 0);
+        for (int i = 0; i < WIRE_VALUES_MAX; i++)
+                assert_int_equal(str_adds(&body, ",\"sixteen bytes, and more of them\""), 0);
+        assert_int_equal(str_adds(&body, "]}"), 0);
+        v = run(*state, body.data, 400);
+        assert_problem(v, "bad_request", 400);
+        assert_non_null(strstr(text_of(json_array_get(json_object_get(v, "errors"), 0), "detail"), "values"));
+}
+
 static void test_outcomes(void **state)
 {
         static const struct {
@@ -266,6 +281,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_run, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_large_streams, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_many_values, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_outcomes, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_bad_bodies, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_idempotency, setup, teardown),

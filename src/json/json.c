@@ -50,10 +50,15 @@ void json_cleanup(json_t **v)
         json_decref(*v);
 }
 
-/* The parser recurses, so what comes from outside is measured first. Text that is no JSON may be measured wrongly,
- * which does no harm: the parser refuses it. */
-static bool depth_within(const char *text, size_t len, size_t max)
+struct measure {
+        size_t depth, values;
+};
+
+/* The parser recurses, and takes much memory for little text, so what comes from outside is measured first. Text that is no
+ * JSON may be measured wrongly, which does no harm: the parser refuses it at the first fault. */
+static struct measure measure(const char *text, size_t len)
 {
+        struct measure m = { .values = 1 };
         bool in_string = false;
         size_t depth = 0;
 
@@ -68,13 +73,16 @@ static bool depth_within(const char *text, size_t len, size_t max)
                 } else if (c == '"') {
                         in_string = true;
                 } else if (c == '{' || c == '[') {
-                        if (++depth > max)
-                                return false;
+                        m.values++;
+                        depth++;
+                        m.depth = MAX(m.depth, depth);
                 } else if ((c == '}' || c == ']') && depth > 0) {
                         depth--;
+                } else if (c == ',') {
+                        m.values++;
                 }
         }
-        return true;
+        return m;
 }
 
 static json_t *json_load(const char *text, size_t len, json_error_t *error, bool *ret_failed)
@@ -88,14 +96,17 @@ static json_t *json_load(const char *text, size_t len, json_error_t *error, bool
         return v;
 }
 
-int json_read(const char *text, size_t len, json_t **ret, struct err *err)
+int json_read_within(const char *text, size_t len, size_t max_values, json_t **ret, struct err *err)
 {
+        const struct measure m = measure(text, len);
         json_error_t error;
         bool failed;
         json_t *v;
 
-        if (!depth_within(text, len, JSON_DEPTH_MAX))
+        if (m.depth > JSON_DEPTH_MAX)
                 return err_set(err, EINVAL, "JSON is nested more than %d deep", JSON_DEPTH_MAX);
+        if (m.values > max_values)
+                return err_set(err, EINVAL, "JSON of more than %zu values", max_values);
         v = json_load(text, len, &error, &failed);
         if (failed)
                 json_decref(v);
@@ -105,6 +116,11 @@ int json_read(const char *text, size_t len, json_t **ret, struct err *err)
                 return err_set(err, EINVAL, "JSON line %d, column %d: %s", error.line, error.column, error.text);
         *ret = v;
         return 0;
+}
+
+int json_read(const char *text, size_t len, json_t **ret, struct err *err)
+{
+        return json_read_within(text, len, JSON_VALUES_FREE + len / JSON_BYTES_PER_VALUE, ret, err);
 }
 
 static int write_part(const char *part, size_t len, void *data)

@@ -13,6 +13,9 @@
 #include <stdint.h>
 
 #define JSON_DEPTH_MAX 64
+/* A value takes some 200 bytes of memory, of two in the text, so there may be that many and one more for each so many bytes. */
+#define JSON_VALUES_FREE 65536
+#define JSON_BYTES_PER_VALUE 16
 
 void json_cleanup(json_t **v);
 #define auto_json __attribute__((cleanup(json_cleanup))) json_t *
@@ -23,6 +26,8 @@ void json_wipe_freed(void);
 
 /* RFC 8259 text; any trailing byte is an error. The caller owns *ret. Strings may hold \u0000 (checked by getters). */
 int json_read(const char *text, size_t len, json_t **ret, struct err *err);
+/* The same, of at most max_values. */
+int json_read_within(const char *text, size_t len, size_t max_values, json_t **ret, struct err *err);
 int json_write(const json_t *v, struct str *out); /* compact, reals with 15 digits; -ENOMEM */
 
 /* Appends a JSON string with quotes; bytes must be valid UTF-8. -ENOMEM. */

@@ -102,6 +102,37 @@ static void test_depth(void **state)
         json_decref(v);
 }
 
+static int read_repeated(const char *piece, size_t n)
+{
+        auto_str text = STR_INIT;
+        struct err err = ERR_INIT;
+        auto_json v = NULL;
+
+        assert_int_equal(str_addc(&text, '['), 0);
+        for (size_t i = 0; i < n; i++)
+                assert_true(str_adds(&text, piece) == 0 && str_addc(&text, i + 1 < n ? ',' : ']') == 0);
+        return json_read(text.data, text.len, &v, &err);
+}
+
+/* Little text that would take much memory. */
+static void test_values(void **state)
+{
+        static const char text[] = "[1,{\"a\":[],\"b\":\"[,,,\"},3]";
+        struct err err = ERR_INIT;
+        json_t *v = NULL;
+
+        (void)state;
+        assert_int_equal(read_repeated("0", JSON_VALUES_FREE), 0);
+        assert_int_equal(read_repeated("0", JSON_VALUES_FREE * 6 / 5), -EINVAL);
+        assert_int_equal(read_repeated("{}", JSON_VALUES_FREE), -EINVAL);
+        assert_int_equal(read_repeated("\"sixteen and more bytes\"", JSON_VALUES_FREE * 3), 0);
+        assert_int_equal(json_read_within(text, strlen(text), 7, &v, &err), 0);
+        json_decref(v);
+        v = NULL;
+        assert_int_equal(json_read_within(text, strlen(text), 6, &v, &err), -EINVAL);
+        assert_null(v);
+}
+
 static void test_write(void **state)
 {
         auto_json v = NULL;
@@ -194,6 +225,7 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_read),   cmocka_unit_test(test_depth),  cmocka_unit_test(test_write),
+                cmocka_unit_test(test_values),
                 cmocka_unit_test(test_string), cmocka_unit_test(test_faults), cmocka_unit_test(test_memory_runs_out),
         };
 

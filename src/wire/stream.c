@@ -116,6 +116,8 @@ int wire_frame_read(const char *text, size_t len, bool server, struct wire_frame
         struct json_obj o;
         int r;
 
+        if (!server && len > WIRE_FRAME_MAX)
+                return err_set(err, EINVAL, "a message of more than %d bytes", WIRE_FRAME_MAX);
         r = json_read(text, len, &value, err);
         if (r < 0)
                 return r;

@@ -13,7 +13,8 @@
 /* The first byte of a binary frame. The client's frames are 0, the server's 1 and 2; an empty rest is nothing. */
 enum wire_channel { WIRE_STDIN, WIRE_STDOUT, WIRE_STDERR };
 
-#define WIRE_FRAME_MAX (64 * 1024) /* bytes of a binary frame, with its first byte */
+/* Bytes of a binary frame, with its first byte; and of the client's text frames, but the first. */
+#define WIRE_FRAME_MAX (64 * 1024)
 
 /* Text frames. The client's first is the request itself, an object as of POST /v1/tasks; then
  *

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #define WIRE_BODY_MAX (32 * 1024 * 1024)
+#define WIRE_VALUES_MAX 65536 /* of JSON in it; three times what all the bounds below allow */
 
 /* Bounds on what a request may hold. */
 #define WIRE_IMAGE_MAX 511

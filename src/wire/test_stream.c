@@ -99,6 +99,20 @@ static void test_odd_frames(void **state)
         }
 }
 
+static void test_long_frame(void **state)
+{
+        auto_str text = STR_INIT;
+        struct wire_frame f;
+
+        (void)state;
+        assert_int_equal(str_adds(&text, "{\"type\":\"cancel\"}"), 0);
+        assert_int_equal(wire_frame_read(text.data, text.len, false, &f, NULL), 0);
+        wire_frame_done(&f);
+        while (text.len <= WIRE_FRAME_MAX)
+                assert_int_equal(str_addc(&text, ' '), 0);
+        assert_int_equal(wire_frame_read(text.data, text.len, false, &f, NULL), -EINVAL);
+}
+
 static void test_log_events(void **state)
 {
         static const struct {
@@ -176,6 +190,7 @@ int main(void)
                 cmocka_unit_test(test_client_frames), cmocka_unit_test(test_server_frames),
                 cmocka_unit_test(test_odd_frames),    cmocka_unit_test(test_log_events),
                 cmocka_unit_test(test_log_end),       cmocka_unit_test(test_text_cut),
+                cmocka_unit_test(test_long_frame),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
