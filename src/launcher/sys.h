@@ -115,9 +115,9 @@ static inline int sys_execveat(int fd, const char *path, char *const *argv, char
         return sys_result(syscall(SYS_execveat, fd, path, argv, envp, flags));
 }
 
-/* No core files: where core_pattern is a pipe, the kernel runs that program of the host, as root, at each crash, whatever the
- * limit is, but where it is 1 (coredump_pipe() of the kernel). Where it is a file, 1 byte is too little for any. Who started us
- * may have left us nothing but 0. */
+/* No core files: where core_pattern is a pipe, the kernel runs that program of the host, as root, at each crash, whatever
+ * the limit is, but where it is 1 (coredump_pipe() of the kernel). Where it is a file, 1 byte is too little for any. Who
+ * started us may have left us nothing but 0. */
 static inline int sys_limit_core(void)
 {
         const struct rlimit one = { 1, 1 }, none = { 0, 0 };
