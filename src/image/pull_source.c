@@ -51,7 +51,8 @@ static void forget_some(struct sources *s)
         unsigned n = 0;
 
         LIST_FOREACH(x, &s->all, node)
-                if (++n > SOURCES_KEPT && x->users == 0 && x != s->now && x != s->giver)
+                if (++n > (x->wrong > 0 ? SOURCES_WRONG_KEPT : SOURCES_KEPT) && x->users == 0 && x != s->now &&
+                    x != s->giver)
                         source_free(x);
 }
 
@@ -76,6 +77,7 @@ int sources_join(struct sources *s, const struct source_id *id, struct err *err)
         }
         x->users++;
         x->result = 0;
+        x->several |= !str_eq(x->owner, id->owner);
         forget_some(s);
         return 0;
 }
@@ -105,6 +107,20 @@ bool sources_several(const struct sources *s)
 
 /* ── who is next ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+/* By him who named it; what several name is nobody's. */
+static unsigned wrongs_of(const struct sources *s, const struct source *x)
+{
+        const struct source *y;
+        unsigned n = 0;
+
+        if (x->several)
+                return x->wrong;
+        LIST_FOREACH(y, &s->all, node)
+                if (!y->several && str_eq(y->owner, x->owner))
+                        n += y->wrong;
+        return n;
+}
+
 static bool is_before(const struct source *a, const struct source *b)
 {
         uint64_t x = a->rate >= SOURCE_DRIP ? a->rate : 0, y = b->rate >= SOURCE_DRIP ? b->rate : 0;
@@ -115,10 +131,16 @@ static bool is_before(const struct source *a, const struct source *b)
 struct source *sources_next(const struct sources *s)
 {
         struct source *x, *best = NULL;
+        unsigned of_best = 0;
 
-        LIST_FOREACH(x, &s->all, node)
-                if (is_usable(x) && (!best || is_before(x, best)))
-                        best = x;
+        LIST_FOREACH(x, &s->all, node) {
+                unsigned wrongs = is_usable(x) ? wrongs_of(s, x) : 0;
+
+                if (!is_usable(x) || (best && (wrongs > of_best || (wrongs == of_best && !is_before(x, best)))))
+                        continue;
+                best = x;
+                of_best = wrongs;
+        }
         return best;
 }
 
@@ -192,6 +214,7 @@ void sources_fail(struct sources *s, int r, const struct err *err, unsigned retr
         if (!x)
                 return;
         x->result = r;
+        x->wrong += r == -EBADMSG;
         x->err = *err;
         x->retry_after_s = retry_after_s;
         s->now = NULL;
@@ -238,7 +261,8 @@ static struct source *least_tried(const struct sources *s, unsigned most)
         LIST_FOREACH(x, &s->all, node) {
                 unsigned turns = turns_of(s, x->owner);
 
-                if (x == s->now || !is_usable(x) || x->turns > most || (!drips && str_eq(x->domain, s->now->domain)))
+                if (x == s->now || !is_usable(x) || x->turns > most || (!drips && str_eq(x->domain, s->now->domain)) ||
+                    wrongs_of(s, x) > wrongs_of(s, s->now))
                         continue;
                 if (!best || turns < of_best || (turns == of_best && x->turns < best->turns)) {
                         best = x;
@@ -253,7 +277,8 @@ static struct source *fastest_other(const struct sources *s)
         struct source *x, *best = NULL;
 
         LIST_FOREACH(x, &s->all, node)
-                if (x != s->now && is_usable(x) && x->rate > 0 && (!best || x->rate > best->rate))
+                if (x != s->now && is_usable(x) && x->rate > 0 && (!best || x->rate > best->rate) &&
+                    wrongs_of(s, x) <= wrongs_of(s, s->now))
                         best = x;
         return best;
 }

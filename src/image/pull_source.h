@@ -7,6 +7,7 @@
  *     once, a failure of the moment only when nobody else is left.
  *   - Where bytes of several are together and the digest is another, nobody is known to be wrong: from then on each brings the
  *     whole blob alone, the fastest first.
+ *   - An owner whose sources gave wrong bytes comes after all others, also with new ones, and nobody is left for him.
  *
  * Nothing here does anything: it is told what happens, and answers what to do. */
 #pragma once
@@ -25,7 +26,8 @@
 #define SOURCE_TURNS_MAX 3                 /* …this often each */
 #define SOURCE_TRIALS_MAX 64               /* of a blob, in all */
 #define SOURCE_CHANGES_MAX 16              /* of a blob, to a source that was faster before */
-#define SOURCES_KEPT 32                    /* beyond these, those that nobody needs are forgotten */
+#define SOURCES_KEPT 32                    /* beyond these, those that nobody needs are forgotten… */
+#define SOURCES_WRONG_KEPT 128             /* …and beyond these those that were wrong */
 
 /* All copied. */
 struct source_id {
@@ -37,7 +39,9 @@ struct source {
         struct list node;
         char *domain, *path, *key, *owner;
         unsigned users; /* who want the blob, and name this */
+        bool several;   /* owners have named it */
         unsigned turns;
+        unsigned wrong; /* how often its bytes were others */
         uint64_t rate; /* bytes a second, when it was measured last; 0: not known, or none came */
         bool direct;   /* its mirrors have other bytes */
         int result;    /* < 0: it has failed */
@@ -65,7 +69,8 @@ int sources_join(struct sources *s, const struct source_id *id, struct err *err)
 void sources_leave(struct sources *s, const struct source_id *id);
 bool sources_several(const struct sources *s); /* whether there is somebody to change to */
 
-/* Who is to begin: the fastest that has users and has not failed, else the one with the fewest turns. NULL: nobody is left. */
+/* Who is to begin: of owners who gave the fewest wrong bytes the fastest that has users and has not failed, else the one with the
+ * fewest turns. NULL: nobody is left. */
 struct source *sources_next(const struct sources *s);
 /* Whose users are to be told: who failed for good; with `all` whoever failed. NULL: nobody. */
 bool source_is_passing(int r); /* a failure of the moment: another time it may go well */

@@ -360,6 +360,60 @@ static void test_alone_and_dripping(void **state)
         assert_null(bring(100 * 1000, 30));
 }
 
+/* Who lies once is not believed again while another is there, whatever he names next, and however fast that is. */
+static void test_liars_come_last(void **state)
+{
+        struct source *evil = join("evil.example", "key:1"), *slow = join("slow.example", "key:2"), *more, *shared;
+
+        (void)state;
+        sources_part(&s);
+        begin(slow);
+        assert_ptr_equal(bring(2000, 10), evil); /* 2 kB/s */
+        assert_null(bring(50 * MB, 5));
+        fail_now(-EBADMSG);
+        leave("evil.example", "key:1");
+        shared = join("open.example", "key:1");
+        more = join("evil.example", "key:1");
+        assert_ptr_equal(more, evil);
+        assert_int_equal(evil->result, 0);
+        more = join("more.example", "key:1");
+        slow->turns = 3;
+        assert_ptr_equal(sources_next(&s), slow);
+        begin(slow);
+        have = 0;
+        assert_null(bring(2000, 60));
+        /* What others name as well is not his, though he was the first. */
+        assert_ptr_equal(join("open.example", "key:3"), shared);
+        assert_ptr_equal(bring(2000, 10), shared);
+        fail_now(-EACCES);
+        /* Without anybody else he has another try. */
+        leave("slow.example", "key:2");
+        assert_ptr_equal(sources_next(&s), evil);
+        leave("evil.example", "key:1");
+        assert_ptr_equal(sources_next(&s), more);
+}
+
+/* That he lied is kept while he names others. */
+static void test_liars_are_remembered(void **state)
+{
+        struct source *evil = join("evil.example", "key:1"), *good = join("good.example", "key:2");
+
+        (void)state;
+        begin(evil);
+        fail_now(-EBADMSG);
+        leave("evil.example", "key:1");
+        for (unsigned i = 0; i < 2 * SOURCES_KEPT; i++) {
+                char domain[40];
+
+                (void)snprintf(domain, sizeof(domain), "r%u.example", i);
+                (void)join(domain, "key:1");
+                leave(domain, "key:1");
+        }
+        (void)join("last.example", "key:1");
+        good->turns = 5;
+        assert_ptr_equal(sources_next(&s), good);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -379,6 +433,8 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_whose_bytes, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_parted, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_alone_and_dripping, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_liars_come_last, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_liars_are_remembered, setup, teardown),
         };
 
         return cmocka_run_group_tests_name("image/pull_source", tests, NULL, NULL);
