@@ -426,10 +426,15 @@ static bool layer_wanted(const struct op *op, const char *name)
 
 static void on_tree_removed(int r, const struct err *err, void *data)
 {
+        struct err used = ERR_INIT;
         struct op *op = data;
 
         if (r == -ENOENT)
                 r = 0;
+        if (r == -EBUSY) { /* whoever removes it knows of no trees */
+                (void)err_set(&used, EBUSY, "the image '%s' is in use: a task runs from it", op->ref);
+                err = &used;
+        }
         if (r == 0) {
                 op->store->leaver = op;
                 op->store->leaving = store_find_digest(op->store, op->target.digest);

@@ -113,6 +113,8 @@ sleep 0.5
 expect "stop -t" 0 "^$id $" '' -- "$mayfly" stop -t 20 "$id"
 expect "it ended by itself" 0 '^9 $' '' -- "$mayfly" wait "$id"
 id=$(spawn busybox:demo sleep 60)
+for _ in $(seq 100); do "$mayfly" inspect "$id" | grep -q '"running"' && break; sleep 0.05; done
+expect "rmi of an image whose task runs" 1 '' "the image '.*busybox:demo' is in use: a task" -- "$mayfly" rmi busybox:demo
 expect "stop" 0 "^$id $" '' -- "$mayfly" stop "$id"
 expect "stop once more" 0 "\"id\":\"$id\".*\"reason\":\"cancelled\"" '' -- "$mayfly" stop --json "$id"
 id=$(spawn busybox:demo sh -c 'trap "exit 8" USR1; while :; do sleep 0.1; done')
