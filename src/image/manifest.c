@@ -33,7 +33,7 @@ static int read_object(const char *what, const char *text, size_t len, json_t **
 
         if (len > IMAGE_JSON_MAX)
                 return bad(err, what, "too large");
-        r = json_read(text, len, &v, &inner);
+        r = json_read_within(text, len, IMAGE_VALUES_MAX, &v, &inner);
         if (r == -ENOMEM)
                 return err_oom(err);
         if (r < 0)

@@ -13,6 +13,7 @@
 
 #define IMAGE_LAYERS_MAX 127
 #define IMAGE_JSON_MAX (4U << 20) /* any manifest, index or configuration */
+#define IMAGE_VALUES_MAX 16384    /* in it: an image keeps its configuration in memory */
 #define IMAGE_INDEX_MAX 1024      /* descriptors in an index */
 #define IMAGE_DIGEST_MAX 80
 #define IMAGE_MEDIA_MAX 256 /* twice 127, a slash, NUL: RFC 6838, section 4.2 */

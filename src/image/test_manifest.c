@@ -257,11 +257,28 @@ static void test_corpus(void **state)
         assert_true(parsed > 0);
 }
 
+/* A configuration is kept: little text must not become much memory. */
+static void test_many_values(void **state)
+{
+        auto_str text = STR_INIT;
+        struct image_config config;
+        struct err err = ERR_INIT;
+
+        (void)state;
+        assert_int_equal(str_adds(&text, "{\"architecture\":\"amd64\",\"os\":\"linux\",\"config\":{\"x\":[{}"), 0);
+        for (unsigned n = 0; n < IMAGE_VALUES_MAX / 2; n++)
+                assert_int_equal(str_adds(&text, ",{}"), 0);
+        assert_int_equal(str_adds(&text, "]},\"rootfs\":{\"type\":\"layers\",\"diff_ids\":[\"" D1 "\"]}}"), 0);
+        assert_int_equal(image_config_parse(text.data, text.len, &config, &err), -EBADMSG);
+        assert_non_null(strstr(err.text, "values"));
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_manifest), cmocka_unit_test(test_too_many_layers), cmocka_unit_test(test_choose),
                 cmocka_unit_test(test_config),   cmocka_unit_test(test_saved),           cmocka_unit_test(test_corpus),
+                cmocka_unit_test(test_many_values),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
