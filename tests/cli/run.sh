@@ -57,7 +57,7 @@ expect "the changes are there" 0 '^changed $' '' -- run cli:import
 expect "rmi" 0 '' '' -- bash -c "'$mayfly' rmi cli:import >/dev/null"
 expect "rmi of what is gone" 1 '' 'cli:import' -- "$mayfly" rmi cli:import
 expect "import of nothing is refused" 1 '' 'nothing came: a tar archive is expected' -- bash -c "false | '$mayfly' import - cli:nothing"
-expect "and makes no image" 1 '' 'cli:nothing' -- "$mayfly" inspect cli:nothing
+expect "and makes no image" 1 '^\[\] $' 'cli:nothing' -- "$mayfly" inspect cli:nothing
 expect "import of an archive without files is none of that" 0 '' '' -- bash -c "head -c 1024 /dev/zero | '$mayfly' import - cli:nothing >/dev/null && '$mayfly' rmi cli:nothing >/dev/null"
 expect "import of garbage is refused" 1 '' 'archive|tar|format' -- bash -c "head -c 100000 /dev/urandom | '$mayfly' import - cli:garbage"
 
