@@ -86,5 +86,6 @@ if [ -n "$long" ]; then
     suite debootstrap tests/debootstrap/run.sh
     suite vm tests/vm/run.sh
     suite vm/resolved tests/vm/run.sh resolved
+    suite vm/docker tests/vm/run.sh docker
 fi
 suite leftover/after python3 tests/leftover/check.py --compare "$logs/before.json"

@@ -13,6 +13,14 @@ wants() { case " $parts " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
 # The package of the tests' users: as tools/setup.sh makes them, before the list of what is there.
 ./tools/setup.sh run demo >/dev/null || bad setup "the packages that were brought along are not those that setup.sh wants"
 ! wants resolved || systemctl stop systemd-resolved # its own directories come and go with it
+# What is Docker's own is none of ours to find afterwards; it has started with the machine.
+docker_ends() {
+    systemctl stop docker.service docker.socket
+    ip link del docker0
+    nft delete table ip nat
+    nft delete table ip filter
+}
+! wants docker || docker_ends
 tests/leftover/check.py --save /root/before.json >/dev/null
 
 echo "vm: $(uname -r), $(stat -fc %T /sys/fs/cgroup), $(systemctl --version | head -n 1), $(aa-status --enabled 2>/dev/null && echo AppArmor || echo 'no AppArmor')"
@@ -43,6 +51,26 @@ live_task() { # its id, as its answer has it
     curl -fs --unix-socket /run/mayfly/mayfly.sock 'http://mayfly/v1/tasks?status=running' | grep -o '"id":"[^"]*"'
 }
 other_pid() { [ "$(pid_of "$1")" != "$2" ] && [ "$(pid_of "$1")" != 0 ]; }
+
+# Containers outlive a restart of the daemon, and longer than it waits for them: the next one has the same task's result.
+outlives() { # TITLE, what tells that the task's container runs
+    local body='{"image": "busybox:demo", "cmd": ["sh", "-c", "sleep 20; echo survived"]}' before after client
+    curl -s --unix-socket /run/mayfly/mayfly.sock -H 'Content-Type: application/json' -H 'Idempotency-Key: restart' \
+        -d "$body" http://mayfly/v1/tasks >/dev/null &
+    client=$!
+    eventually live_task && eventually "$2"
+    before=$(live_task)
+    systemctl restart mayflyd.service
+    eventually serves
+    after=$(curl -s --unix-socket /run/mayfly/mayfly.sock -H 'Content-Type: application/json' -H 'Idempotency-Key: restart' \
+        -d "$body" http://mayfly/v1/tasks)
+    if [ -n "$before" ] && grep -qF "$before" <<<"$after" && grep -q survived <<<"$after"; then
+        ok "$1"
+    else
+        bad "$1" "$before was running, then came $after"
+    fi
+    wait "$client"
+}
 
 systemd_units() {
     tar -C / -xf /opt/root.tar
@@ -78,22 +106,7 @@ systemd_units() {
         fi
     done
 
-    # Containers outlive a restart of the daemon, and longer than it waits for them: the next one has the same task's result.
-    local body='{"image": "busybox:demo", "cmd": ["sh", "-c", "sleep 20; echo survived"]}' before after
-    curl -s --unix-socket /run/mayfly/mayfly.sock -H 'Content-Type: application/json' -H 'Idempotency-Key: restart' \
-        -d "$body" http://mayfly/v1/tasks >/dev/null &
-    eventually live_task
-    before=$(live_task)
-    systemctl restart mayflyd.service
-    eventually serves
-    after=$(curl -s --unix-socket /run/mayfly/mayfly.sock -H 'Content-Type: application/json' -H 'Idempotency-Key: restart' \
-        -d "$body" http://mayfly/v1/tasks)
-    if [ -n "$before" ] && grep -qF "$before" <<<"$after" && grep -q survived <<<"$after"; then
-        ok "systemd: a task outlives the restart of mayflyd"
-    else
-        bad "systemd: a task outlives the restart of mayflyd" "$before was running, then came $after"
-    fi
-    wait
+    outlives "systemd: a task outlives the restart of mayflyd" live_task
 
     [ "$failed" = 0 ] || journalctl --no-pager -o cat -u 'mayfly*' | tail -n 60
     task sleep 60 &
@@ -109,6 +122,65 @@ systemd_units() {
     systemctl daemon-reload
 }
 if wants systemd; then systemd_units; fi
+
+# ── systemd, and Docker as the only engine ──
+
+systemd_docker() {
+    command -v dockerd >/dev/null || { bad docker "docker.io was not brought along"; return; }
+    tar -C / -xf /opt/root.tar
+    systemd-sysusers
+    systemd-tmpfiles --create
+    # As docs/engines.md says.
+    install -D -m 644 contrib/systemd/mayflyd-docker-only.conf /etc/systemd/system/mayflyd.service.d/docker.conf
+    install -D -m 644 /dev/stdin /etc/mayfly/mayfly.yaml <<<'engines: [docker]'
+    systemctl mask --quiet mayfly-launcher.service mayfly-netd.service mayfly-dns.service
+    systemctl daemon-reload
+    if systemctl start mayflyd.service && eventually serves; then
+        ok "docker: start"
+        docker_alone
+    else
+        bad "docker: start" "$(systemctl status --no-pager -n 15 docker 'mayfly*' 2>&1 | tail -n 60)"
+    fi
+    [ "$failed" = 0 ] || journalctl --no-pager -o cat -u docker -u 'mayfly*' | tail -n 60
+    systemctl stop 'mayfly*.service' 'mayfly*.socket'
+    if [ -z "$(docker ps -aq)" ] && ! pgrep -l '^mayfly'; then ok "docker: stop leaves nothing"; else bad "docker: stop leaves nothing" "$(docker ps -a)"; fi
+    docker image rm busybox:demo >/dev/null
+    docker_ends
+    systemctl unmask --quiet mayfly-launcher.service mayfly-netd.service mayfly-dns.service
+    systemctl reset-failed 'mayfly*'
+    rm -rf /etc/systemd/system/mayflyd.service.d /etc/mayfly
+    tar -tf /opt/root.tar | grep '[^/]$' | sed 's|^\.|/|' | xargs rm -f
+    rm -rf /usr/libexec/mayfly /run/mayfly /var/lib/mayfly
+    systemctl daemon-reload
+}
+
+docker_alone() {
+    local said old
+    tools/busybox-image.sh | docker import - busybox:demo >/dev/null || bad "docker: import" "status $?"
+    said=$(task echo hello 2>&1)
+    if [ "$said" = hello ]; then ok "docker: a task"; else bad "docker: a task" "$said"; fi
+    said=$(task cut -d: -f3 /proc/self/cgroup 2>&1 | sort -u)
+    if [ "$said" = / ]; then ok "docker: its own control group"; else bad "docker: its own control group" "$said"; fi
+    said=$(pgrep -l '^mayfly')
+    if [ "$(awk '{print $2}' <<<"$said")" = mayflyd ]; then ok "docker: mayflyd alone"; else bad "docker: mayflyd alone" "$said"; fi
+    said=$(grep -E '^(Uid|CapEff|NoNewPrivs|Groups):' "/proc/$(pid_of mayflyd)/status" | tr -s '\t ' ' ')
+    if grep -q "^Uid: $(id -u mayfly) " <<<"$said" && grep -q '^CapEff: 0*$' <<<"$said" && grep -q '^NoNewPrivs: 1' <<<"$said" &&
+        grep '^Groups:' <<<"$said" | grep -qw "$(getent group docker | cut -d: -f3)"; then ok "docker: mayflyd has the group, and no more"
+    else bad "docker: mayflyd has the group, and no more" "$said"; fi
+    outlives "docker: a task outlives the restart of mayflyd" docker_runs
+    old=$(pid_of mayflyd)
+    kill -9 "$old"
+    if eventually other_pid mayflyd "$old" && eventually serves && eventually task true; then ok "docker: kill -9 of mayflyd, the next one serves"
+    else bad "docker: kill -9 of mayflyd" "$(systemctl status --no-pager -n 10 mayflyd 2>&1 | tail -n 20)"; fi
+    systemctl stop docker.service docker.socket
+    if eventually unwell; then ok "docker: health says that Docker is away"; else bad "docker: health says that Docker is away" "$(health)"; fi
+    systemctl start docker.service
+    if eventually task true; then ok "docker: it comes back with Docker"; else bad "docker: it comes back with Docker" "$(health)"; fi
+}
+health() { curl -s --unix-socket /run/mayfly/mayfly.sock http://mayfly/v1/health; }
+docker_runs() { [ -n "$(docker ps -q)" ]; } # it may take long to start it
+unwell() { health | grep -q 'Docker cannot be used'; }
+if wants docker; then systemd_docker; fi
 
 # ── systemd-resolved as the machine's resolver ──
 

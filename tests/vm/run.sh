@@ -2,7 +2,8 @@
 # The README's two commands, the whole-program tests and the systemd units in a machine with Debian 12's own kernel,
 # systemd and pure cgroup v2; and that nothing is left afterwards. With KVM some minutes; without, ten times as long.
 #
-#   tests/vm/run.sh [PART…]      parts: demo test systemd (all of these), resolved (with systemd-resolved in the machine)
+#   tests/vm/run.sh [PART…]      parts: demo test systemd (all of these), resolved (with systemd-resolved in the machine),
+#                                docker (with docker.io: Docker as the only engine, by the drop-in of contrib/systemd)
 #
 # MAYFLY_VM_ONLY: a pattern for the suites of the part `test`. MAYFLY_VM_SECONDS: the time limit (3600).
 set -euo pipefail
@@ -44,7 +45,11 @@ packages="$(tools/setup.sh --print run demo test | grep -vE '^(clang|cppcheck|gc
 # Nobody else's network is changed by it: the machine is not kept. Alone it needs little else, which is there sooner.
 case " $* " in
 " resolved ") packages="$(tools/setup.sh --print run demo | xargs) python3 systemd-resolved" ;;
-*" resolved "*) packages+=" systemd-resolved" ;;
+" docker ") packages="$(tools/setup.sh --print run demo | xargs) python3 docker.io iptables" ;;
+*)
+    case " $* " in *" resolved "*) packages+=" systemd-resolved" ;; esac
+    case " $* " in *" docker "*) packages+=" docker.io" ;; esac
+    ;;
 esac
 start=$SECONDS status=0
 copies=(-c "$tree:/opt/mayfly" -c "$stage/root.tar:/opt/root.tar")
