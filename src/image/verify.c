@@ -400,10 +400,13 @@ static int read_differences(struct op *op, char *text, size_t size)
         list = json_object_get(o, "list");
         (void)snprintf(text, size, "%lld difference%s", (long long)n, n == 1 ? "" : "s");
         json_array_foreach(list, i, v) {
+                const char *what = json_string_value(json_object_get(v, "what"));
+                const char *path = json_string_value(json_object_get(v, "path"));
+
+                if (!what || !path)
+                        return err_set(&op->err, EIO, "the worker's report cannot be read");
                 len = strlen(text);
-                (void)snprintf(text + len, size - len, "%s%s: '%s'", i == 0 ? ": " : ", ",
-                               json_string_value(json_object_get(v, "what")),
-                               json_string_value(json_object_get(v, "path")));
+                (void)snprintf(text + len, size - len, "%s%s: '%s'", i == 0 ? ": " : ", ", what, path);
         }
         return 1;
 }
