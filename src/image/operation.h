@@ -227,9 +227,9 @@ struct op {
         unsigned made[2], dropped[2];     /* SWEEP: layers, trees */
         int work_result;
         struct err work_err;
-        struct image_hold *hold; /* of a pull; borrowed */
+        struct image_hold *hold;     /* of a pull; borrowed */
         struct image_manifest parts; /* PULL: partials that become blobs; without a hold blobs that have to be here */
-        bool owed;               /* a call of the loop: a work thread has it, or the next turn begins it */
+        bool owed;                   /* a call of the loop: a work thread has it, or the next turn begins it */
         int (*work)(struct op *op, struct err *err);
 };
 

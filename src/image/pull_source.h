@@ -42,9 +42,9 @@ struct source {
         bool several;   /* owners have named it */
         unsigned turns;
         unsigned wrong; /* how often its bytes were others */
-        uint64_t rate; /* bytes a second, when it was measured last; 0: not known, or none came */
-        bool direct;   /* its mirrors have other bytes */
-        int result;    /* < 0: it has failed */
+        uint64_t rate;  /* bytes a second, when it was measured last; 0: not known, or none came */
+        bool direct;    /* its mirrors have other bytes */
+        int result;     /* < 0: it has failed */
         struct err err;
         unsigned retry_after_s;
 };

@@ -276,8 +276,9 @@ static void test_many_values(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_manifest), cmocka_unit_test(test_too_many_layers), cmocka_unit_test(test_choose),
-                cmocka_unit_test(test_config),   cmocka_unit_test(test_saved),           cmocka_unit_test(test_corpus),
+                cmocka_unit_test(test_manifest),    cmocka_unit_test(test_too_many_layers),
+                cmocka_unit_test(test_choose),      cmocka_unit_test(test_config),
+                cmocka_unit_test(test_saved),       cmocka_unit_test(test_corpus),
                 cmocka_unit_test(test_many_values),
         };
 

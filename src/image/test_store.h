@@ -46,9 +46,9 @@ struct fixture {
         struct image_store *store;
         struct image_workers workers;
         uint32_t next_token;
-        bool busy;                                         /* trees cannot be removed */
-        bool full;                                         /* the next unpacking finds the disk full */
-        int dying;                                         /* so many of the next ones die */
+        bool busy;                                                     /* trees cannot be removed */
+        bool full;                                                     /* the next unpacking finds the disk full */
+        int dying;                                                     /* so many of the next ones die */
         enum { HOLD_NONE, HOLD_PLAIN, HOLD_MERGE, HOLD_COMPARE } hold; /* whose next answer waits for release() */
         struct answer *held;
         unsigned owed; /* answers that are on their way */

@@ -224,9 +224,13 @@ static void test_memory_runs_out(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_read),   cmocka_unit_test(test_depth),  cmocka_unit_test(test_write),
+                cmocka_unit_test(test_read),
+                cmocka_unit_test(test_depth),
+                cmocka_unit_test(test_write),
                 cmocka_unit_test(test_values),
-                cmocka_unit_test(test_string), cmocka_unit_test(test_faults), cmocka_unit_test(test_memory_runs_out),
+                cmocka_unit_test(test_string),
+                cmocka_unit_test(test_faults),
+                cmocka_unit_test(test_memory_runs_out),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -21,7 +21,7 @@
 #define CLAIM_SECONDS 2
 #define KILL_SECONDS 20
 #define KNOB_MAX 4096
-#define MOVE_ROUNDS 100 /* who forks meanwhile is met in the next one */
+#define MOVE_ROUNDS 100   /* who forks meanwhile is met in the next one */
 #define PIDS_CONTROLLER 3 /* of v1_controllers */
 
 /* Version 1 has a file `tasks` in each directory. */

@@ -246,8 +246,8 @@ static void test_foreign(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_allowed), cmocka_unit_test(test_refused), cmocka_unit_test(test_count),
-                cmocka_unit_test(test_clone),   cmocka_unit_test(test_sockets), cmocka_unit_test(test_personality),
+                cmocka_unit_test(test_allowed), cmocka_unit_test(test_refused),    cmocka_unit_test(test_count),
+                cmocka_unit_test(test_clone),   cmocka_unit_test(test_sockets),    cmocka_unit_test(test_personality),
                 cmocka_unit_test(test_foreign), cmocka_unit_test(test_core_limit),
         };
 

@@ -101,12 +101,9 @@ static int set_rlimits(uint64_t max_file)
                 __rlimit_resource_t resource;
                 rlim_t value;
         } limits[] = {
-                { RLIMIT_NOFILE, NOFILE_MAX },
-                { RLIMIT_CPU, CPU_SECONDS_MAX },
-                { RLIMIT_STACK, STACK_MAX },
-                { RLIMIT_MEMLOCK, 0 },
-                { RLIMIT_MSGQUEUE, 0 },
-                { RLIMIT_FSIZE, max_file ? max_file : RLIM_INFINITY },
+                { RLIMIT_NOFILE, NOFILE_MAX }, { RLIMIT_CPU, CPU_SECONDS_MAX },
+                { RLIMIT_STACK, STACK_MAX },   { RLIMIT_MEMLOCK, 0 },
+                { RLIMIT_MSGQUEUE, 0 },        { RLIMIT_FSIZE, max_file ? max_file : RLIM_INFINITY },
         };
 
         for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {

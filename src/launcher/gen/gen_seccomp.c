@@ -341,14 +341,8 @@ struct special {
 
 /* io_setup(2) takes of fs.aio-max-nr, which is the whole host's: one task could use it up. */
 static const struct special specials[] = {
-        { "clone", CLONE },
-        { "clone3", UNKNOWN },
-        { "io_setup", UNKNOWN },
-        { "personality", PERSONALITY },
-        { "prlimit64", PRLIMIT },
-        { "setrlimit", SETRLIMIT },
-        { "socket", SOCKET },
-        { "socketpair", SOCKETPAIR },
+        { "clone", CLONE },       { "clone3", UNKNOWN },      { "io_setup", UNKNOWN }, { "personality", PERSONALITY },
+        { "prlimit64", PRLIMIT }, { "setrlimit", SETRLIMIT }, { "socket", SOCKET },    { "socketpair", SOCKETPAIR },
 };
 
 struct arch {
