@@ -624,9 +624,12 @@ def podman(w):
         assert "docker.io/save/gzip:1" in found and any("save/other:2" in n for n in found), found
     with report.case("buildah: what it makes is loaded"):
         need("buildah")
-        tool("buildah", *flags, "--signature-policy", policy, "from", "--name", "save-work", names["gzip"])
-        tool("buildah", *flags, "config", "--env", "BUILT=1", "save-work")
         path = os.path.join(w.dir, "buildah.tar")
+        with open(path, "wb") as f:
+            f.write(saved(c, names["gzip"], format="docker"))
+        tool("buildah", *flags, "--signature-policy", policy, "from", "--name", "save-work", f"docker-archive:{path}")
+        os.unlink(path)
+        tool("buildah", *flags, "config", "--env", "BUILT=1", "save-work")
         tool("buildah", *flags, "--signature-policy", policy, "commit", "-q", "save-work", f"oci-archive:{path}:save/buildah:1")
         with open(path, "rb") as f:
             load(c, f.read())
