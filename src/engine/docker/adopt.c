@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #define RECORD_HEAD_MAX 256
+#define START_ASKED "start"
 #define ADOPT_RECOUNT_NS (60 * NS_PER_S)
 
 /* ── records ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -35,8 +36,8 @@ int docker_record_write(const struct docker_container *c, const void *record, si
 
         if (len > ENGINE_RECORD_MAX)
                 return err_set(err, EMSGSIZE, "a record of more than %d bytes", ENGINE_RECORD_MAX);
-        r = str_addf(&text, "%s %llu %llu %s\n", c->name, (unsigned long long)c->create_ns,
-                     (unsigned long long)c->output_limit, d->node);
+        r = str_addf(&text, "%s %llu %llu %s%s\n", c->name, (unsigned long long)c->create_ns,
+                     (unsigned long long)c->output_limit, d->node, c->start_asked ? " " START_ASKED : "");
         if (r == 0)
                 r = str_add(&text, record, len);
         (void)snprintf(name, sizeof(name), "%s.new", c->id);
@@ -50,6 +51,7 @@ int docker_record_write(const struct docker_container *c, const void *record, si
 struct record {
         char name[DOCKER_NAME_MAX], node[DOCKER_NODE_LEN + 1]; /* of older daemons: "" */
         uint64_t since_ns, output_limit;
+        bool start_asked;
         struct str text;
         const char *data; /* in it */
         size_t len;
@@ -58,7 +60,7 @@ struct record {
 static int record_parse(struct record *q)
 {
         char *nl = q->text.len > 0 ? memchr(q->text.data, '\n', q->text.len) : NULL, *save = NULL;
-        const char *name, *since, *limit, *node;
+        const char *name, *since, *limit, *node, *last;
 
         if (!nl)
                 return -EBADMSG;
@@ -67,11 +69,13 @@ static int record_parse(struct record *q)
         since = strtok_r(NULL, " ", &save);
         limit = strtok_r(NULL, " ", &save);
         node = strtok_r(NULL, " ", &save);
+        last = node ? strtok_r(NULL, " ", &save) : NULL;
         if (!name || !since || !limit || strlen(name) >= sizeof(q->name) || parse_u64(since, &q->since_ns) < 0 ||
             parse_u64(limit, &q->output_limit) < 0)
                 return -EBADMSG;
         (void)snprintf(q->name, sizeof(q->name), "%s", name);
         (void)snprintf(q->node, sizeof(q->node), "%s", docker_node_valid(node) ? node : "");
+        q->start_asked = last && str_eq(last, START_ASKED);
         q->data = nl + 1;
         q->len = q->text.len - (size_t)(nl + 1 - q->text.data);
         return 0;
@@ -86,7 +90,7 @@ static int record_read(struct docker *d, const char *id, struct record *ret, str
         return r;
 }
 
-int docker_record_rename(const struct docker_container *c, struct err *err)
+int docker_record_again(const struct docker_container *c, struct err *err)
 {
         struct record q = { .text = STR_INIT };
         int r = record_read(c->docker, c->id, &q, err);
@@ -144,12 +148,16 @@ static void follow(void *data)
         struct docker_container *c;
 
         LIST_FOREACH(c, &d->containers, node) {
-                if (c->state == DOCKER_NEW && c->created)
+                if (c->state != DOCKER_NEW || !c->created)
+                        continue;
+                if (c->unsure)
+                        docker_container_failed(c, ENGINE_END_LOST, 0, "the daemon ended while Docker was to start it");
+                else
                         docker_container_follow(c);
         }
 }
 
-static int adopt(struct docker *d, const char *id, const struct record *q, struct err *err)
+static int adopt(struct docker *d, const char *id, const struct record *q, bool ran, struct err *err)
 {
         struct docker_container *c = docker_container_new(d, id, err);
         int r;
@@ -158,6 +166,8 @@ static int adopt(struct docker *d, const char *id, const struct record *q, struc
                 return -EINVAL;
         (void)snprintf(c->name, sizeof(c->name), "%s", q->name);
         c->created = true;
+        c->start_asked = q->start_asked;
+        c->unsure = !ran;
         c->output_limit = q->output_limit;
         c->create_ns = c->start_ns = MIN(q->since_ns, time_mono_ns());
         c->workdir = strdup("/");
@@ -170,18 +180,19 @@ static int adopt(struct docker *d, const char *id, const struct record *q, struc
         return 0;
 }
 
-/* One that was created only has never run, and its output was not attached. */
+/* One that was created only has never run, and its output was not attached; unless Docker is about to start it. */
 static bool adopt_one(struct docker *d, const struct docker_listed *l, const char *id)
 {
         struct record q = { .text = STR_INIT };
         struct err err = ERR_INIT;
         struct map *from;
-        bool adopted = false;
+        bool adopted = false, ran;
 
         if (record_read(d, id, &q, &err) == 0) {
                 from = map_find(l->ours, q.name) ? l->ours : l->unsaid;
-                if (docker_listed_ran(from, q.name)) {
-                        adopted = adopt(d, id, &q, &err) == 0;
+                ran = docker_listed_ran(from, q.name);
+                if (ran || (q.start_asked && map_find(from, q.name))) {
+                        adopted = adopt(d, id, &q, ran, &err) == 0;
                         if (adopted)
                                 (void)map_remove(from, q.name);
                 }

@@ -99,14 +99,6 @@ void docker_container_free(struct docker_container *c)
 
 /* ── ending ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static void tell_end(struct docker_container *c)
-{
-        if (c->base.events)
-                c->base.events->exited(&c->base, &c->exit, c->base.data);
-        else
-                c->tell = true;
-}
-
 void docker_container_ended(struct docker_container *c, const struct engine_exit *how)
 {
         stop_all(c);
@@ -116,7 +108,8 @@ void docker_container_ended(struct docker_container *c, const struct engine_exit
         c->exit.memory_peak = c->exit.cpu_ns = UINT64_MAX;
         c->exit.create_mono_ns = c->create_ns;
         c->exit.end_mono_ns = time_mono_ns();
-        tell_end(c);
+        if (c->base.events)
+                c->base.events->exited(&c->base, &c->exit, c->base.data);
 }
 
 void docker_container_failed(struct docker_container *c, enum engine_end end, int error, const char *text)
@@ -500,11 +493,11 @@ static bool start_cold(struct docker_container *c, unsigned status, const char *
         if (!c->warm || status != 404 || !strcasestr(text, "no such container"))
                 return false;
         log_debug("container %s, made ahead, is gone", c->name);
-        c->warm = false;
+        c->warm = c->start_asked = false;
         docker_streams_again(c);
         docker_files_again(c->files);
         (void)snprintf(c->name, sizeof(c->name), "%s-%s", c->docker->name, c->id);
-        r = docker_record_rename(c, &err);
+        r = docker_record_again(c, &err);
         if (r == 0)
                 r = create_send(c, &err);
         if (r < 0)
@@ -603,7 +596,10 @@ void docker_container_attached(struct docker_container *c)
                 return;
         }
         c->state = DOCKER_STARTING;
-        r = container_call(c, "POST", "/start", on_started, &err);
+        c->start_asked = true;
+        r = docker_record_again(c, &err);
+        if (r == 0)
+                r = container_call(c, "POST", "/start", on_started, &err);
         if (r < 0)
                 start_failed(c, r, &err);
 }

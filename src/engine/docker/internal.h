@@ -267,7 +267,8 @@ bool docker_deletes(const struct docker *d, const char *name); /* it is being de
 
 /* Beside the record: the container's name, and what is needed to go on reading its output. */
 int docker_record_write(const struct docker_container *c, const void *record, size_t len, struct err *err);
-int docker_record_rename(const struct docker_container *c, struct err *err); /* the container's name has changed */
+/* What stands beside it has changed. */
+int docker_record_again(const struct docker_container *c, struct err *err);
 void docker_record_remove(struct docker *d, const char *id);
 bool docker_records_node(struct docker *d, char ret[DOCKER_NODE_LEN + 1]); /* the one that all of them name */
 
@@ -339,10 +340,11 @@ struct docker_container {
         bool queued, starting; /* waits for its turn; it has come */
         bool oom;
         bool created;     /* Docker may know it */
+        bool start_asked; /* it may run from then on, whether or not Docker's answer comes; the record has it, too */
+        bool unsure;      /* nobody knows whether it does */
         bool disturbed;   /* output may have been missed */
         bool lost_sight;  /* Docker was away */
         unsigned deaths;  /* of Docker when it was made */
-        bool tell;        /* exited() is owed, and nobody listens yet */
         uint64_t gone_ns; /* since when Docker is away */
         uint64_t output_limit;
         char *workdir;

@@ -265,6 +265,17 @@ static void turn_until(struct world *w, const bool *done)
         assert_true(*done);
 }
 
+static void on_exited(struct engine_container *c, const struct engine_exit *e, void *data)
+{
+        struct world *w = data;
+
+        (void)c;
+        w->exit = *e;
+        w->exits++;
+}
+
+static const struct engine_events events = { .exited = on_exited };
+
 static void on_found(struct engine_container *c, const char *id, const void *record, size_t len, void *data)
 {
         struct world *w = data;
@@ -273,6 +284,7 @@ static void on_found(struct engine_container *c, const char *id, const void *rec
         assert_int_equal(len, 6);
         assert_memory_equal(record, "record", 6);
         w->found = c;
+        engine_container_watch(c, &events, w);
 }
 
 static void on_listed(int r, const struct err *err, void *data)
@@ -356,17 +368,6 @@ static int teardown(void **state)
         free(w);
         return 0;
 }
-
-static void on_exited(struct engine_container *c, const struct engine_exit *e, void *data)
-{
-        struct world *w = data;
-
-        (void)c;
-        w->exit = *e;
-        w->exits++;
-}
-
-static const struct engine_events events = { .exited = on_exited };
 
 static void on_image(int r, const struct engine_image *image, const struct err *err, void *data)
 {

@@ -27,7 +27,6 @@ static void test_adoption(void **state)
         expect(w, "/containers/test-anything/logs?", -1, 200, "");
         world_open(w, 0);
         assert_non_null(w->found);
-        engine_container_watch(w->found, &events, w);
         finish(w);
         assert_int_equal(w->exit.code, 3);
         wait_for(w, "DELETE /v1.41/containers/test-stray?", 1);
@@ -37,6 +36,51 @@ static void test_adoption(void **state)
         assert_int_equal(faccessat(dir, "nonsense", F_OK, 0), -1);
         w->engine->ops->remove(w->found);
         assert_int_equal(faccessat(dir, "old", F_OK, 0), -1);
+}
+
+/* Docker was to start one when the earlier daemon ended, and may do so yet: it is lost, and does not run a second time. One that
+ * was not to be started is gone as if it had never been. */
+static void test_start_unsure(void **state)
+{
+        static const char asked_for[] = "test-anything 5 100 " NODE " start\nrecord",
+                          not_yet[] = "test-else 5 100 " NODE "\nrecord";
+        struct world *w = *state;
+        auto_fd dir = open(w->records, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+        assert_int_equal(fd_write_file(dir, ".node", 0600, NODE, 32, NULL), 0);
+        assert_int_equal(fd_write_file(dir, "old", 0600, asked_for, sizeof(asked_for) - 1, NULL), 0);
+        assert_int_equal(fd_write_file(dir, "else", 0600, not_yet, sizeof(not_yet) - 1, NULL), 0);
+        expect(w, "GET /v1.41/containers/json", -1, 200,
+               "[{\"Names\":[\"/test-anything\"],\"State\":\"created\"," OURS
+               "},{\"Names\":[\"/test-else\"],\"State\":\"created\"," OURS "}]");
+        world_open(w, 0);
+        assert_non_null(w->found);
+        for (int i = 0; i < TURNS && w->exits == 0; i++)
+                assert_int_equal(loop_turn(w->loop, 20, NULL), 0);
+        assert_int_equal(w->exits, 1);
+        assert_int_equal(w->exit.end, ENGINE_END_LOST);
+        wait_for(w, "DELETE /v1.41/containers/test-else?", 1);
+        assert_int_equal(asked(w, "DELETE"), 1);
+        w->engine->ops->remove(w->found);
+        wait_for(w, "DELETE /v1.41/containers/test-anything?", 1);
+}
+
+/* The record says so before Docker hears of it. */
+static void test_start_recorded(void **state)
+{
+        struct world *w = *state;
+        auto_fd dir = open(w->records, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        auto_str record = STR_INIT;
+
+        world_open(w, 0);
+        get_images(w, 1, NULL);
+        expect(w, "/start", -1, 0, "");
+        start(w, "one");
+        wait_for(w, "/start", 1);
+        assert_int_equal(fd_read_file(dir, "one", 256, &record, NULL), 0);
+        assert_non_null(strstr(record.data, " start\nrecord"));
+        finish(w);
+        w->engine->ops->remove(w->c);
 }
 
 /* Two nodes of one name: neither deletes what the other one has, and who comes later says so. */
@@ -82,7 +126,6 @@ static void test_older(void **state)
         expect(w, "/containers/test-anything/logs?", -1, 200, "");
         world_open(w, 0);
         assert_non_null(w->found);
-        engine_container_watch(w->found, &events, w);
         finish(w);
         turns(w, 20);
         assert_int_equal(asked(w, "DELETE"), 0);
@@ -158,7 +201,6 @@ static void test_recount_older(void **state)
         expect(w, "/containers/test-anything/logs?", -1, 200, "");
         world_open(w, 0);
         assert_non_null(w->found);
-        engine_container_watch(w->found, &events, w);
         assert_true(found(w, "(1 now, one is test-older)"));
         docker_of(w)->strangers_ns = 0;
         docker_recount(docker_of(w));
@@ -206,7 +248,6 @@ static void test_node_by_records(void **state)
                 assert_file(dir, ".node", NODE);
                 assert_file(dir, ".node.damaged", damaged[i]);
                 assert_null(w->engine->ops->notice(w->engine));
-                engine_container_watch(w->found, &events, w);
                 finish(w);
                 w->engine->ops->remove(w->found);
                 again(w);
@@ -568,6 +609,8 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_strangers_go, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_recount_older, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_node_by_records, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_start_unsure, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_start_recorded, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_node_lost, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_node_file, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_node, setup, teardown),
