@@ -5,6 +5,7 @@
     store.py PATTERN        only groups whose names match
 """
 
+import datetime
 import gzip
 import json
 import os
@@ -198,7 +199,8 @@ def policies():
         with report.case("policies: what was used is known after a kill and after a stop"):
             before = images(i)[short("a:1")]["last_used_at"]
             path = os.path.join(i.data_dir, "state/images/usage.json")
-            assert mayfly.wait_until(lambda: os.path.exists(path), 20), "it is never written"
+            used = datetime.datetime.fromisoformat(before).timestamp()
+            assert mayfly.wait_until(lambda: os.path.exists(path) and os.stat(path).st_mtime > used, 20), "it is never written"
             kill(i)
             assert images(i)[short("a:1")]["last_used_at"] == before
             time.sleep(0.01)
@@ -736,7 +738,8 @@ def collection():
         i.load(archive("kept", MIB), "kept:1")
         ask(i, "pin", ref="kept:1")
         i.load(archive("used", MIB), "used:1")
-        task = i.client.post({"image": "used:1", "cmd": ["sleep", "100"], "network": "none", "wait": False}).json()["id"]
+        task = i.client.post({"image": "used:1", "cmd": ["sleep", "3600"], "network": "none", "wait": False,
+                              "limits": {"timeout": 3600}}).json()["id"]
         assert mayfly.wait_until(lambda: i.client.get(f"/v1/tasks/{task}").json()["status"] == "running")
         with report.case("collection: the least recently used go, down to the low mark"):
             for n in range(5):
