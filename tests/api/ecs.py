@@ -213,6 +213,9 @@ def original_limits(address, key):
 
 def main():
     mayfly.exclusive("ecs")
+    if "docker" in sys.argv and not dockerd.available():
+        report.skip("over Docker", "no dockerd here")
+        report.exit()
     with dockerd.engine_asked("mfecs") as engine:
         if engine.name != "native":
             report.prefix = f"ecs, {engine.name}: "
