@@ -140,6 +140,7 @@ class Docker(peers.Docker):
 
     def start(self):
         registries.need("dockerd", "docker")
+        mayfly.need_no_docker0()
         return self
 
     def fresh(self):

@@ -314,6 +314,11 @@ def main():
     if not dockerd.available():
         report.skip("all", "no dockerd here")
         return
+    try:
+        mayfly.need_no_docker0()
+    except mayfly.Skip as e:
+        report.skip("all", e)
+        return
     with dockerd.Dockerd(NAME, network="host") as docker:
         docker.load(busybox(), IMAGE)
         alone(docker)

@@ -476,6 +476,7 @@ class Docker:
 
     def __init__(self, directory):
         need("dockerd", "docker")
+        mayfly.need_no_docker0()
         self.dir = os.path.join(directory, "docker")
         os.mkdir(self.dir)
         self.host = f"unix://{self.dir}/sock"

@@ -95,6 +95,12 @@ class Skip(Exception):
     pass
 
 
+def need_no_docker0():
+    """A dockerd without a bridge removes docker0 from its network when it starts, whosever that is."""
+    if os.path.exists("/sys/class/net/docker0"):
+        raise Skip("docker0 is there: another Docker without a bridge would remove it (stop yours, and `ip link del docker0`)")
+
+
 # ── client ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
