@@ -6,7 +6,6 @@
 #include "image/prove.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +13,6 @@
 
 #define PARALLEL_DEFAULT 6
 #define PROGRESS_NS (200 * NS_PER_MS)
-#define TOPS_MAX 20000
 #define OWNER_ASKS 8 /* questions of one owner at once: all share the connections of the registry client */
 
 /* RESOLVE ─▶ CHOOSE ─▶ TRUST ─▶ FETCH ─▶ ENDED; LOOK, PROVE ─▶ TRUST ─▶ ENDED; any ─▶ ENDED; FETCH ─▶ RESOLVE once, where another's job was refused */
@@ -187,43 +185,6 @@ bool image_pulls_may_know(const struct image_pulls *p, const char *owner, const 
 static bool may_name(const char *owner, const char *name, void *data)
 {
         return image_pulls_may_know(data, owner, name);
-}
-
-/* ── what a tag meant last ────────────────────────────────────────────────────────────────────────────────────────── */
-
-static void top_note(struct image_pulls *p, const char *name, const char *top, const char *digest)
-{
-        char *text = str_printf("%s %s %" PRIu64, top, digest, time_real_ms());
-
-        if (!text)
-                return;
-        if (map_len(p->tops) >= TOPS_MAX && !map_find(p->tops, name)) {
-                free(text);
-                return;
-        }
-        free(map_remove(p->tops, name));
-        if (map_set(p->tops, name, text) < 0)
-                free(text);
-}
-
-/* Whether what the registry calls `top` now is this image. */
-static bool top_is(const struct image_pulls *p, const char *name, const char *top, const char *digest)
-{
-        auto_free char *start = str_printf("%s %s ", top, digest);
-        const char *text = map_find(p->tops, name);
-
-        return str_eq(top, digest) || (text && start && str_starts(text, start));
-}
-
-static bool top_is_old(const struct image_pulls *p, const char *name)
-{
-        const char *text = map_find(p->tops, name), *last = text ? strrchr(text, ' ') : NULL;
-        uint64_t at = 0;
-
-        if (p->config.tag_max_age_ms == 0)
-                return false;
-        return !last || parse_u64(last + 1, &at) < 0 ||
-               time_real_ms() - MIN(at, time_real_ms()) > p->config.tag_max_age_ms;
 }
 
 /* ── end of a pull ────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -507,9 +468,9 @@ static void looked(struct pull *pull, int r, const struct registry_answer *answe
 {
         const struct image *image = local_image(pull);
 
-        if (r == 0 && image && top_is(pull->pulls, pull->name, answer->digest, image->digest)) {
+        if (r == 0 && image && tops_is(pull->pulls, pull->name, answer->digest, image->digest)) {
                 prove(pull);
-                top_note(pull->pulls, pull->name, answer->digest, image->digest);
+                tops_note(pull->pulls, pull->name, answer->digest, image->digest);
                 here_already(pull, image, answer->digest);
                 return;
         }
@@ -651,7 +612,7 @@ static void look_at_job(struct pull *pull)
 
         if (job->state == JOB_DONE) {
                 pull->answer.pulled = job->moved;
-                top_note(pull->pulls, pull->name, pull->top, job->digest);
+                tops_note(pull->pulls, pull->name, pull->top, job->digest);
                 pull_end(pull, 0, NULL);
         } else if (job->state == JOB_FAILED && may_be_anothers(job->result) && !pull->refused &&
                    !str_eq(job->credentials.key, pull->credentials.key)) {
@@ -837,23 +798,6 @@ struct beginning {
         const struct image *image;
 };
 
-/* Which index the tag of this image led to, so far as is known. */
-static void top_of(const struct image_pulls *p, const struct image_ref *ref, const char *digest,
-                   char out[IMAGE_DIGEST_MAX])
-{
-        char name[REF_TEXT_MAX];
-        const char *text;
-
-        image_ref_format(ref, name);
-        text = map_find(p->tops, name);
-        out[0] = '\0';
-        if (!text)
-                return;
-        (void)snprintf(out, IMAGE_DIGEST_MAX, "%.*s", (int)MIN(strcspn(text, " "), (size_t)IMAGE_DIGEST_MAX - 1), text);
-        if (!top_is(p, name, out, digest))
-                out[0] = '\0';
-}
-
 static void pull_begin(struct pull *pull, const struct beginning *b)
 {
         const char *digest = b->image ? b->image->digest : "";
@@ -863,7 +807,7 @@ static void pull_begin(struct pull *pull, const struct beginning *b)
         pull->hidden = b->hidden;
         pull->state = b->state == PULL_RESOLVE && local_image(pull) ? PULL_LOOK : b->state;
         if (b->image)
-                top_of(pull->pulls, b->trusted_as, digest, pull->top);
+                tops_find(pull->pulls, b->trusted_as, digest, pull->top);
         if (pull->state == PULL_TRUST)
                 trust_ask(pull);
         else
@@ -1069,7 +1013,7 @@ static int decide(struct image_pulls *p, const struct image_pull_request *q, str
         /* Whose it is was lost with its names: a pull tells. */
         lost = image && image->lost && !q->all && (!image->names || !image->names[0]);
         if (remote && (!image || lost || image->broken || q->policy == IMAGE_PULL_ALWAYS ||
-                       (!ref.digest[0] && top_is_old(p, name))))
+                       (!ref.digest[0] && tops_is_old(p, name))))
                 return pull_get(p, q, &remotely, ret_pull, err);
         if (!image || lost || (image->broken && !is_known_to(p, q, image)))
                 return absent(q, named ? &ref : NULL, err);
@@ -1158,17 +1102,6 @@ int image_pulls_new(struct loop *loop, const struct image_pulls_config *config, 
         image_store_set_may_name(config->store, may_name, p);
         *ret = p;
         return 0;
-}
-
-static void tops_free(struct map *tops)
-{
-        const char *key;
-        size_t pos = 0;
-        void *text;
-
-        while (tops && map_next(tops, &pos, &key, &text))
-                free(text);
-        map_free(tops);
 }
 
 void image_pulls_free(struct image_pulls *p)

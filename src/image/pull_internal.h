@@ -36,6 +36,16 @@ struct credentials {
 int credentials_copy(struct credentials *to, const char *username, const char *password, struct err *err);
 void credentials_done(struct credentials *c);
 
+/* pull_tops.c: what a tag meant last. `top`: the digest that the registry gave for it, of an index perhaps. */
+void tops_note(struct image_pulls *p, const char *name, const char *top, const char *digest);
+bool tops_is(const struct image_pulls *p, const char *name, const char *top,
+             const char *digest);                                /* top leads to this image */
+bool tops_is_old(const struct image_pulls *p, const char *name); /* it has to be asked for again */
+/* Which top led to this image, so far as is known; else "". */
+void tops_find(const struct image_pulls *p, const struct image_ref *ref, const char *digest,
+               char out[IMAGE_DIGEST_MAX]);
+void tops_free(struct map *tops);
+
 /* ── feeds ────────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 struct blob;
