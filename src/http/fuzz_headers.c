@@ -3,23 +3,17 @@
 
 #include "base/fd.h"
 #include "base/str.h"
-#include "http/server.h"
+#include "http/fuzz_server.h"
 
 #include <errno.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define TURNS_MAX 1000
 
-static struct loop *loop;
-static struct sockaddr_un address;
-static socklen_t address_len;
 static unsigned begun, refused;
 
 static void on_begin(struct http_request *r, void *data)
@@ -65,24 +59,6 @@ static void on_bad(struct http_request *r, int status, const char *why, void *da
         (void)http_reply(r, status, "text/plain", why, strlen(why));
 }
 
-static void start(void)
-{
-        static const struct http_handler handler = { .begin = on_begin, .body = on_body, .end = on_end, .bad = on_bad };
-        static struct http_server *server;
-        const struct http_config config = { .max_connections = 0 };
-        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-        /* An abstract name of the kernel's choice (unix(7), autobind). */
-        address.sun_family = AF_UNIX;
-        address_len = sizeof(address);
-        if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof(sa_family_t)) < 0 || listen(fd, 16) < 0 ||
-            getsockname(fd, (struct sockaddr *)&address, &address_len) < 0)
-                abort();
-        if (loop_new(&loop, NULL) < 0 || http_server_new(loop, &config, &handler, NULL, &server, NULL) < 0 ||
-            http_server_listen(server, fd, NULL) < 0)
-                abort();
-}
-
 static void put(int fd, const uint8_t *data, size_t size)
 {
         for (unsigned i = 0; size > 0 && i < TURNS_MAX; i++) {
@@ -120,18 +96,19 @@ static void check_answers(const char *p)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+        static const struct http_handler handler = { .begin = on_begin, .body = on_body, .end = on_end, .bad = on_bad };
         auto_str answers = STR_INIT;
         char answer[4096];
         size_t cut;
         int fd;
 
         if (!loop)
-                start();
+                serve(&handler);
         if (size < 2)
                 return 0;
         begun = refused = 0;
-        fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        if (fd < 0 || connect(fd, (struct sockaddr *)&address, address_len) < 0 || fd_set_nonblock(fd, true) < 0)
+        fd = connect_to_it();
+        if (fd_set_nonblock(fd, true) < 0)
                 abort();
         /* The first bytes say where the rest is cut in two. */
         cut = (size_t)data[0] % (size - 1);

@@ -3,14 +3,11 @@
 
 #include "base/fd.h"
 #include "base/str.h"
-#include "http/server.h"
+#include "http/fuzz_server.h"
 
 #include <errno.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -20,9 +17,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
         "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"                                 \
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 
-static struct loop *loop;
-static struct sockaddr_un address;
-static socklen_t address_len;
 static unsigned opened, closed;
 
 /* As those of the API do: it answers, pauses and closes. */
@@ -73,24 +67,6 @@ static void on_end(struct http_request *r, void *data)
         opened++;
 }
 
-static void start(void)
-{
-        static const struct http_handler handler = { .begin = on_begin, .end = on_end };
-        static struct http_server *server;
-        const struct http_config config = { .max_connections = 0 };
-        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-        /* An abstract name of the kernel's choice (unix(7), autobind). */
-        address.sun_family = AF_UNIX;
-        address_len = sizeof(address);
-        if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof(sa_family_t)) < 0 || listen(fd, 16) < 0 ||
-            getsockname(fd, (struct sockaddr *)&address, &address_len) < 0)
-                abort();
-        if (loop_new(&loop, NULL) < 0 || http_server_new(loop, &config, &handler, NULL, &server, NULL) < 0 ||
-            http_server_listen(server, fd, NULL) < 0)
-                abort();
-}
-
 /* What is answered is read, so that nothing waits for room. False: the server has ended it. */
 static bool take(int fd)
 {
@@ -124,17 +100,16 @@ static void put(int fd, const void *data, size_t size)
 /* The first byte says where the rest is cut in two. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+        static const struct http_handler handler = { .begin = on_begin, .end = on_end };
         size_t cut;
         int fd;
 
         if (!loop)
-                start();
+                serve(&handler);
         if (size < 2)
                 return 0;
         opened = closed = 0;
-        fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        if (fd < 0 || connect(fd, (struct sockaddr *)&address, address_len) < 0)
-                abort();
+        fd = connect_to_it();
         put(fd, HANDSHAKE, strlen(HANDSHAKE));
         for (unsigned i = 0; opened == 0 && i < TURNS_MAX; i++)
                 (void)loop_turn(loop, 1, NULL);
